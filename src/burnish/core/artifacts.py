@@ -1,0 +1,361 @@
+"""The frozen nouns that stages hand to each other: Manifest, Plan, Adapter, EvalReport, Release.
+
+An artifact is readable JSON with a `schema_version`, its `parents`, and an `id` that is the SHA-256 of its canonical JSON
+without times, paths, hosts and measurements (each record names those fields in `OUTSIDE_ID`). Large bytes lie beside it
+and are named by `FileRef`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from burnish.core.ids import Id, content_id
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class Record(BaseModel):
+    """A frozen value. Unknown fields are refused; fields in `OUTSIDE_ID` do not count for the id."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
+    OUTSIDE_ID: ClassVar[frozenset[str]] = frozenset()
+
+    def identity(self) -> dict[str, Any]:
+        """Return the JSON value of everything that counts for the id."""
+        return {name: _identity(getattr(self, name)) for name in type(self).model_fields if name not in self.OUTSIDE_ID}
+
+
+def _identity(value: Any) -> Any:
+    if isinstance(value, Record):
+        return value.identity()
+    if isinstance(value, dict):
+        return {str(key): _identity(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_identity(item) for item in value]
+    return value
+
+
+class FileRef(Record):
+    """Bytes beside an artifact: path relative to the artifact's folder in the home, hash and size."""
+
+    OUTSIDE_ID: ClassVar[frozenset[str]] = frozenset({"path"})
+    path: str
+    sha256: str
+    size_bytes: Count
+
+
+class Artifact(Record):
+    """A record that is stored under its id."""
+
+    kind: ClassVar[str]
+    schema_version: Literal[1] = 1
+    parents: tuple[Id, ...] = ()
+
+    @property
+    def id(self) -> Id:
+        """SHA-256 of the kind and the canonical JSON of what counts."""
+        return content_id({"kind": self.kind, **self.identity()})
+
+
+# ---------------------------------------------------------------------------------------------------------------- Manifest
+
+
+class SourceFile(Record):
+    """One raw file that was read."""
+
+    OUTSIDE_ID: ClassVar[frozenset[str]] = frozenset({"path"})
+    path: str
+    sha256: str
+    size_bytes: Count
+    lines: Count
+    formats: dict[str, Count]
+
+
+class Ledger(Record):
+    """Nothing is dropped silently: rows in = rows kept + rows rejected, each with a reason."""
+
+    rows_in: Count
+    rows_kept: Count
+    rejected: dict[str, Count]
+    changed: dict[str, Count] = {}
+
+    @model_validator(mode="after")
+    def _balances(self) -> Ledger:
+        rejected = sum(self.rejected.values())
+        if self.rows_in != self.rows_kept + rejected:
+            raise ValueError(f"rows in ({self.rows_in}) is not rows kept ({self.rows_kept}) + rejected ({rejected})")
+        return self
+
+
+class Histogram(Record):
+    """Counts per bin. Bin i holds values v with edges[i] <= v < edges[i+1]; the last bin includes its upper edge."""
+
+    edges: tuple[int, ...]
+    counts: tuple[Count, ...]
+
+
+class Split(Record):
+    """One split of a dataset: canonical rows and their token ids, each a Parquet file.
+
+    `tokens` counts every token of every row once; `unique_tokens` counts a prefix that several rows share (their system
+    prompt) only once, which is what training and evaluation compute; `trained_tokens` are those with loss.
+    """
+
+    rows: Count
+    tokens: Count
+    unique_tokens: Count
+    trained_tokens: Count
+    longest_tokens: Count
+    longest_answer_tokens: Count
+    lengths: Histogram
+    file: FileRef
+    token_file: FileRef
+
+
+class TextFingerprint(Record):
+    """What turned text into token ids. A server must match it to serve the adapter as it was trained."""
+
+    tokenizer_sha256: str
+    template_sha256: str
+    system: str | None
+
+
+class Manifest(Artifact):
+    """A dataset version: what went in, what was dropped and why, what came out."""
+
+    kind: ClassVar[str] = "manifest"
+    sources: tuple[SourceFile, ...]
+    fingerprint: TextFingerprint
+    ledger: Ledger
+    splits: dict[str, Split]
+    personal_data: dict[str, Count]
+    leakage: dict[str, Count]
+    rejected_file: FileRef
+    settings: dict[str, Any]
+
+
+# -------------------------------------------------------------------------------------------------------------------- Plan
+
+
+class BaseRef(Record):
+    """The base model by content: name as the recipe says it, digest of its weights and configuration."""
+
+    name: str
+    digest: str
+
+
+class Interval(Record):
+    """An estimate with its band."""
+
+    low: float
+    mid: float
+    high: float
+
+
+class Parameters(Record):
+    """Counts of parameters: of the base, and of those that are trained."""
+
+    total: Count
+    trainable: Count
+
+
+class Memory(Record):
+    """Bytes. `weights_bytes` is the base as loaded; `peak_bytes` the most at once; `components` what it is made of."""
+
+    weights_bytes: Count
+    peak_bytes: Count
+    components: dict[str, Count]
+    available_bytes: Count | None = None
+
+
+class TokenPlan(Record):
+    """Tokens of the whole run. `exact` is False when they were estimated from bytes."""
+
+    per_epoch: Count
+    total: Count
+    trained: Count
+    exact: bool
+
+
+class TimePlan(Record):
+    """Seconds by stage and in all, as low, mid and high."""
+
+    train: Interval
+    evaluate: Interval
+    total: Interval
+
+
+class MethodPlan(Record):
+    """The adapter method with every number resolved."""
+
+    kind: Literal["lora", "qlora"]
+    rank: int
+    alpha: float
+    dropout: float
+    targets: tuple[str, ...]
+    quantisation: Literal["none", "nf4"]
+    double_quantisation: bool
+
+
+class TrainPlan(Record):
+    """The loop with every number resolved. Token counts are those without padding; one row is one packed sequence."""
+
+    seed: int
+    epochs: float
+    learning_rate: float
+    schedule: Literal["constant", "linear", "cosine"]
+    warmup_steps: int
+    steps: int
+    tokens_per_step: int
+    row_tokens: int
+    rows_per_step: int
+    weight_decay: float
+    betas: tuple[float, float]
+    epsilon: float
+    max_gradient_norm: float
+    checkpoint_every: int
+    checkpointed_layers: int
+    device: Literal["cpu", "cuda"]
+    compute_dtype: Literal["float32", "bfloat16", "float16"]
+    threads: int
+
+
+class Plan(Artifact):
+    """Every number of the run before it starts, each with its `because`."""
+
+    OUTSIDE_ID: ClassVar[frozenset[str]] = frozenset({"memory", "time", "fits", "because"})
+    kind: ClassVar[str] = "plan"
+    name: str
+    base: BaseRef
+    manifest: Id | None
+    method: MethodPlan
+    train: TrainPlan
+    parameters: Parameters
+    memory: Memory
+    tokens: TokenPlan
+    time: TimePlan
+    fits: bool | None
+    because: dict[str, str]
+
+
+# ----------------------------------------------------------------------------------------------------------------- Adapter
+
+
+class TrainMeasured(Record):
+    """What training took: seconds of the loop, peak resident memory of the process, peak of the device."""
+
+    seconds: float
+    peak_rss_bytes: Count
+    peak_device_bytes: Count
+    tokens_per_second: float
+    first_loss: float
+    last_loss: float
+    steps: Count
+    resumed_at_step: Count
+
+
+class Adapter(Artifact):
+    """Trained weights in PEFT's layout, with everything a server needs to use them as they were trained."""
+
+    OUTSIDE_ID: ClassVar[frozenset[str]] = frozenset({"measured", "events_file"})
+    kind: ClassVar[str] = "adapter"
+    name: str
+    base: BaseRef
+    plan: Id
+    manifest: Id
+    method: MethodPlan
+    fingerprint: TextFingerprint
+    weights_file: FileRef
+    config_file: FileRef
+    events_file: FileRef | None = None
+    measured: TrainMeasured | None = None
+
+
+# -------------------------------------------------------------------------------------------------------------- EvalReport
+
+
+class Score(Record):
+    """One measured number with its 95% interval. `subject` is base, tuned or champion; `n` the rows behind it."""
+
+    subject: str
+    task: str
+    metric: str
+    value: float
+    low: float
+    high: float
+    n: Count
+
+
+class Comparison(Record):
+    """The paired difference a - b of two subjects on the same rows, with its 95% interval and two-sided p value."""
+
+    task: str
+    metric: str
+    a: str
+    b: str
+    difference: float
+    low: float
+    high: float
+    p: float
+
+
+class Example(Record):
+    """One row before and after."""
+
+    task: str
+    prompt: str
+    expected: str
+    base: str
+    tuned: str
+    base_exact: bool
+    tuned_exact: bool
+
+
+class EvalReport(Artifact):
+    """Scores of base and tuned on the same rows, their paired differences, and the rows themselves in a file."""
+
+    OUTSIDE_ID: ClassVar[frozenset[str]] = frozenset({"measured_seconds", "peak_rss_bytes"})
+    kind: ClassVar[str] = "report"
+    name: str
+    adapter: Id
+    manifest: Id
+    scores: tuple[Score, ...]
+    comparisons: tuple[Comparison, ...]
+    examples: tuple[Example, ...]
+    rows_file: FileRef
+    measured_seconds: float = 0.0
+    peak_rss_bytes: Count = 0
+
+
+# ----------------------------------------------------------------------------------------------------------------- Release
+
+
+class GateVerdict(Record):
+    """Whether the report meets the recipe's thresholds, and one sentence for each number that does not."""
+
+    passed: bool
+    thresholds: dict[str, float]
+    reasons: tuple[str, ...]
+
+
+class Release(Artifact):
+    """A version that may be served: adapter, report, verdict and the alias that people call it by."""
+
+    OUTSIDE_ID: ClassVar[frozenset[str]] = frozenset({"version", "created_at"})
+    kind: ClassVar[str] = "release"
+    name: str
+    alias: str
+    adapter: Id
+    report: Id
+    plan: Id
+    manifest: Id
+    base: BaseRef
+    gate: GateVerdict
+    version: Count = 0
+    created_at: str = ""
+
+
+ARTIFACTS: dict[str, type[Artifact]] = {c.kind: c for c in (Manifest, Plan, Adapter, EvalReport, Release)}

@@ -1,0 +1,298 @@
+"""The recipe: what a person writes. About five required lines; everything else is derived, and can be said.
+
+One declaration per setting, frozen, unknown keys refused, all problems shown at once. `docs/recipe.md` is generated from
+the descriptions here.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from burnish.core.errors import Problem, RecipeError, did_you_mean
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+METRICS = ("exact_match", "field_f1", "json_valid")
+"""Metrics a gate may ask a minimum of, all between 0 and 1."""
+
+
+class Section(BaseModel):
+    """A part of the recipe. Frozen; unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Method(Section):
+    """How the base model is adapted. `method: qlora` is short for `method: {kind: qlora}`."""
+
+    kind: Literal["lora", "qlora"] = Field(
+        description="`lora` trains low-rank matrices beside frozen weights; `qlora` stores those weights as 4-bit NF4."
+    )
+    rank: int = Field(16, ge=1, le=1024, description="Rank of the LoRA matrices. Typical: 8 to 64.")
+    alpha: float = Field(32.0, gt=0, description="Scale: the adapter's output is multiplied by alpha / rank.")
+    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="Share of the adapter's inputs dropped in training.")
+    targets: tuple[str, ...] = Field(
+        ("all-linear",),
+        min_length=1,
+        description="Names of the linear layers that get an adapter, or `all-linear` (each but the output head).",
+    )
+    double_quantisation: bool = Field(True, description="With qlora: store the block constants as 8 bits too.")
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _one_target_is_a_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+
+class Prepare(Section):
+    """How raw rows become a dataset."""
+
+    personal_data: Literal["placeholder", "keep"] = Field(
+        "placeholder", description="E-mails, phones, cards, IBANs and secrets become typed placeholders, or are kept."
+    )
+    near_duplicate: float = Field(
+        0.85, gt=0.0, le=1.0, description="Jaccard similarity of word 3-gram sets from which a row is a near duplicate."
+    )
+    test_share: float = Field(
+        0.15, ge=0.0, lt=1.0, description="Share of rows held out, by hash of the row, when no row says its own `split`."
+    )
+    max_tokens: int | None = Field(
+        None, ge=8, description="Longest row in tokens. Default: the base model's context length."
+    )
+    overlong: Literal["error", "reject", "truncate"] = Field(
+        "error", description="What to do with a row over max_tokens: stop, reject the row, or cut the prompt's beginning."
+    )
+
+
+class Train(Section):
+    """The training loop. What is not said is derived by the plan."""
+
+    epochs: float = Field(1.0, gt=0.0, le=100.0, description="Times each row is seen.")
+    learning_rate: float = Field(1e-3, gt=0.0, le=1.0, description="Peak learning rate of AdamW.")
+    schedule: Literal["constant", "linear", "cosine"] = Field("cosine", description="Shape after the warm-up.")
+    warmup_share: float = Field(0.05, ge=0.0, le=1.0, description="Share of the steps in which the rate rises from 0.")
+    tokens_per_step: int | None = Field(None, ge=1, description="Tokens of one optimizer step. Default: by dataset size.")
+    row_tokens: int | None = Field(None, ge=8, description="Tokens of one packed row. Default: by memory and length.")
+    weight_decay: float = Field(0.0, ge=0.0, description="Decoupled weight decay of the adapter weights.")
+    max_gradient_norm: float = Field(1.0, gt=0.0, description="Gradients are clipped to this global norm.")
+    checkpoint_every: int | None = Field(None, ge=1, description="Steps between checkpoints. Default: ten in a run.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to train.")
+
+
+class Evaluate(Section):
+    """What is measured after training, besides the test split."""
+
+    tasks: dict[Name, str] = Field(
+        default_factory=dict, description="More files of rows to grade, by task name. They are never trained on."
+    )
+    max_new_tokens: int | None = Field(
+        None, ge=1, le=8192, description="Longest answer. Default: 1.25 times the longest trained answer, plus 8."
+    )
+    forgetting: bool = Field(True, description="Measure the loss on 200 fixed general texts before and after.")
+
+
+class Recipe(Section):
+    """One specialist: its name, base model, data and method, and what must hold before it is released."""
+
+    name: Name = Field(description="Name of the specialist and alias of its release: a-z, 0-9, '.', '_', '-'.")
+    base: str = Field(min_length=1, description="Bundled name, Hub id, or folder of the base model.")
+    data: str = Field(min_length=1, description="File of raw rows (.jsonl), relative to the working folder.")
+    method: Method = Field(description="`qlora`, `lora`, or a mapping with more settings.")
+    gate: dict[str, float] = Field(
+        default_factory=dict, description="Smallest value on the test split, by metric: exact_match, field_f1, json_valid."
+    )
+    system: str | None = Field(
+        None,
+        description="System prompt, rendered the same in training, evaluation, chat and API. "
+        "May use {date}, {weekday} and {calendar}; the day is the row's `date`, or today when serving.",
+    )
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of everything random.")
+    prepare: Prepare = Field(default_factory=Prepare, description="How raw rows become a dataset.")
+    train: Train = Field(default_factory=Train, description="The training loop.")
+    evaluate: Evaluate = Field(default_factory=Evaluate, description="What is measured.")
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _kind_alone(cls, value: Any) -> Any:
+        return {"kind": value} if isinstance(value, str) else value
+
+    @field_validator("gate")
+    @classmethod
+    def _gate_asks_known_metrics(cls, value: dict[str, float]) -> dict[str, float]:
+        for metric, minimum in value.items():
+            if metric not in METRICS:
+                raise ValueError(f'unknown metric "{metric}". Known: {", ".join(METRICS)}.{did_you_mean(metric, METRICS)}')
+            if not 0.0 <= minimum <= 1.0:
+                raise ValueError(f"{metric} must be between 0 and 1, found {minimum}")
+        return value
+
+    @field_validator("system")
+    @classmethod
+    def _system_uses_known_fields(cls, value: str | None) -> str | None:
+        if value is not None:
+            check_system_template(value)
+        return value
+
+
+SYSTEM_FIELDS = ("date", "weekday", "calendar")
+
+
+def check_system_template(template: str) -> None:
+    """Raise ValueError unless every `{field}` of a system prompt is known."""
+    import string
+
+    try:
+        fields = [(name, spec, conversion) for _, name, spec, conversion in string.Formatter().parse(template) if name is not None]
+    except ValueError as error:
+        raise ValueError(f"{error}. Write {{{{ and }}}} for braces that are text.") from error
+    for name, spec, conversion in fields:
+        if name not in SYSTEM_FIELDS or spec or conversion:
+            allowed = ", ".join(f"{{{field}}}" for field in SYSTEM_FIELDS)
+            raise ValueError(f"unknown field {{{name}}}. Known: {allowed}. Write {{{{ and }}}} for braces that are text.")
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a YAML recipe and apply `key=value` overrides (dotted keys, YAML values).
+
+    Raises RecipeError with every problem at once: a missing file, bad YAML, unknown keys, values out of range.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(str(path), [Problem("file", "unreadable", f"{error}. Make one with: burnish new NAME")]) from error
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(str(path), [Problem("file", "not YAML", " ".join(str(error).split()))]) from error
+    if not isinstance(raw, dict):
+        raise RecipeError(str(path), [Problem("file", type(raw).__name__, "a mapping of keys, such as 'name: support'")])
+    problems = _apply_overrides(raw, overrides)
+    if problems:
+        raise RecipeError(str(path), problems)
+    return parse_recipe(raw, source=str(path))
+
+
+def parse_recipe(raw: Mapping[str, Any], *, source: str) -> Recipe:
+    """Validate a mapping as a recipe. Raises RecipeError naming `source` and every problem."""
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise RecipeError(source, [_problem(item) for item in error.errors(include_url=False)]) from error
+
+
+def _apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> list[Problem]:
+    problems: list[Problem] = []
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            problems.append(Problem("--set", override, "must read key=value, such as train.epochs=2"))
+            continue
+        *sections, last = key.split(".")
+        at: dict[str, Any] = raw
+        for section in sections:
+            below = at.get(section)
+            if isinstance(below, str) and section == "method":
+                below = {"kind": below}
+            if below is None:
+                below = {}
+            if not isinstance(below, dict):
+                problems.append(Problem(f"--set {key}", text, f'"{section}" is a value, not a section'))
+                break
+            at[section] = below
+            at = below
+        else:
+            try:
+                at[last] = yaml.safe_load(text)
+            except yaml.YAMLError as error:
+                problems.append(Problem(f"--set {key}", text, f"not a YAML value: {' '.join(str(error).split())}"))
+    return problems
+
+
+def _problem(item: Any) -> Problem:
+    location: tuple[str | int, ...] = item["loc"]
+    key = ".".join(str(part) for part in location) or "recipe"
+    found = _show(item["input"])
+    if item["type"] == "missing":
+        return Problem(key, "missing", f"required. {_description(location)}")
+    if item["type"] == "extra_forbidden":
+        known = list(_section_at(location[:-1]).model_fields)
+        return Problem(key, found, f"unknown key. Known: {', '.join(known)}.{did_you_mean(str(location[-1]), known)}")
+    message = str(item["msg"]).removeprefix("Value error, ")
+    if item["type"] == "literal_error":
+        message = f"must be {item['ctx']['expected']}.{did_you_mean(str(item['input']), _literals(location))}"
+    return Problem(key, found, f"{message[:1].lower()}{message[1:]}. {_description(location)}".replace("..", ".").strip())
+
+
+def _show(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _section_at(location: tuple[str | int, ...]) -> type[Section]:
+    section: type[Section] = Recipe
+    for part in location:
+        field = section.model_fields.get(str(part))
+        if field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            section = field.annotation
+    return section
+
+
+def _field_at(location: tuple[str | int, ...]) -> Any:
+    for end in range(len(location), 0, -1):
+        field = _section_at(location[: end - 1]).model_fields.get(str(location[end - 1]))
+        if field is not None:
+            return field
+    return None
+
+
+def _description(location: tuple[str | int, ...]) -> str:
+    field = _field_at(location)
+    return "" if field is None else (field.description or "")
+
+
+def _literals(location: tuple[str | int, ...]) -> list[str]:
+    field = _field_at(location)
+    return [] if field is None else [str(value) for value in typing.get_args(field.annotation)]
+
+
+def recipe_fields() -> Iterator[tuple[str, str, str, str]]:
+    """Yield (key, type, default, description) of every recipe key, sections after their own heading."""
+    yield from _fields(Recipe, "")
+
+
+def _fields(section: type[Section], prefix: str) -> Iterator[tuple[str, str, str, str]]:
+    for name, field in section.model_fields.items():
+        nested = field.annotation
+        is_section = isinstance(nested, type) and issubclass(nested, Section)
+        default = "required" if field.is_required() else "" if is_section else _default(field.get_default(call_default_factory=True))
+        yield prefix + name, "section" if is_section else _type_name(nested), default, field.description or ""
+        if is_section and isinstance(nested, type):
+            yield from _fields(nested, f"{prefix}{name}.")
+
+
+def _default(value: Any) -> str:
+    if value is None:
+        return "derived"
+    return ", ".join(str(item) for item in value) if isinstance(value, tuple) else "none" if value == {} else str(value)
+
+
+def _type_name(annotation: Any) -> str:
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Literal:
+        return " or ".join(f"`{argument}`" for argument in arguments)
+    if origin is Annotated:
+        return _type_name(arguments[0])
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_type_name(argument) for argument in arguments if argument is not type(None))
+    if origin is tuple:
+        return "list of " + _type_name(arguments[0])
+    if origin is dict:
+        return "mapping"
+    names: dict[Any, str] = {str: "text", int: "whole number", float: "number", bool: "true or false"}
+    return names.get(annotation, str(annotation))

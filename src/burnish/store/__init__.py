@@ -1,0 +1,1 @@
+"""Bytes on disk: atomic files, artifacts by id, run folders, locks. Knows the nouns of core and nothing above."""
