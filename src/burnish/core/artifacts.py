@@ -303,9 +303,10 @@ class Comparison(Record):
 
 
 class Example(Record):
-    """One row before and after."""
+    """One row before and after. `system` is the rendered system prompt, which may hold the day that the answer needs."""
 
     task: str
+    system: str | None = None
     prompt: str
     expected: str
     base: str

@@ -1,0 +1,229 @@
+"""LoRA adapters on a model (Hu et al. 2021, arXiv:2106.09685) and on disk.
+
+Weights are float32 and travel in PEFT's layout: `adapter_model.safetensors` and `adapter_config.json`, for PEFT and vLLM to
+read, and read from them with suspicion.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from burnish.core.artifacts import MethodPlan
+from burnish.core.errors import BaseModelError, did_you_mean
+from burnish.model.load import frozen_linears
+from burnish.model.lora_linear import LoraLinear
+from burnish.store.files import write_bytes, write_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+ALL_LINEAR = "all-linear"
+RANK_LIMIT = 1024
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+PEFT_PREFIX = "base_model.model."
+UNSUPPORTED = ("use_dora", "use_rslora", "fan_in_fan_out", "rank_pattern", "alpha_pattern", "modules_to_save", "layer_replication",
+               "megatron_config", "trainable_token_indices", "lora_bias", "use_qalora", "layers_to_transform", "exclude_modules",
+               "target_parameters", "arrow_config", "alora_invocation_tokens")  # fmt: skip
+
+
+def resolve_targets(model: PreTrainedModel, targets: Sequence[str]) -> list[str]:
+    """Return the full names of the linear layers that `targets` mean, in the model's order.
+
+    `all-linear` means each but the output head; another name means every layer whose name ends with it, as in PEFT.
+    Raises BaseModelError that lists the model's linear layers for a target that names none.
+    """
+    names = [name for name in frozen_linears(model) if not name.endswith(".base")]
+    names += [name for name, module in model.named_modules() if isinstance(module, LoraLinear)]
+    chosen: set[str] = set()
+    for target in targets:
+        found = [name for name in names if target == ALL_LINEAR or name == target or name.endswith("." + target)]
+        if not found:
+            leaves = sorted({name.rpartition(".")[2] for name in names})
+            raise BaseModelError(
+                f'the base has no linear layer called "{target}" (method.targets). '
+                f"It has: {', '.join(leaves)}, or {ALL_LINEAR}.{did_you_mean(target, leaves)}"
+            )
+        chosen.update(found)
+    return [name for name, _ in model.named_modules() if name in chosen]
+
+
+def attach_lora(model: PreTrainedModel, method: MethodPlan, *, seed: int) -> None:
+    """Put a fresh adapter on each target of the model, in place. A is drawn from (seed, layer name), B is zero.
+
+    Raises BaseModelError for unknown targets, or when the model has an adapter already.
+    """
+    if any(isinstance(module, LoraLinear) for module in model.modules()):
+        raise BaseModelError("the model has an adapter already; load the base again to put another one on it.")
+    for name in resolve_targets(model, method.targets):
+        generator = torch.Generator().manual_seed(_seed_of(seed, name))
+        base = model.get_submodule(name)
+        layer = LoraLinear(base, rank=method.rank, alpha=method.alpha, dropout=method.dropout, generator=generator)
+        model.set_submodule(name, layer.train(model.training))
+
+
+def _seed_of(seed: int, name: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big") >> 1
+
+
+def lora_layers(model: nn.Module) -> dict[str, LoraLinear]:
+    """Return the adapted layers by the name that the plain linear layer had."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, LoraLinear)}
+
+
+def lora_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return what is trained: `<layer>.lora_A` (rank, in) and `<layer>.lora_B` (out, rank), float32."""
+    return {
+        f"{name}.{side}": parameter
+        for name, layer in lora_layers(model).items()
+        for side, parameter in (("lora_A", layer.lora_A), ("lora_B", layer.lora_B))
+    }
+
+
+@contextmanager
+def adapter_off(model: nn.Module) -> Iterator[None]:
+    """Within the block the model answers as its base."""
+    layers = [layer for layer in lora_layers(model).values() if layer.active]
+    for layer in layers:
+        layer.active = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.active = True
+
+
+def merge_lora(model: PreTrainedModel) -> PreTrainedModel:
+    """Replace each adapted layer by a plain linear layer with W + scale B A, in place, and return the model."""
+    for name, layer in lora_layers(model).items():
+        with torch.device("meta"):
+            plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.base.bias is not None)
+        dtype = layer.base.bias.dtype if layer.base.bias is not None else model.dtype
+        plain.weight = nn.Parameter(layer.merged_weight().detach().to(dtype), requires_grad=False)
+        plain.bias = layer.base.bias
+        model.set_submodule(name, plain.eval())
+    return model
+
+
+def save_adapter(model: PreTrainedModel, folder: Path, method: MethodPlan, base_name: str) -> None:
+    """Write the model's adapter so that `PeftModel.from_pretrained(base, folder)` gives the same logits."""
+    tensors = {
+        f"{PEFT_PREFIX}{name}.weight": value.detach().cpu().contiguous()
+        for name, value in lora_parameters(model).items()
+    }
+    write_bytes(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
+    write_json(folder / CONFIG, peft_config(model, method, base_name))
+
+
+def peft_config(model: PreTrainedModel, method: MethodPlan, base_name: str) -> dict[str, Any]:
+    """Return the fields of PEFT's LoraConfig that say what this adapter is."""
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_name,
+        "r": method.rank,
+        "lora_alpha": method.alpha,
+        "lora_dropout": method.dropout,
+        "target_modules": _short_names(model),
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "use_rslora": False,
+        "use_dora": False,
+        "modules_to_save": None,
+    }
+
+
+def load_adapter(model: PreTrainedModel, folder: Path) -> None:
+    """Put the adapter of `folder` on the model, in place.
+
+    Only adapter_config.json and adapter_model.safetensors are read. Raises BaseModelError when one is missing or broken, the
+    adapter is of a kind burnish does not compute, its rank is over the limit, or shapes, names or values do not fit.
+    """
+    config = _read_config(folder / CONFIG)
+    try:
+        tensors = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise BaseModelError(
+            f"cannot read {folder / WEIGHTS}: {error}. An adapter folder needs {WEIGHTS} and {CONFIG}."
+        ) from error
+    method = method_of(config, folder)
+    _check_tensors(tensors, _expected_shapes(model, method), folder)
+    attach_lora(model, method, seed=0)
+    with torch.no_grad():
+        for name, parameter in lora_parameters(model).items():
+            parameter.copy_(tensors[f"{PEFT_PREFIX}{name}.weight"])
+
+
+def _expected_shapes(model: PreTrainedModel, method: MethodPlan) -> dict[str, tuple[int, int]]:
+    shapes: dict[str, tuple[int, int]] = {}
+    for name in resolve_targets(model, method.targets):
+        linear = model.get_submodule(name)
+        shapes[f"{PEFT_PREFIX}{name}.lora_A.weight"] = (method.rank, linear.in_features)
+        shapes[f"{PEFT_PREFIX}{name}.lora_B.weight"] = (linear.out_features, method.rank)
+    return shapes
+
+
+def method_of(config: dict[str, Any], folder: Path) -> MethodPlan:
+    """Return the method that an adapter_config.json describes. Raises BaseModelError when burnish cannot compute it."""
+    used = [key for key in UNSUPPORTED if config.get(key)]
+    if config.get("peft_type") != "LORA" or config.get("bias", "none") != "none" or used:
+        raise BaseModelError(
+            f"{folder / CONFIG} is not plain LoRA (peft_type {config.get('peft_type')}, uses {used or config.get('bias')})."
+        )
+    rank, alpha, dropout = config.get("r"), config.get("lora_alpha"), config.get("lora_dropout", 0.0)
+    targets = config.get("target_modules")
+    targets = [targets] if isinstance(targets, str) else targets
+    if not isinstance(rank, int) or not 1 <= rank <= RANK_LIMIT:
+        raise BaseModelError(f"{folder / CONFIG} has r = {rank!r}; a whole number from 1 to {RANK_LIMIT} is allowed.")
+    if not isinstance(alpha, (int, float)) or not isinstance(targets, list) or not targets:
+        raise BaseModelError(
+            f"{folder / CONFIG} has lora_alpha = {alpha!r}, target_modules = {targets!r}; a number and names are needed."
+        )
+    return MethodPlan(
+        kind="lora", rank=rank, alpha=float(alpha), dropout=float(dropout), targets=tuple(str(target) for target in targets),
+        quantisation="none", double_quantisation=False,
+    )  # fmt: skip
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BaseModelError(f"cannot read {path}: {error}. An adapter folder needs {WEIGHTS} and {CONFIG}.") from error
+    if not isinstance(config, dict):
+        raise BaseModelError(f"{path} holds a {type(config).__name__}; a JSON object is needed.")
+    return config
+
+
+def _check_tensors(tensors: dict[str, Tensor], expected: dict[str, tuple[int, int]], folder: Path) -> None:
+    path = folder / WEIGHTS
+    if tensors.keys() != expected.keys():
+        odd = ", ".join(sorted(tensors.keys() ^ expected.keys())[:4])
+        raise BaseModelError(f"{path} does not fit this base: {odd} in only one of them. Is it another base's adapter?")
+    for name, shape in expected.items():
+        if tensors[name].shape != shape:
+            raise BaseModelError(f"{path}: {name} has shape {tuple(tensors[name].shape)}, this base needs {shape}.")
+        if not torch.isfinite(tensors[name]).all():
+            raise BaseModelError(f"{path}: {name} holds values that are not finite. The adapter is damaged.")
+
+
+def _short_names(model: PreTrainedModel) -> list[str]:
+    """Return leaf names (q_proj) when they mean exactly the adapted layers, else their full names."""
+    adapted = set(lora_layers(model))
+    leaves = {name.rpartition(".")[2] for name in adapted}
+    meant = {
+        name for name, module in model.named_modules()
+        if name.rpartition(".")[2] in leaves and (name in adapted or isinstance(module, torch.nn.Linear))
+    }  # fmt: skip
+    return sorted(leaves if meant == adapted else adapted)

@@ -1,0 +1,62 @@
+"""Losses on hidden states, so that logits exist only where a token is predicted, and only for a few rows at a time."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CHUNK = 256
+"""Positions whose logits exist at once: 256 x 49,152 float32 are 48 MiB."""
+
+
+class _SummedLoss(torch.autograd.Function):
+    """Sum of -log softmax(h W^T)[target] over positions, with the gradient of h made in forward.
+
+    The head is frozen, so d loss / d h = (softmax - onehot) W is all that backward needs: computing it while the logits
+    are there costs one product less than computing the logits again (as in Liger, Hsu et al. 2024, arXiv:2410.10989).
+    """
+
+    @staticmethod
+    def forward(ctx, hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, chunk: int) -> Tensor:
+        keep = ctx.needs_input_grad[0]
+        gradient_ND = torch.empty_like(hidden_ND) if keep else None
+        total = torch.zeros((), dtype=torch.float64, device=hidden_ND.device)
+        for start in range(0, hidden_ND.shape[0], chunk):
+            part = slice(start, start + chunk)
+            logits_NV = (hidden_ND[part] @ head_VD.t()).float()
+            targets_N1 = targets_N[part, None]
+            log_z_N1 = logits_NV.logsumexp(dim=-1, keepdim=True)
+            total += (log_z_N1 - logits_NV.gather(-1, targets_N1)).sum(dtype=torch.float64)
+            if gradient_ND is not None:
+                softmax_NV = logits_NV.sub_(log_z_N1).exp_()
+                softmax_NV.scatter_add_(-1, targets_N1, torch.full_like(targets_N1, -1, dtype=softmax_NV.dtype))
+                gradient_ND[part] = softmax_NV.to(head_VD.dtype) @ head_VD
+        ctx.save_for_backward(gradient_ND)
+        return total.to(torch.float32)
+
+    @staticmethod
+    def backward(ctx, scale: Tensor):
+        (gradient_ND,) = ctx.saved_tensors
+        return gradient_ND * scale.to(gradient_ND.dtype), None, None, None
+
+
+def target_loss(hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, chunk: int = CHUNK) -> Tensor:
+    """Return the summed negative log-likelihood in nats of `targets_N` under softmax(hidden head^T).
+
+    N positions with a target, D hidden size, V vocabulary. `head_VD` is frozen. Logits are in the dtype of `hidden`,
+    their softmax in float32, the sum in float64.
+    """
+    return _SummedLoss.apply(hidden_ND, head_VD, targets_N, chunk)
+
+
+@torch.no_grad()
+def token_losses(hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, chunk: int = CHUNK) -> Tensor:
+    """Return the negative log-likelihood in nats of each target, float32 (N,)."""
+    parts = [
+        F.cross_entropy(
+            (hidden_ND[at : at + chunk] @ head_VD.t()).float(), targets_N[at : at + chunk], reduction="none"
+        )
+        for at in range(0, hidden_ND.shape[0], chunk)
+    ]
+    return torch.cat(parts) if parts else hidden_ND.new_zeros(0, dtype=torch.float32)

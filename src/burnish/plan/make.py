@@ -1,0 +1,306 @@
+"""From a recipe, a model's shape, a dataset and a machine to a Plan: every number resolved, each with its reason."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from burnish.core.artifacts import (
+    BaseRef,
+    Interval,
+    Manifest,
+    Memory,
+    MethodPlan,
+    Parameters,
+    Plan,
+    TimePlan,
+    TokenPlan,
+    TrainPlan,
+)
+from burnish.core.errors import Problem, RecipeError
+from burnish.core.packing import Length
+from burnish.core.recipe import Recipe
+from burnish.core.units import format_bytes, format_count, format_seconds
+from burnish.plan import time as clock
+from burnish.plan.adapters import ALL_LINEAR, lora_parameters, resolve_targets
+from burnish.plan.architecture import Architecture, read_architecture
+from burnish.plan.constants import constant
+from burnish.plan.hardware import Hardware
+from burnish.plan.memory import Device, Dtype, Workload, training_components
+from burnish.plan.work import TRAIN, Dataset, Steps, cut, read_dataset
+
+BETAS, EPSILON = (0.9, 0.999), 1e-8
+"""AdamW's defaults (Loshchilov and Hutter 2019; torch.optim.AdamW)."""
+CHECKPOINTS = 10
+BF16_CAPABILITY = (8, 0)
+"""NVIDIA GPUs compute in bfloat16 from Ampere on (CUDA C programming guide, arithmetic instructions)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What is decided about a run before memory and time are counted."""
+
+    recipe: Recipe
+    architecture: Architecture
+    hardware: Hardware
+    device: Device
+    dtype: Dtype
+    method: MethodPlan
+    data: Dataset
+    steps: Steps
+
+
+def make_plan(
+    recipe: Recipe,
+    *,
+    base: BaseRef,
+    config: Mapping[str, Any],
+    manifest: Manifest | None,
+    data_bytes: int | None,
+    hardware: Hardware,
+    token_lengths: Sequence[Length] | None = None,
+) -> Plan:
+    """Resolve every number of a run. Reads no weights, no tokenizer, no data.
+
+    config: the base model's config.json. manifest: the dataset, if it is prepared; without it tokens are estimated from
+    `data_bytes`, the size of the raw file. token_lengths: (prefix key, prefix tokens, tokens after it) of each training
+    row in order, with which steps are exact.
+
+    Raises BaseModelError for a config that cannot be counted, RecipeError for unknown targets or sizes that cannot hold
+    the data, DataError when there is nothing to train on.
+    """
+    architecture = read_architecture(config, source=f"config.json of {base.name}")
+    because: dict[str, str] = {}
+    run = _decide(
+        recipe,
+        architecture,
+        hardware,
+        read_dataset(manifest, data_bytes, token_lengths, recipe.prepare.test_share),
+        because,
+    )
+    trainable = lora_parameters(architecture, run.method.targets, run.method.rank)
+    because["parameters.total"] = (
+        f"counted from config.json: {architecture.layers} layers, hidden size {architecture.hidden:,}, "
+        f"{architecture.vocabulary:,} tokens"
+    )
+    because["parameters.trainable"] = (
+        f"A and B of rank {run.method.rank} beside {len(run.method.targets)} linears in each of {architecture.layers} "
+        f"layers: {trainable / architecture.parameters:.2%} of the model"
+    )
+    memory, layers = _memory(run, because)
+    train = _train(run, layers, because)
+    tokens = _tokens(run, because)
+    duration = _time(run, train, manifest, because)
+    fits = None if memory.available_bytes is None else memory.peak_bytes <= memory.available_bytes
+    because["fits"] = _fits(memory)
+    return Plan(
+        parents=() if manifest is None else (manifest.id,),
+        name=recipe.name,
+        base=base,
+        manifest=None if manifest is None else manifest.id,
+        method=run.method,
+        train=train,
+        parameters=Parameters(total=architecture.parameters, trainable=trainable),
+        memory=memory,
+        tokens=tokens,
+        time=duration,
+        fits=fits,
+        because=because,
+    )
+
+
+def longest_answer(recipe: Recipe, manifest: Manifest) -> int:
+    """Tokens an answer may have in evaluation: the recipe's, or 1.25 times the longest trained answer, plus 8."""
+    asked = recipe.evaluate.max_new_tokens
+    return asked if asked is not None else math.ceil(1.25 * manifest.splits[TRAIN].longest_answer_tokens) + 8
+
+
+def _decide(
+    recipe: Recipe, architecture: Architecture, hardware: Hardware, data: Dataset, because: dict[str, str]
+) -> _Run:
+    device = _device(recipe, hardware, because)
+    dtype = _dtype(device, hardware, because)
+    asked = recipe.method
+    targets = resolve_targets(architecture, asked.targets, source=f"recipe {recipe.name}")
+    everything = f"{ALL_LINEAR} in {architecture.model_type}: each linear but the output head"
+    because["method.targets"] = everything if ALL_LINEAR in asked.targets else "the recipe names them"
+    nf4 = asked.kind == "qlora"
+    because["method.quantisation"] = (
+        "qlora stores the frozen linears as 4-bit NF4; embeddings, norms and head stay as they are"
+        if nf4
+        else "lora keeps the frozen weights as they are"
+    )
+    method = MethodPlan(
+        kind=asked.kind,
+        rank=asked.rank,
+        alpha=asked.alpha,
+        dropout=asked.dropout,
+        targets=targets,
+        quantisation="nf4" if nf4 else "none",
+        double_quantisation=nf4 and asked.double_quantisation,
+    )
+    steps = cut(recipe, data, device, architecture.context)
+    because.update(steps.because)
+    return _Run(recipe, architecture, hardware, device, dtype, method, data, steps)
+
+
+def _device(recipe: Recipe, hardware: Hardware, because: dict[str, str]) -> Device:
+    asked = recipe.train.device
+    if asked == "cuda" and hardware.device != "cuda":
+        raise RecipeError(
+            f"recipe {recipe.name}", [Problem("train.device", "cuda", "nvidia-smi finds no GPU here. Use auto or cpu.")]
+        )
+    if asked != "auto":
+        because["train.device"] = "the recipe says so"
+        return asked
+    found = f"nvidia-smi finds {hardware.gpu_name}" if hardware.device == "cuda" else "nvidia-smi finds no GPU"
+    because["train.device"] = found
+    return hardware.device
+
+
+def _dtype(device: Device, hardware: Hardware, because: dict[str, str]) -> Dtype:
+    if device == "cpu":
+        because["train.compute_dtype"] = "CPUs without bfloat16 units compute it many times slower than float32"
+        return "float32"
+    if hardware.gpu_capability is not None and hardware.gpu_capability < BF16_CAPABILITY:
+        because["train.compute_dtype"] = (
+            f"compute capability {hardware.gpu_capability[0]}.{hardware.gpu_capability[1]} has no bfloat16 (8.0 has)"
+        )
+        return "float16"
+    because["train.compute_dtype"] = "the range of float32 at half its size, on tensor cores"
+    return "bfloat16"
+
+
+def _memory(run: _Run, because: dict[str, str]) -> tuple[Memory, int]:
+    """Return the memory and how many layers are recomputed: none if that fits, else the fewest that make it fit."""
+    available = run.hardware.ram_bytes if run.device == "cpu" else run.hardware.gpu_bytes
+    trained = math.ceil(run.steps.fullest_row * run.data.trained / max(1, run.data.tokens))
+    work = Workload(run.steps.fullest_row, run.steps.most_pairs, min(run.steps.fullest_row, trained))
+
+    def components(layers: int) -> dict[str, int]:
+        return training_components(
+            run.architecture, run.method, device=run.device, dtype=run.dtype, work=work, checkpointed_layers=layers
+        )
+
+    layers, found = 0, components(0)
+    while available is not None and sum(found.values()) > available and layers < run.architecture.layers:
+        layers += 1
+        found = components(layers)
+    peak = sum(found.values())
+    if layers == 0:
+        because["train.checkpointed_layers"] = "all activations fit, so none is computed twice"
+    else:
+        because["train.checkpointed_layers"] = (
+            f"the fewest of {run.architecture.layers} whose recomputation brings the peak to {format_bytes(peak)}"
+        )
+    stored = "NF4 linears at half a byte a weight, the rest" if run.method.quantisation == "nf4" else "every weight"
+    because["memory.weights_bytes"] = f"{stored} in {run.dtype}"
+    largest = sorted(((size, name) for name, size in found.items()), reverse=True)[:3]
+    because["memory.peak_bytes"] = "largest parts: " + ", ".join(
+        f"{name.replace('_', ' ')} {format_bytes(size)}" for size, name in largest
+    )
+    return Memory(weights_bytes=found["weights"], peak_bytes=peak, components=found, available_bytes=available), layers
+
+
+def _fits(memory: Memory) -> str:
+    if memory.available_bytes is None:
+        return "how much memory is free could not be found out"
+    left = memory.available_bytes - memory.peak_bytes
+    free = f"{format_bytes(memory.available_bytes)} are free"
+    if left >= 0:
+        return f"{free}, {format_bytes(left)} more than the peak"
+    return f"{free}, {format_bytes(-left)} less than the peak: use qlora, a smaller base or a smaller train.row_tokens"
+
+
+def _train(run: _Run, checkpointed_layers: int, because: dict[str, str]) -> TrainPlan:
+    asked, steps = run.recipe.train, run.steps
+    warmup = min(steps.steps, math.ceil(asked.warmup_share * steps.steps))
+    because["train.warmup_steps"] = f"{asked.warmup_share:.0%} of {steps.steps:,} steps, rounded up"
+    every = asked.checkpoint_every or max(1, math.ceil(steps.steps / CHECKPOINTS))
+    because["train.checkpoint_every"] = (
+        "the recipe says so" if asked.checkpoint_every else f"about {CHECKPOINTS} checkpoints in {steps.steps:,} steps"
+    )
+    because["train.threads"] = "the cores that affinity and the control group leave to this process"
+    return TrainPlan(
+        seed=run.recipe.seed,
+        epochs=asked.epochs,
+        learning_rate=asked.learning_rate,
+        schedule=asked.schedule,
+        warmup_steps=warmup,
+        steps=steps.steps,
+        tokens_per_step=steps.rows_per_step * steps.row_tokens,
+        row_tokens=steps.row_tokens,
+        rows_per_step=steps.rows_per_step,
+        weight_decay=asked.weight_decay,
+        betas=BETAS,
+        epsilon=EPSILON,
+        max_gradient_norm=asked.max_gradient_norm,
+        checkpoint_every=every,
+        checkpointed_layers=checkpointed_layers,
+        device=run.device,
+        compute_dtype=run.dtype,
+        threads=run.hardware.cores,
+    )
+
+
+def _tokens(run: _Run, because: dict[str, str]) -> TokenPlan:
+    epochs, exact = run.recipe.train.epochs, run.data.lengths is not None
+    total = round(run.steps.epoch_tokens * epochs)
+    because["tokens.total"] = f"{run.data.source}; {epochs:g} epochs" if exact else run.data.source
+    return TokenPlan(
+        per_epoch=run.steps.epoch_tokens, total=total, trained=round(run.data.trained * epochs), exact=exact
+    )
+
+
+def _time(run: _Run, train: TrainPlan, manifest: Manifest | None, because: dict[str, str]) -> TimePlan:
+    rate = clock.rates(run.hardware, run.device)
+    total = round(run.steps.epoch_tokens * train.epochs)
+    work = clock.TrainWork(
+        tokens=total,
+        trained=round(run.data.trained * train.epochs),
+        seen=run.data.tokens / run.data.rows
+        if run.data.lengths is None
+        else sum(p + t / 2 for _, p, t in run.data.lengths) / run.data.rows,
+        packed_rows=max(1, round(run.steps.packed_rows * train.epochs)),
+        steps=train.steps,
+        checkpointed_layers=train.checkpointed_layers,
+    )
+    training = clock.train_seconds(run.architecture, run.method, work, run.device, rate)
+    evaluation = _evaluation(run, manifest)
+    evaluating = clock.evaluate_seconds(run.architecture, evaluation, rate)
+    start = constant("start_seconds")
+    operations = clock.train_operations(run.architecture, run.method, work)
+    because["time.train"] = f"{format_count(operations)} operations over {total:,} tokens; {rate.source}"
+    because["time.evaluate"] = (
+        f"{evaluation.read:,} tokens read and about {evaluation.generated:,} generated, by base and tuned together"
+    )
+    because["time.total"] = f"with {format_seconds(start)} for starting, loading and preparing"
+    both = Interval(
+        low=training.low + evaluating.low + start / 2,
+        mid=training.mid + evaluating.mid + start,
+        high=training.high + evaluating.high + 2 * start,
+    )
+    return TimePlan(train=training, evaluate=evaluating, total=both)
+
+
+def _evaluation(run: _Run, manifest: Manifest | None) -> clock.EvaluateWork:
+    """Count what base and tuned read and write. The base is taken to answer at full length, the tuned as trained."""
+    general = round(constant("general_tokens")) if run.recipe.evaluate.forgetting else 0
+    if manifest is None:
+        rows = math.ceil(run.data.rows * run.recipe.prepare.test_share / max(1e-9, 1 - run.recipe.prepare.test_share))
+        per_row, trained = run.data.tokens / run.data.rows, run.data.trained / run.data.rows
+        limit = run.recipe.evaluate.max_new_tokens or math.ceil(1.25 * trained) + 8
+        return clock.EvaluateWork(
+            read=round(4 * rows * per_row) + 2 * general,
+            trained=round(2 * rows * trained) + 2 * general,
+            generated=round(rows * (limit + trained)),
+        )
+    splits = [split for name, split in manifest.splits.items() if name != TRAIN]
+    trained = sum(split.trained_tokens for split in splits)
+    return clock.EvaluateWork(
+        read=4 * sum(split.unique_tokens for split in splits) + 2 * general,
+        trained=2 * trained + 2 * general,
+        generated=longest_answer(run.recipe, manifest) * sum(split.rows for split in splits) + trained,
+    )

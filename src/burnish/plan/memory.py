@@ -1,0 +1,167 @@
+"""Bytes of a training run by component, and the peak.
+
+Exact where it is arithmetic: weights, NF4 blocks, adapters, gradients, optimizer states. Activations are what autograd
+keeps for backward in transformers' decoder layers with frozen weights and LoRA beside them, counted tensor by tensor.
+What no arithmetic gives (the process itself, the allocator) is measured and stands in constants.json.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from burnish.core.artifacts import MethodPlan
+from burnish.plan.adapters import adapted, lora_parameters
+from burnish.plan.architecture import Architecture, Linear
+from burnish.plan.constants import constant
+
+Device = Literal["cpu", "cuda"]
+Dtype = Literal["float32", "bfloat16", "float16"]
+ITEM_BYTES: dict[Dtype, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
+NF4_BLOCK = 64
+"""Weights that share one scale (Dettmers et al. 2023, QLoRA, section 3)."""
+NF4_NESTED_BLOCK = 256
+"""Scales that share one scale of scales, with double quantisation."""
+NF4_TABLE_BYTES = 64
+"""The 16 float32 values of NF4, kept by each layer."""
+NF4_NESTED_TABLE_BYTES = 1024 + 4
+"""The 256 float32 values of the scales' 8-bit code and their offset, kept by each layer with double quantisation."""
+ADAM_STATES = 2
+LOSS_CHUNK = 256
+"""Positions whose logits exist at once (model/losses.py)."""
+LOGIT_COPIES = 2
+"""Chunks of logits alive at once: the logits and what logsumexp makes of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """The fullest packed row: tokens computed at once, (query, key) pairs that attend, tokens predicted with loss."""
+
+    row_tokens: int
+    attended_pairs: int
+    trained_tokens: int
+
+
+def weight_bytes(architecture: Architecture, quantisation: Literal["none", "nf4"], dtype: Dtype) -> int:
+    """Bytes of the base as loaded: what transformers' `get_memory_footprint` counts, rotary buffers included.
+
+    NF4 packs two weights of a layer's linears into a byte; embeddings, head, norms and biases stay in `dtype`.
+    """
+    item = ITEM_BYTES[dtype]
+    if quantisation == "none":
+        return (architecture.parameters + architecture.scalar_buffers) * item + architecture.buffer_bytes
+    packed = architecture.layers * sum(math.ceil(linear.weights / 2) for linear in architecture.linears)
+    return packed + (architecture.parameters - architecture.linear_weights) * item + architecture.buffer_bytes
+
+
+def quantisation_constant_bytes(architecture: Architecture, *, double_quantisation: bool) -> int:
+    """Bytes of NF4's scales and tables, which the footprint does not count."""
+    return architecture.layers * sum(
+        _nf4_constants(linear, double=double_quantisation) for linear in architecture.linears
+    )
+
+
+def _nf4_constants(linear: Linear, *, double: bool) -> int:
+    blocks = math.ceil(linear.weights / NF4_BLOCK)
+    if not double:
+        return 4 * blocks
+    return blocks + 4 * math.ceil(blocks / NF4_NESTED_BLOCK) + NF4_TABLE_BYTES + NF4_NESTED_TABLE_BYTES
+
+
+def layer_activation_bytes(
+    architecture: Architecture, method: MethodPlan, device: Device, dtype: Dtype, work: Workload
+) -> int:
+    """Bytes that autograd keeps of one decoder layer between forward and backward.
+
+    Norms keep their float32 input and its inverse root; attention its rotated queries, keys and values, and the weight
+    of each pair and head (on CUDA keys and values repeated to the query heads, and the row's mask as a bias instead of
+    weights); values that are a part of a fused projection keep all of it; the MLP gate, silu(gate) and up. LoRA keeps
+    what its linears read, once for those that read the same, and A x. With dropout each keeps what is left of its
+    input, and the mask, instead.
+    """
+    item = ITEM_BYTES[dtype]
+    queries, keys = architecture.query_size, architecture.key_value_size
+    norms = 4 * architecture.hidden_norms * (architecture.hidden + 1)
+    if architecture.head_norms:
+        norms += 4 * (queries + keys + architecture.heads + architecture.key_value_heads)
+    if device == "cuda":
+        attention = item * (4 * queries) + 4 * architecture.heads
+        pairs = item * work.row_tokens**2
+    else:
+        fused = sum(linear.reads == "attention norm" for linear in architecture.linears) == 1
+        attention = item * (queries + 2 * keys + (queries + keys if fused else 0))
+        pairs = item * architecture.heads * work.attended_pairs
+    mlp = item * 3 * architecture.intermediate
+    return work.row_tokens * (norms + attention + mlp + _lora_bytes(architecture, method, device, item)) + pairs
+
+
+def _lora_bytes(architecture: Architecture, method: MethodPlan, device: Device, item: int) -> int:
+    """Bytes that the adapters of a layer keep of a token. CUDA's dropout mask takes a byte, a CPU's a number."""
+    linears = adapted(architecture, method.targets)
+    low_rank = item * method.rank * len(linears)
+    if method.dropout > 0:
+        mask = 1 if device == "cuda" else item
+        return low_rank + (item + mask) * sum(linear.inputs for linear in linears)
+    return low_rank + item * sum({linear.reads: linear.inputs for linear in linears}.values())
+
+
+def training_components(
+    architecture: Architecture,
+    method: MethodPlan,
+    *,
+    device: Device,
+    dtype: Dtype,
+    work: Workload,
+    checkpointed_layers: int,
+) -> dict[str, int]:
+    """Bytes by component at the peak: the end of the forward pass. Their sum is the peak.
+
+    `loading` is by how much more is held while the weights are read and quantised than at that peak, else 0.
+    """
+    item = ITEM_BYTES[dtype]
+    trained = lora_parameters(architecture, method.targets, method.rank)
+    layer = layer_activation_bytes(architecture, method, device, dtype, work)
+    nf4 = method.quantisation == "nf4"
+    largest = max(linear.weights for linear in architecture.linears)
+    kept = (
+        layer * (architecture.layers - checkpointed_layers)
+        + item * architecture.hidden * work.row_tokens * checkpointed_layers
+    )
+    components = {
+        "process" if device == "cpu" else "context": round(
+            constant("cpu_process_bytes" if device == "cpu" else "cuda_context_bytes")
+        ),
+        "weights": weight_bytes(architecture, method.quantisation, dtype),
+        "quantisation_constants": quantisation_constant_bytes(
+            architecture, double_quantisation=method.double_quantisation
+        )
+        if nf4
+        else 0,
+        "adapter": 4 * trained,
+        "gradients": 4 * trained,
+        "optimizer": ADAM_STATES * 4 * trained,
+        "activations": kept,
+        "recomputed_layer": layer if checkpointed_layers else 0,
+        "loss": _loss_bytes(architecture, dtype, work),
+        "dequantised_weight": 2 * item * largest if nf4 else 0,
+    }
+    components["allocator"] = round(
+        constant(f"{device}_allocator_share") * (sum(components.values()) - next(iter(components.values())))
+    )
+    load = (
+        next(iter(components.values()))
+        + weight_bytes(architecture, "none", dtype)
+        + round(constant("loading_share") * architecture.parameters * item)
+    )
+    components["loading"] = max(0, load - sum(components.values())) if device == "cpu" else 0
+    return components
+
+
+def _loss_bytes(architecture: Architecture, dtype: Dtype, work: Workload) -> int:
+    """A chunk of logits in float32, and the hidden states of trained tokens with their gradient (made in forward)."""
+    chunk = min(LOSS_CHUNK, max(1, work.trained_tokens))
+    return (
+        LOGIT_COPIES * 4 * chunk * architecture.vocabulary
+        + 2 * ITEM_BYTES[dtype] * architecture.hidden * work.trained_tokens
+    )

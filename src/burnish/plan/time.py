@@ -1,0 +1,131 @@
+"""Seconds of training and evaluating: operations to do over the rate of the device, with a band.
+
+N: weights of all linears. Per token, a multiply-add counted as two operations:
+- forward 2N; backward with the base frozen 2N more (only gradients of activations), so LoRA trains at 4N;
+- each recomputed layer its share of 2N again;
+- the adapter 6 for each of its numbers (forward, gradient of its input, gradient of itself);
+- attention 4 for each query number and token seen forward (scores, values), 8 backward (four products);
+- the head 4 for each of its numbers, on tokens with loss only (logits, and their gradient made in the same pass).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from burnish.core.artifacts import Interval, MethodPlan
+from burnish.plan.adapters import lora_parameters
+from burnish.plan.architecture import Architecture
+from burnish.plan.constants import constant
+from burnish.plan.gpus import Gpu, find_gpu
+from burnish.plan.hardware import Hardware
+
+FORWARD, LORA_BACKWARD, RECOMPUTE = 2, 2, 2
+ADAPTER_OPERATIONS = 6
+ATTENTION_FORWARD, ATTENTION_BACKWARD = 4, 8
+HEAD_OPERATIONS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class TrainWork:
+    """What training computes. `trained`: tokens with loss. `seen`: tokens that the average token attends to."""
+
+    tokens: int
+    trained: int
+    seen: float
+    packed_rows: int
+    steps: int
+    checkpointed_layers: int
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateWork:
+    """What evaluation computes for all subjects together: tokens read, with loss, and generated one by one."""
+
+    read: int
+    trained: int
+    generated: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Operations a second of the device in training and in generating, each with its band, and where they come from."""
+
+    train: Interval
+    decode: Interval
+    source: str
+
+
+def train_operations(architecture: Architecture, method: MethodPlan, work: TrainWork) -> float:
+    """Operations of a training run."""
+    weights, share = architecture.linear_weights, work.checkpointed_layers / architecture.layers
+    query = architecture.layers * architecture.query_size * work.seen
+    attention = (ATTENTION_FORWARD * (1 + share) + ATTENTION_BACKWARD) * query
+    adapter = ADAPTER_OPERATIONS * lora_parameters(architecture, method.targets, method.rank)
+    per_token = (FORWARD + LORA_BACKWARD + RECOMPUTE * share) * weights + attention + adapter
+    return per_token * work.tokens + HEAD_OPERATIONS * architecture.vocabulary * architecture.hidden * work.trained
+
+
+def rates(hardware: Hardware, device: str) -> Rates:
+    """Return what the device does, from its probe or from the table of GPUs."""
+    if device == "cuda":
+        gpu = find_gpu(hardware.gpu_name)
+        source = (
+            f"{gpu.name}: shares of its {gpu.tflops:g} TFLOP/s and {gpu.gigabytes_per_second:g} GB/s ({gpu.source})"
+        )
+        return Rates(_band("cuda_train_share", gpu.tflops * 1e12), _decode_rate(gpu), source)
+    probed = hardware.gemm_gflops
+    if probed is not None:
+        source = f"{probed:.0f} GFLOP/s by a probe of 50 ms on {hardware.cores} cores, and measured shares of it"
+        return Rates(_band("cpu_train_share", probed * 1e9), _band("cpu_decode_share", probed * 1e9), source)
+    guessed = constant("cpu_gflops_per_core") * hardware.cores
+    source = f"{guessed:.0f} GFLOP/s guessed for {hardware.cores} cores without a probe"
+    wide = constant("unprobed_factor")
+    train, decode = (_band(name, guessed * 1e9) for name in ("cpu_train_share", "cpu_decode_share"))
+    return Rates(_widen(train, wide), _widen(decode, wide), source)
+
+
+def train_seconds(
+    architecture: Architecture, method: MethodPlan, work: TrainWork, device: str, rate: Rates
+) -> Interval:
+    """Seconds of the training loop: products, dequantisation, and what a pass and a step cost by themselves."""
+    operations = train_operations(architecture, method, work)
+    passes = FORWARD / 2 + LORA_BACKWARD / 2 + work.checkpointed_layers / architecture.layers
+    fixed = work.packed_rows * constant(f"{device}_pass_seconds") * architecture.layers
+    fixed += (
+        work.steps
+        * constant(f"{device}_step_seconds_per_number")
+        * lora_parameters(architecture, method.targets, method.rank)
+    )
+    if method.quantisation == "nf4":
+        fixed += work.packed_rows * passes * architecture.linear_weights * constant(f"{device}_nf4_seconds_per_weight")
+    return Interval(
+        low=operations / rate.train.high + fixed,
+        mid=operations / rate.train.mid + fixed,
+        high=operations / rate.train.low + 2 * fixed,
+    )
+
+
+def evaluate_seconds(architecture: Architecture, work: EvaluateWork, rate: Rates) -> Interval:
+    """Seconds of reading prompts and rows, and of generating answers."""
+    head = architecture.vocabulary * architecture.hidden
+    read = FORWARD * (architecture.linear_weights * work.read + head * work.trained)
+    generated = FORWARD * (architecture.linear_weights + head) * work.generated
+    return Interval(
+        low=read / rate.train.high + generated / rate.decode.high,
+        mid=read / rate.train.mid + generated / rate.decode.mid,
+        high=read / rate.train.low + generated / rate.decode.low,
+    )
+
+
+def _decode_rate(gpu: Gpu) -> Interval:
+    """Generating reads every weight (two bytes, two operations) once for each batch: its rate is that of the memory."""
+    return _band("cuda_decode_share", gpu.gigabytes_per_second * 1e9 * constant("cuda_decode_batch"))
+
+
+def _band(name: str, peak: float) -> Interval:
+    share, low, high = constant(name), constant("band_low"), constant("band_high")
+    return Interval(low=peak * share * low, mid=peak * share, high=peak * share * high)
+
+
+def _widen(interval: Interval, factor: float) -> Interval:
+    return Interval(low=interval.low / factor, mid=interval.mid, high=interval.high * factor)

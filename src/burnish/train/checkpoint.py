@@ -1,0 +1,110 @@
+"""The state of a run on disk: adapter weights and optimizer states as safetensors, everything else as readable JSON.
+
+No random state is stored: what is random in a step is drawn from (seed, step). A checkpoint is written beside, flushed and
+renamed, so a folder `step-*` is whole; one that is not (a failing disk) is recognised by its hashes and passed over.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save
+from torch import nn
+
+from burnish.core.errors import TrainingError
+from burnish.core.ids import file_sha256
+from burnish.store.files import sync_folder, unwritable, write_bytes, write_json
+
+KEEP = 2
+STATES = ("exp_avg", "exp_avg_sq", "step")
+WEIGHTS, OPTIMIZER, STATE = "adapter.safetensors", "optimizer.safetensors", "state.json"
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """Where a run stands: steps done, the length of its event file then, and the plan it follows."""
+
+    step: int
+    plan: str
+    events_bytes: int
+    sha256: dict[str, str]
+
+
+def save_checkpoint(
+    folder: Path,
+    parameters: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.AdamW,
+    *,
+    step: int,
+    plan: str,
+    events_bytes: int,
+) -> Path:
+    """Write `folder/step-N` and remove all but the last two. Raises StoreError or ResourceError when it cannot."""
+    target = folder / f"step-{step:08d}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if target.exists():  # left over, not whole: a whole one would have been resumed from
+            shutil.rmtree(target)
+        scratch = Path(tempfile.mkdtemp(dir=folder, prefix=".writing-"))
+        states = {f"{name}.{key}": optimizer.state[p][key].detach() for name, p in parameters.items() for key in STATES}
+        write_bytes(scratch / WEIGHTS, save({name: p.detach() for name, p in parameters.items()}))
+        write_bytes(scratch / OPTIMIZER, save(states))
+        hashes = {name: file_sha256(scratch / name) for name in (WEIGHTS, OPTIMIZER)}
+        write_json(scratch / STATE, asdict(RunState(step=step, plan=plan, events_bytes=events_bytes, sha256=hashes)))
+        os.rename(scratch, target)
+        sync_folder(folder)
+        for old in _whole_or_not(folder)[:-KEEP]:
+            shutil.rmtree(old)
+    except OSError as error:
+        raise unwritable(target, error) from error
+    return target
+
+
+def latest_checkpoint(folder: Path, plan: str) -> tuple[Path, RunState] | None:
+    """Return the newest whole checkpoint, or None. Raises TrainingError if it belongs to another plan."""
+    for scratch in folder.glob(".writing-*"):
+        shutil.rmtree(scratch)
+    for path in reversed(_whole_or_not(folder)):
+        state = _read_state(path)
+        if state is None:
+            continue
+        if state.plan != plan:
+            raise TrainingError(
+                f"{path} belongs to plan {state.plan[:12]}, not {plan[:12]}. Train in another folder, or remove it."
+            )
+        return path, state
+    return None
+
+
+def load_checkpoint(path: Path, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.AdamW) -> None:
+    """Put weights and optimizer states back, bit for bit. Raises TrainingError when they do not fit the model."""
+    weights, states = load_file(path / WEIGHTS), load_file(path / OPTIMIZER)
+    if weights.keys() != parameters.keys():
+        raise TrainingError(f"{path} holds other adapter weights than the model has. Remove it to begin again.")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(weights[name])
+            optimizer.state[parameter] = {
+                key: states[f"{name}.{key}"].to(parameter.device if key != "step" or parameter.is_cuda else "cpu")
+                for key in STATES
+            }
+
+
+def _whole_or_not(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*"))
+
+
+def _read_state(path: Path) -> RunState | None:
+    try:
+        state = RunState(**json.loads((path / STATE).read_text(encoding="utf-8")))
+        torn = any(file_sha256(path / name) != sha256 for name, sha256 in state.sha256.items())
+    except (OSError, ValueError, TypeError):
+        return None
+    return None if torn else state

@@ -1,0 +1,49 @@
+"""Supervised fine-tuning: which packed rows make a step, and the loss of one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from burnish.core.artifacts import TrainPlan
+from burnish.core.errors import TrainingError
+from burnish.core.packing import step_rows
+from burnish.core.rows import TokenRow
+from burnish.model.losses import target_loss
+from burnish.train.pack import PackedRow, pack_indices, pack_row
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def batches(
+    plan: TrainPlan, rows: Sequence[TokenRow], *, first_step: int, device: torch.device
+) -> Iterator[list[PackedRow]]:
+    """Yield the packed rows of each step from `first_step` (counted from 0) on: always the same for the same plan and rows.
+
+    Raises TrainingError when no token has a loss, a row is too long, or the plan counted other steps than there are.
+    """
+    if not any(any(row.mask[1:]) for row in rows):
+        raise TrainingError(
+            f"none of the {len(rows)} rows has a token with loss, so there is nothing to learn. "
+            "Rows need an assistant's answer; look at one with: burnish show MANIFEST"
+        )
+    packed = pack_indices(rows, plan.row_tokens, plan.seed)
+    steps = list(step_rows(len(packed), plan.epochs, plan.rows_per_step, plan.seed))
+    if len(steps) != plan.steps:
+        raise TrainingError(
+            f"the plan counts {plan.steps} steps, the rows make {len(steps)}. Plan again with the rows that are trained on."
+        )
+    for step in steps[first_step:]:
+        yield [pack_row([rows[index] for index in packed[number]], device) for number in step]
+
+
+def loss(model: PreTrainedModel, row: PackedRow) -> Tensor:
+    """Return the summed loss of one packed row in nats. The caller divides by the trained tokens of the whole step."""
+    hidden_BTD = model.base_model(
+        input_ids=row.ids_T[None], position_ids=row.layout.positions_T[None], use_cache=False, packed=row.layout
+    ).last_hidden_state
+    return target_loss(hidden_BTD[0, row.at_N], model.get_output_embeddings().weight, row.targets_N)

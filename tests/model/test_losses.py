@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from burnish.model.losses import target_loss, token_losses
+
+
+def test_the_loss_of_two_tokens_equals_arithmetic_by_hand() -> None:
+    # head: three words along the axes; hidden states (1, 0) and (0, 2)
+    # logits: (1, 0, 1) and (0, 2, 2); -log softmax: log(2e + 1) - 1 for word 0, log(1 + 2 e^2) - 2 for word 2
+    hidden = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+    head = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    expected = (math.log(2 * math.e + 1) - 1) + (math.log(1 + 2 * math.e**2) - 2)
+    assert target_loss(hidden, head, torch.tensor([0, 2])).item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 7, 100])
+def test_loss_and_gradient_equal_cross_entropy_for_every_chunk(chunk: int) -> None:
+    torch.manual_seed(0)
+    hidden, head, targets = torch.randn(7, 16), torch.randn(50, 16), torch.randint(0, 50, (7,))
+    ours, theirs = hidden.clone().requires_grad_(), hidden.clone().requires_grad_()
+    loss = target_loss(ours, head, targets, chunk)
+    expected = F.cross_entropy(theirs @ head.t(), targets, reduction="sum")
+    (loss / 7).backward()
+    (expected / 7).backward()
+    assert ours.grad is not None
+    assert theirs.grad is not None
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_the_gradient_passes_gradcheck() -> None:
+    torch.manual_seed(1)
+    hidden = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
+    head, targets = torch.randn(9, 4, dtype=torch.float64), torch.randint(0, 9, (5,))
+    reference = hidden.detach().clone().requires_grad_()
+    target_loss(hidden, head, targets, 2).backward()
+    F.cross_entropy(reference @ head.t(), targets, reduction="sum").backward()
+    assert hidden.grad is not None
+    torch.testing.assert_close(hidden.grad, reference.grad, rtol=1e-6, atol=1e-6)
+
+
+def test_very_large_logits_stay_finite() -> None:
+    loss = target_loss(torch.tensor([[1e4, 0.0]]), torch.eye(2), torch.tensor([1]))
+    assert loss.item() == pytest.approx(1e4)
+
+
+def test_no_target_costs_nothing_and_has_a_gradient_of_zero() -> None:
+    hidden = torch.randn(0, 4, requires_grad=True)
+    loss = target_loss(hidden, torch.randn(9, 4), torch.zeros(0, dtype=torch.long))
+    loss.backward()
+    assert loss.item() == 0.0
+    assert token_losses(hidden.detach(), torch.randn(9, 4), torch.zeros(0, dtype=torch.long)).shape == (0,)
+
+
+def test_token_losses_sum_to_the_loss() -> None:
+    torch.manual_seed(2)
+    hidden, head, targets = torch.randn(11, 8), torch.randn(20, 8), torch.randint(0, 20, (11,))
+    torch.testing.assert_close(token_losses(hidden, head, targets, 4).sum(), target_loss(hidden, head, targets))

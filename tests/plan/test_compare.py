@@ -1,0 +1,64 @@
+"""Predicted against measured, and the plan as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from burnish.core.artifacts import Plan
+from burnish.plan.compare import compare, measurements, predictions
+from burnish.plan.constants import constants
+from burnish.plan.table import component_rows, plan_rows
+
+MakePlan = Callable[..., Plan]
+
+
+def test_a_measured_number_stands_beside_its_prediction(plan_of: MakePlan) -> None:
+    plan = plan_of()
+    peak, seconds = plan.memory.peak_bytes * 1.1, plan.time.train.mid * 9
+    rows = {row.what: row for row in compare(plan, {"memory.peak_bytes": peak, "time.train": seconds})}
+    assert set(rows) == {"memory.peak_bytes", "time.train"}
+    assert rows["memory.peak_bytes"].ratio == pytest.approx(1.1)
+    assert rows["memory.peak_bytes"].within
+    assert rows["time.train"].ratio == pytest.approx(9)
+    assert not rows["time.train"].within
+
+
+def test_a_number_that_nobody_predicted_is_refused(plan_of: MakePlan) -> None:
+    with pytest.raises(KeyError, match="no prediction is called time.trian"):
+        compare(plan_of(), {"time.trian": 1.0})
+
+
+def test_nothing_measured_gives_nothing_to_compare(plan_of: MakePlan) -> None:
+    assert measurements(plan_of()) == {}
+    assert compare(plan_of(), {}) == []
+
+
+def test_predictions_lie_in_their_own_band(plan_of: MakePlan) -> None:
+    for _, band in predictions(plan_of()).values():
+        assert band.low <= band.mid <= band.high
+
+
+def test_the_table_says_what_value_and_because_for_every_reason(plan_of: MakePlan) -> None:
+    plan = plan_of()
+    rows = plan_rows(plan)
+    assert {row.what for row in rows} == set(plan.because)
+    values = {row.what: row.value for row in rows}
+    assert values["parameters.total"] == "134.5 M"
+    assert values["fits"] == "yes"
+    assert values["train.row_tokens"] == f"{plan.train.row_tokens:,}"
+
+
+def test_components_are_listed_largest_first(plan_of: MakePlan) -> None:
+    plan = plan_of()
+    rows = component_rows(plan)
+    assert [row.what for row in rows] == [f"memory.{name}" for name, size in sorted(plan.memory.components.items(), key=lambda i: -i[1]) if size]
+
+
+def test_every_constant_says_where_it_comes_from() -> None:
+    for name, constant in constants().items():
+        assert constant.value >= 0, name
+        assert len(constant.source) > 10, name
+        assert constant.date >= "2026-11-22", name
+        assert "placeholder" not in constant.source, name

@@ -1,0 +1,138 @@
+"""Bytes that are arithmetic are exact; activations are those that autograd keeps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from burnish.core.artifacts import MethodPlan
+from burnish.plan.adapters import resolve_targets
+from burnish.plan.architecture import read_architecture
+from burnish.plan.bases import find_config
+from burnish.plan.memory import (
+    Workload, layer_activation_bytes, quantisation_constant_bytes, training_components, weight_bytes,
+)  # fmt: skip
+
+LLAMA = read_architecture(find_config("llama-3.1-8b-instruct"))
+SMOL = read_architecture(find_config("smollm2-135m-instruct"))
+TINY: dict[str, Any] = {
+    "num_hidden_layers": 2, "hidden_size": 128, "intermediate_size": 320, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 500,
+    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}
+
+
+def method(kind: str = "qlora", **changes: Any) -> MethodPlan:
+    values = {
+        "kind": kind, "rank": 16, "alpha": 32.0, "dropout": 0.0, "targets": resolve_targets(SMOL, ("all-linear",), source="x"),
+        "quantisation": "nf4" if kind == "qlora" else "none", "double_quantisation": kind == "qlora",
+    }
+    return MethodPlan.model_validate(values | changes)
+
+
+def test_the_footprint_of_llama_8b_to_the_byte() -> None:
+    assert weight_bytes(LLAMA, "none", "float32") == 32_121_045_504
+    assert weight_bytes(LLAMA, "none", "bfloat16") == 2 * 8_030_261_248 + 512
+    assert weight_bytes(LLAMA, "nf4", "bfloat16") == 5_591_539_712 + 512
+    assert quantisation_constant_bytes(LLAMA, double_quantisation=True) == 111_000_448
+    assert quantisation_constant_bytes(LLAMA, double_quantisation=False) == 436_207_616
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "phi3"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_weights_equal_the_footprint_of_a_loaded_model(family: str, dtype: str) -> None:
+    import torch
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+    config = CONFIG_MAPPING[family](**TINY)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype={"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype])
+    found = weight_bytes(read_architecture(config.to_dict()), "none", "float32" if dtype == "float32" else "bfloat16")
+    assert found == model.get_memory_footprint()
+
+
+@pytest.mark.parametrize("double", [True, False])
+@pytest.mark.parametrize("changes", [{}, {"intermediate_size": 328, "attention_bias": True}], ids=["even blocks", "broken blocks"])
+def test_nf4_weights_and_constants_equal_those_that_bitsandbytes_makes(double: bool, changes: dict[str, Any]) -> None:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from burnish.model.load import quantise_nf4
+
+    config = LlamaConfig(**(TINY | changes))
+    model = LlamaForCausalLM(config).eval().requires_grad_(False)
+    quantise_nf4(model, double_quantisation=double, device="cpu", dtype=torch.float32)
+    architecture = read_architecture(config.to_dict())
+    assert weight_bytes(architecture, "nf4", "float32") == model.get_memory_footprint()
+    kept = 0
+    for parameter in model.parameters():
+        if parameter.dtype == torch.uint8:
+            state = parameter.quant_state
+            held = [state.absmax, *([state.state2.absmax, state.state2.code, state.offset, state.code] if double else [])]
+            kept += sum(tensor.numel() * tensor.element_size() for tensor in held)
+    assert quantisation_constant_bytes(architecture, double_quantisation=double) == kept
+
+
+ACTIVATIONS: list[tuple[str, dict[str, Any]]] = [
+    ("llama", {}), ("llama", {"dropout": 0.1}), ("llama", {"kind": "qlora"}), ("llama", {"kind": "qlora", "dropout": 0.1}),
+    ("llama", {"targets": ("q_proj", "v_proj")}), ("llama", {"targets": ("down_proj", "o_proj")}), ("qwen2", {}), ("qwen3", {}), ("mistral", {}),
+    ("gemma3_text", {}), ("phi3", {"targets": ("down_proj", "gate_up_proj", "o_proj", "qkv_proj")}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("family", "changes"), ACTIVATIONS, ids=lambda value: value if isinstance(value, str) else str(value))
+def test_activations_are_the_bytes_that_autograd_keeps(family: str, changes: dict[str, Any]) -> None:
+    import torch
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+    from burnish.core.rows import TokenRow
+    from burnish.model.attention import packing
+    from burnish.model.load import quantise_nf4
+    from burnish.model.lora import attach_lora
+    from burnish.train import sft
+    from burnish.train.pack import pack_row
+
+    plan = method(**({"kind": "lora"} | changes))
+    rows = [TokenRow(str(i), (5,) * 40 + (7 + i,) * 60, (0,) * 90 + (1,) * 10, 40, 90) for i in range(3)]
+    config = {layers: CONFIG_MAPPING[family](**(TINY | {"num_hidden_layers": layers})) for layers in (2, 3)}
+
+    def kept_bytes(layers: int) -> int:
+        model = AutoModelForCausalLM.from_config(config[layers]).requires_grad_(False)
+        if plan.kind == "qlora":
+            quantise_nf4(model.eval(), double_quantisation=True, device="cpu", dtype=torch.float32)
+        attach_lora(model, plan, seed=0)
+        model.train()
+        frozen = {tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()}
+        kept: dict[int, tuple[int, torch.Tensor]] = {}
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in frozen:
+                kept[storage.data_ptr()] = (storage.nbytes(), tensor)
+            return tensor
+
+        with packing(model), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            sft.loss(model, pack_row(rows, torch.device("cpu")))
+        return sum(size for size, _ in kept.values())
+
+    work = Workload(row_tokens=40 + 3 * 60, attended_pairs=40 * 40 + 3 * 60 * 100, trained_tokens=30)
+    predicted = layer_activation_bytes(read_architecture(config[3].to_dict()), plan, "cpu", "float32", work)
+    assert predicted == pytest.approx(kept_bytes(3) - kept_bytes(2), rel=0.005)
+
+
+def test_components_sum_to_the_peak_and_recomputing_layers_lowers_it() -> None:
+    work = Workload(row_tokens=512, attended_pairs=512 * 64, trained_tokens=256)
+    peaks: list[int] = []
+    for layers in (0, 15, 30):
+        found = training_components(SMOL, method(), device="cpu", dtype="float32", work=work, checkpointed_layers=layers)
+        assert min(found.values()) >= 0
+        peaks.append(sum(found.values()))
+    assert peaks[0] > peaks[1] > peaks[2]
+
+
+def test_adapter_gradients_and_states_take_sixteen_bytes_a_number() -> None:
+    work = Workload(row_tokens=512, attended_pairs=512 * 64, trained_tokens=256)
+    found = training_components(SMOL, method(), device="cpu", dtype="float32", work=work, checkpointed_layers=0)
+    trained = 30 * 16 * (2 * (576 + 576) + 2 * (576 + 192) + 3 * (576 + 1536))
+    assert trained == 4_884_480
+    assert found["adapter"] + found["gradients"] + found["optimizer"] == 16 * trained

@@ -1,0 +1,75 @@
+"""Operations by hand, and seconds that follow from them."""
+
+from __future__ import annotations
+
+import pytest
+
+from burnish.core.artifacts import Interval, MethodPlan
+from burnish.plan.architecture import read_architecture
+from burnish.plan.bases import find_config
+from burnish.plan.gpus import find_gpu, gpus
+from burnish.plan.hardware import Hardware
+from burnish.plan.time import EvaluateWork, Rates, TrainWork, evaluate_seconds, rates, train_operations, train_seconds
+
+LLAMA = read_architecture(find_config("llama-3.1-8b-instruct"))
+LORA = MethodPlan(
+    kind="lora", rank=32, alpha=32.0, dropout=0.0, targets=("k_proj", "o_proj", "q_proj", "v_proj"), quantisation="none",
+    double_quantisation=False,
+)  # fmt: skip
+
+
+def work(tokens: int = 1000, trained: int = 0, seen: float = 0.0, layers: int = 0) -> TrainWork:
+    return TrainWork(tokens=tokens, trained=trained, seen=seen, packed_rows=1, steps=1, checkpointed_layers=layers)
+
+
+def test_a_token_of_lora_costs_four_operations_a_weight_and_six_an_adapter_number() -> None:
+    assert train_operations(LLAMA, LORA, work(1)) == 4 * 6_979_321_856 + 6 * 27_262_976
+
+
+def test_recomputing_all_layers_costs_a_third_pass() -> None:
+    assert train_operations(LLAMA, LORA, work(1, layers=32)) == 6 * 6_979_321_856 + 6 * 27_262_976
+
+
+def test_the_head_counts_for_tokens_with_loss_only() -> None:
+    assert train_operations(LLAMA, LORA, work(10, trained=3)) - train_operations(LLAMA, LORA, work(10)) == 4 * 3 * 128_256 * 4096
+
+
+def test_attention_counts_by_the_tokens_seen() -> None:
+    assert train_operations(LLAMA, LORA, work(1, seen=100)) - train_operations(LLAMA, LORA, work(1)) == 12 * 32 * 4096 * 100
+
+
+def test_twice_the_rate_halves_the_products() -> None:
+    slow = Rates(Interval(low=1e9, mid=2e9, high=4e9), Interval(low=1e9, mid=2e9, high=4e9), "")
+    found = evaluate_seconds(LLAMA, EvaluateWork(read=1, trained=0, generated=0), slow)
+    assert (found.low, found.mid, found.high) == pytest.approx(tuple(2 * 6_979_321_856 / rate for rate in (4e9, 2e9, 1e9)))
+
+
+def test_a_band_surrounds_its_middle_and_no_probe_widens_it() -> None:
+    probed = rates(Hardware(cores=2, gemm_gflops=100.0), "cpu")
+    guessed = rates(Hardware(cores=2), "cpu")
+    for rate in (probed, guessed):
+        assert rate.train.low < rate.train.mid < rate.train.high
+    assert guessed.train.high / guessed.train.low > probed.train.high / probed.train.low
+    assert "guessed" in guessed.source
+
+
+def test_a_run_takes_longer_with_more_tokens() -> None:
+    rate = rates(Hardware(cores=2, gemm_gflops=100.0), "cpu")
+    assert train_seconds(LLAMA, LORA, work(2000), "cpu", rate).mid > train_seconds(LLAMA, LORA, work(1000), "cpu", rate).mid
+
+
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [
+        ("NVIDIA H100 80GB HBM3", "H100 SXM"), ("NVIDIA A100-SXM4-80GB", "A100"), ("NVIDIA L40S", "L40S"), ("NVIDIA L4", "L4"),
+        ("NVIDIA A10G", "A10G"), ("Tesla T4", "T4"), ("NVIDIA GeForce RTX 4090", "RTX 4090"),
+    ],
+)  # fmt: skip
+def test_gpus_are_known_by_the_name_that_nvidia_smi_gives(said: str, name: str) -> None:
+    assert find_gpu(said).name == name
+
+
+def test_an_unknown_gpu_is_taken_as_the_slowest_and_says_so() -> None:
+    found = find_gpu("Frobnicator 9")
+    assert found.tflops == min(gpu.tflops for gpu in gpus())
+    assert "not in the table" in found.source

@@ -1,0 +1,151 @@
+"""The terminal chat: who answers, what is remembered, and that nothing but leaving ends it."""
+
+from __future__ import annotations
+
+import datetime
+import io
+import os
+import pty
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from burnish.serve.answer import ServedModel
+from burnish.serve.chat import Chat
+from burnish.serve.engine import Engine
+from burnish.text.tokenizer import Tokenizer
+
+DAY = datetime.date(2025, 7, 8)
+ANSWER = "Où? 🛫{a}"
+
+
+@pytest.fixture
+def chat(scripted_engine: Engine, tokenizer: Tokenizer) -> Iterator[Chat]:
+    """Both subjects answer ANSWER: the tuned one is the base under another name."""
+    yield Chat(scripted_engine, tokenizer, "flight-search", ServedModel(None, "Today is {weekday} {date}."), today=lambda: DAY)
+
+
+def talk(chat: Chat, *lines: str) -> str:
+    writer = io.StringIO()
+    assert chat.talk(io.StringIO("".join(f"{line}\n" for line in lines)), writer) == 0
+    return writer.getvalue()
+
+
+def test_once_answers_one_message_with_its_numbers(chat: Chat, tokenizer: Tokenizer) -> None:
+    answer = chat.once("Find me flights")
+    assert answer["model"] == "flight-search"
+    assert answer["answer"] == ANSWER
+    assert answer["new_tokens"] == len(tokenizer.encode(ANSWER))
+    assert answer["seconds"] > 0
+    assert answer["prompt_tokens"] > 20
+
+
+def test_an_answer_says_who_speaks_and_how_fast(chat: Chat) -> None:
+    shown = talk(chat, "Find me flights")
+    assert f"flight-search: {ANSWER}\n" in shown
+    assert "tokens/s, first after" in shown
+
+
+def test_base_tuned_and_both_switch_who_answers(chat: Chat) -> None:
+    shown = talk(chat, "/base", "one", "/both", "two", "/tuned", "three")
+    speakers = [line.split(": ")[0].rpartition("> ")[2] for line in shown.splitlines() if ANSWER in line]
+    assert speakers == ["base", "base", "flight-search", "flight-search"]
+    assert "you > base + flight-search >" in shown
+
+
+def test_the_adapter_and_the_base_answer_as_the_engine_does(engine: Engine, tokenizer: Tokenizer) -> None:
+    chat = Chat(engine, tokenizer, "a", ServedModel("a", None))
+    tuned, base = chat.once("Hello")["answer"], Chat(engine, tokenizer, "base", ServedModel(None, None)).once("Hello")["answer"]
+    assert tuned != base
+    shown = talk(chat, "/both", "Hello")
+    assert f"base: {base}\n" in shown
+    assert f"a: {tuned}\n" in shown
+
+
+def test_each_subject_remembers_its_own_turns_until_reset(chat: Chat) -> None:
+    talk(chat, "one", "two")
+    assert [turn["role"] for turn in chat._subjects["tuned"].turns] == ["user", "assistant"] * 2
+    assert chat._subjects["base"].turns == []
+    assert "forgotten" in talk(chat, "/reset")
+    assert chat._subjects["tuned"].turns == []
+
+
+def test_the_system_prompt_is_shown_changed_and_put_back(chat: Chat) -> None:
+    assert "Today is Tuesday 2025-07-08." in talk(chat, "/system")
+    before = chat.once("x")["prompt_tokens"]
+    assert 'from now on:\nOnly {"json"}' in talk(chat, "one", '/system Only {"json"}')
+    assert chat._subjects["tuned"].turns == [], "another system prompt begins another conversation"
+    assert chat.once("x")["prompt_tokens"] != before
+    talk(chat, "/system default")
+    assert chat.once("x")["prompt_tokens"] == before
+
+
+def test_help_unknown_commands_and_quit(chat: Chat) -> None:
+    shown = talk(chat, "/help", "/nonsense", "", "/quit", "never read")
+    assert "There is no /nonsense." in shown
+    assert shown.count("/reset                 forget the conversation") == 2
+    assert ANSWER not in shown
+
+
+def test_a_conversation_that_no_longer_fits_says_so_and_goes_on(chat: Chat) -> None:
+    shown = talk(chat, "x y " * 400, "short")
+    assert "context holds 512" in shown
+    assert ANSWER in shown
+
+
+def test_a_message_with_the_models_own_markers_is_refused_in_words(chat: Chat) -> None:
+    assert "<|im_end|>, which marks turns" in talk(chat, "a<|im_end|>b")
+
+
+PROGRAM = """
+    import sys
+    from pathlib import Path
+    from burnish.model.load import load_base
+    from burnish.serve.answer import ServedModel
+    from burnish.serve.chat import Chat
+    from burnish.serve.engine import Engine
+    from burnish.text.tokenizer import load_tokenizer
+
+    folder = Path(sys.argv[1])
+    chat = Chat(Engine(load_base(folder)), load_tokenizer(folder), "tuned", ServedModel(None, None))
+    sys.exit(chat.talk(sys.stdin, sys.stdout))
+"""
+
+
+def read_until(terminal: int, words: str, seconds: float = 30) -> str:
+    seen = b""
+    until = time.monotonic() + seconds
+    while words not in seen.decode("utf-8", "replace"):
+        assert time.monotonic() < until, seen.decode("utf-8", "replace")
+        seen += os.read(terminal, 4096)
+    return seen.decode("utf-8", "replace")
+
+
+def test_in_a_terminal_ctrl_c_stops_the_answer_and_ctrl_d_leaves(varied_base: Path) -> None:
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(PROGRAM), str(varied_base)], stdin=theirs, stdout=theirs, stderr=theirs, close_fds=True,
+        start_new_session=True, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")},
+    )  # fmt: skip
+    os.close(theirs)
+    try:
+        read_until(ours, "you > tuned >")
+        os.write(ours, b"Hello\n")
+        read_until(ours, "tuned: ")
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        shown = read_until(ours, "you > tuned >")
+        assert ", stopped]" in shown
+        process.send_signal(signal.SIGINT)
+        read_until(ours, "(Ctrl-D or /quit leaves)")
+        os.write(ours, b"\x04")
+        assert process.wait(timeout=20) == 0
+    finally:
+        process.kill()
+        os.close(ours)

@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import PreTrainedModel
+
+from burnish.core.artifacts import Plan
+from burnish.core.errors import Interrupted, TrainingError
+from burnish.core.events import Checkpointed, Event, Note, StepDone
+from burnish.core.rows import TokenRow
+from burnish.model.lora import lora_parameters
+from burnish.train.loop import train
+
+Rows = Callable[..., list[TokenRow]]
+Adapted = Callable[..., PreTrainedModel]
+MakePlan = Callable[..., Plan]
+WEIGHTS = "adapter/adapter_model.safetensors"
+
+
+def never() -> bool:
+    return False
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / WEIGHTS).read_bytes()
+
+
+def noted(folder: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+
+
+def test_training_lowers_the_loss_and_writes_what_it_did(
+    make_adapted: Adapted, make_rows: Rows, make_plan: MakePlan, tmp_path: Path
+) -> None:
+    rows, seen = make_rows(12), list[Event]()
+    plan = make_plan(rows, epochs=12.0)
+    measured = train(plan, rows, make_adapted(), folder=tmp_path, emit=seen.append, stop=never)
+    steps = [event for event in seen if isinstance(event, StepDone)]
+    assert measured.steps == plan.train.steps == len(steps)
+    assert [step.step for step in steps] == list(range(1, plan.train.steps + 1))
+    assert measured.last_loss < 0.7 * measured.first_loss
+    assert (measured.first_loss, measured.last_loss) == (steps[0].loss, steps[-1].loss)
+    assert measured.peak_rss_bytes > 50_000_000
+    assert sum(step.trained_tokens for step in steps) == 12 * sum(sum(row.mask) for row in rows)
+    assert [line["step"] for line in noted(tmp_path) if line["event"] == "StepDone"] == [step.step for step in steps]
+    assert [event.step for event in seen if isinstance(event, Checkpointed)][-1] == plan.train.steps
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 2
+
+
+def test_what_was_trained_loads_in_peft(make_adapted: Adapted, make_rows: Rows, make_plan: MakePlan, tmp_path: Path) -> None:
+    rows, model = make_rows(6), make_adapted()
+    train(make_plan(rows), rows, model, folder=tmp_path, emit=lambda event: None, stop=never)
+    base = make_adapted()
+    for parameter in lora_parameters(base).values():
+        parameter.data.zero_()
+    from burnish.model.lora import merge_lora
+
+    theirs = PeftModel.from_pretrained(merge_lora(base), str(tmp_path / "adapter"))
+    ids = torch.tensor([rows[0].ids])
+    torch.testing.assert_close(model(input_ids=ids).logits, theirs(input_ids=ids).logits, rtol=1e-5, atol=1e-5)
+    assert not model.training
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_one_large_batch_equals_eight_accumulated_ones(
+    make_adapted: Adapted, make_rows: Rows, make_plan: MakePlan, tmp_path: Path
+) -> None:
+    """Rows of different length weigh by their tokens, however they are grouped."""
+    rows = make_rows(8)
+    results = []
+    for name, row_tokens, rows_per_step in (("1x8", 8 * 40, 1), ("8x1", 30, 8)):
+        plan = make_plan(rows, row_tokens=row_tokens, rows_per_step=rows_per_step, max_gradient_norm=1e9, warmup_steps=0)
+        seen: list[Event] = []
+        train(plan, rows, make_adapted(), folder=tmp_path / name, emit=seen.append, stop=never)
+        results.append([event for event in seen if isinstance(event, StepDone)])
+    (large,), (accumulated,) = results
+    assert large.trained_tokens == accumulated.trained_tokens
+    assert large.loss == pytest.approx(accumulated.loss, rel=1e-6)
+    assert large.gradient_norm == pytest.approx(accumulated.gradient_norm, rel=1e-5)
+    assert large.tokens < accumulated.tokens  # the prefixes were shared
+
+
+def test_stopping_saves_the_state_and_going_on_gives_the_same_bits(
+    make_adapted: Adapted, make_rows: Rows, make_plan: MakePlan, tmp_path: Path
+) -> None:
+    rows = make_rows(24)
+    plan = make_plan(rows, checkpoint_every=100)
+    train(plan, rows, make_adapted(), folder=tmp_path / "undisturbed", emit=lambda event: None, stop=never)
+    asked = iter([False, False, True])
+    folder, seen = tmp_path / "stopped", list[Event]()
+    with pytest.raises(Interrupted, match="stopped after step 3 of"):
+        train(plan, rows, make_adapted(), folder=folder, emit=lambda event: None, stop=lambda: next(asked))
+    other = make_adapted()
+    for parameter in lora_parameters(other).values():  # whatever the adapter starts from, the checkpoint decides
+        parameter.data.add_(1.0)
+    measured = train(plan, rows, other, folder=folder, emit=seen.append, stop=never)
+    assert measured.resumed_at_step == 3
+    assert Note("train", f"going on after step 3 of {plan.train.steps}") in seen
+    assert weights(folder) == weights(tmp_path / "undisturbed")
+
+
+def test_events_after_the_checkpoint_are_cut_when_the_run_goes_on(
+    make_adapted: Adapted, make_rows: Rows, make_plan: MakePlan, tmp_path: Path
+) -> None:
+    rows = make_rows(30)
+    plan = make_plan(rows, checkpoint_every=2, rows_per_step=1)
+
+    def die(event: Event) -> None:
+        if isinstance(event, StepDone) and event.step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(plan, rows, make_adapted(), folder=tmp_path, emit=die, stop=never)
+    assert [line["step"] for line in noted(tmp_path)] == [1, 2, 3, 4, 5]
+    measured = train(plan, rows, make_adapted(), folder=tmp_path, emit=lambda event: None, stop=never)
+    assert [line["step"] for line in noted(tmp_path)] == list(range(1, plan.train.steps + 1))
+    assert measured.steps == plan.train.steps
+    assert measured.resumed_at_step == 4
+
+
+def test_a_finished_run_started_again_only_writes_the_adapter(
+    make_adapted: Adapted, make_rows: Rows, make_plan: MakePlan, tmp_path: Path
+) -> None:
+    rows = make_rows(6)
+    plan = make_plan(rows)
+    first = train(plan, rows, make_adapted(), folder=tmp_path, emit=lambda event: None, stop=never)
+    before = weights(tmp_path)
+    (tmp_path / WEIGHTS).unlink()
+    seen: list[Event] = []
+    second = train(plan, rows, make_adapted(seed=4), folder=tmp_path, emit=seen.append, stop=never)
+    assert weights(tmp_path) == before
+    assert not any(isinstance(event, StepDone) for event in seen)
+    assert second.first_loss == first.first_loss
+
+
+def test_a_loss_that_is_not_finite_names_the_step_and_the_rows(
+    make_adapted: Adapted, make_rows: Rows, make_plan: MakePlan, tmp_path: Path
+) -> None:
+    rows, model = make_rows(6), make_adapted("qwen3")
+    plan = make_plan(rows, rows_per_step=1)
+    poisoned = rows[4].ids[-2]
+    with torch.no_grad():
+        model.get_input_embeddings().weight[poisoned] = float("nan")
+    with pytest.raises(TrainingError, match=r"step \d+: the loss is nan.*row-\d") as caught:
+        train(plan, rows, model, folder=tmp_path, emit=lambda event: None, stop=never)
+    named = {row.row_id for row in rows if row.row_id in str(caught.value)}
+    assert any(poisoned in row.ids for row in rows if row.row_id in named)
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_a_model_without_adapter_is_an_error(make_adapted: Adapted, make_rows: Rows, make_plan: MakePlan, tmp_path: Path) -> None:
+    from burnish.model.lora import merge_lora
+
+    rows = make_rows(3)
+    with pytest.raises(TrainingError, match="no adapter to train"):
+        train(make_plan(rows), rows, merge_lora(make_adapted()), folder=tmp_path, emit=lambda event: None, stop=never)
+
+
+def test_two_runs_of_one_plan_give_the_same_bits_and_another_seed_gives_others(
+    make_adapted: Adapted, make_rows: Rows, make_plan: MakePlan, tmp_path: Path
+) -> None:
+    rows = make_rows(12)
+    for name, seed in (("first", 0), ("second", 0), ("third", 1)):
+        train(make_plan(rows, seed=seed), rows, make_adapted(), folder=tmp_path / name, emit=lambda event: None, stop=never)
+    assert weights(tmp_path / "first") == weights(tmp_path / "second")
+    assert weights(tmp_path / "first") != weights(tmp_path / "third")
+
+
+KILLED_RUN = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from conftest import adapted, plan_for, plan_method, random_rows
+import torch
+from burnish.core.events import Checkpointed
+from burnish.train.loop import train
+torch.set_num_threads(1)
+rows = random_rows(40)
+plan = plan_for(rows, epochs=2.0, checkpoint_every=3, checkpointed_layers=1, method=plan_method(dropout=0.2))
+wait = float(sys.argv[3])
+def emit(event):
+    if isinstance(event, Checkpointed):
+        print(event.step, flush=True)
+    time.sleep(wait)
+train(plan, rows, adapted(dropout=0.2), folder=Path(sys.argv[2]), emit=emit, stop=lambda: False)
+"""
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_bits_of_an_undisturbed_one(tmp_path: Path) -> None:
+    """With dropout and a recomputed layer; killed twice with SIGKILL at whatever it was doing."""
+    here = str(Path(__file__).parent)
+
+    def start(folder: str, wait: float) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", KILLED_RUN, here, str(tmp_path / folder), str(wait)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+
+    undisturbed = start("undisturbed", 0.0)
+    assert undisturbed.wait() == 0
+    for checkpoints in (1, 2):
+        victim = start("killed", 0.05)
+        assert victim.stdout is not None
+        for _ in range(checkpoints):
+            assert victim.stdout.readline()
+        time.sleep(0.07)
+        victim.send_signal(signal.SIGKILL)
+        assert victim.wait() == -signal.SIGKILL
+        assert not (tmp_path / "killed" / WEIGHTS).exists()
+    last = start("killed", 0.0)
+    assert last.wait() == 0
+    steps = [line["step"] for line in noted(tmp_path / "killed")]
+    assert steps == [line["step"] for line in noted(tmp_path / "undisturbed")]
+    losses = [[line["loss"] for line in noted(tmp_path / name)] for name in ("killed", "undisturbed")]
+    assert losses[0] == losses[1]
+    assert weights(tmp_path / "killed") == weights(tmp_path / "undisturbed")
+    assert load_file(tmp_path / "killed" / WEIGHTS)

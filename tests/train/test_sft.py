@@ -1,0 +1,177 @@
+"""Packed training computes what one-by-one training computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import PreTrainedModel
+
+from burnish.core.artifacts import Plan
+from burnish.core.errors import TrainingError
+from burnish.core.rows import TokenRow
+from burnish.model.attention import packing
+from burnish.model.lora import lora_parameters
+from burnish.model.memory import checkpoint_layers
+from burnish.train import sft
+from burnish.train.pack import pack_row
+
+CPU = torch.device("cpu")
+Rows = Callable[..., list[TokenRow]]
+Adapted = Callable[..., PreTrainedModel]
+MakePlan = Callable[..., Plan]
+
+
+def gradients(model: PreTrainedModel) -> torch.Tensor:
+    return torch.cat([parameter.grad.flatten() for parameter in lora_parameters(model).values()])
+
+
+def one_by_one(model: PreTrainedModel, rows: Sequence[TokenRow]) -> tuple[float, torch.Tensor]:
+    """The reference: transformers' own forward on each row alone, plain cross-entropy."""
+    total = 0.0
+    for row in rows:
+        ids = torch.tensor(row.ids)
+        logits = model(input_ids=ids[None], use_cache=False).logits[0, :-1]
+        keep = torch.tensor(row.mask[1:], dtype=torch.bool)
+        loss = F.cross_entropy(logits[keep], ids[1:][keep], reduction="sum")
+        loss.backward()
+        total += loss.item()
+    return total, gradients(model)
+
+
+def packed(model: PreTrainedModel, groups: Sequence[Sequence[TokenRow]]) -> tuple[float, torch.Tensor]:
+    total = 0.0
+    with packing(model):
+        for group in groups:
+            loss = sft.loss(model, pack_row(group, CPU))
+            loss.backward()
+            total += loss.item()
+    return total, gradients(model)
+
+
+def assert_same(found: tuple[float, torch.Tensor], expected: tuple[float, torch.Tensor]) -> None:
+    """Equal to 1e-5 relative to the largest gradient."""
+    assert found[0] == pytest.approx(expected[0], rel=1e-5)
+    assert ((found[1] - expected[1]).abs().max() / expected[1].abs().max()).item() < 1e-5
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma3"])
+def test_a_packed_row_gives_the_loss_and_gradients_of_its_rows_one_by_one(
+    make_adapted: Adapted, make_rows: Rows, architecture: str
+) -> None:
+    rows = make_rows(9)  # prefixes of 9, 5 and 0 tokens, in turn
+    assert_same(packed(make_adapted(architecture), [rows]), one_by_one(make_adapted(architecture), rows))
+
+
+def test_rows_without_any_prefix_are_packed_as_exactly(make_adapted: Adapted, make_rows: Rows) -> None:
+    rows = make_rows(5, prefixes=(0,))
+    assert_same(packed(make_adapted(), [rows]), one_by_one(make_adapted(), rows))
+
+
+def test_how_rows_are_split_over_packed_rows_changes_nothing(make_adapted: Adapted, make_rows: Rows) -> None:
+    rows = make_rows(8)
+    assert_same(packed(make_adapted(), [rows]), packed(make_adapted(), [[row] for row in rows]))
+
+
+def test_recomputed_layers_change_nothing(make_adapted: Adapted, make_rows: Rows) -> None:
+    rows = make_rows(6)
+    expected = packed(make_adapted().train(), [rows])
+    for count in (1, 3):
+        model = make_adapted().train()
+        with checkpoint_layers(model, count):
+            recomputed = [module for module in model.modules() if getattr(module, "gradient_checkpointing", False)]
+            assert len([module for module in recomputed if module is not model.base_model]) == count
+            found = packed(model, [rows])
+        assert found[0] == expected[0]
+        assert torch.equal(found[1], expected[1])
+        assert not any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+
+
+def test_a_token_of_one_sample_never_changes_another(make_adapted: Adapted, make_rows: Rows) -> None:
+    model, rows = make_adapted(), make_rows(4, prefixes=(6,))
+    other = rows[1]._replace(ids=rows[1].ids[:6] + tuple((token + 1) % 131 for token in rows[1].ids[6:]))
+
+    def hidden(second: TokenRow) -> torch.Tensor:
+        row = pack_row([rows[0], second, rows[2]], CPU)
+        with packing(model), torch.no_grad():
+            return model.base_model(
+                input_ids=row.ids_T[None], position_ids=row.layout.positions_T[None], packed=row.layout
+            ).last_hidden_state[0]
+
+    before, after = hidden(rows[1]), hidden(other)
+    start, end = len(rows[0].ids), len(rows[0].ids) + len(rows[1].ids) - 6
+    assert torch.equal(before[:start], after[:start])
+    assert torch.equal(before[end:], after[end:])
+    assert not torch.allclose(before[start:end], after[start:end])
+
+
+def test_prefix_and_prompt_tokens_are_never_targets(make_rows: Rows) -> None:
+    rows = make_rows(6)
+    row = pack_row(rows, CPU)
+    assert row.trained_tokens == sum(sum(one.mask) for one in rows)
+    assert row.tokens == sum(len(one.ids) for one in rows) - 9 - 5  # two prefixes, each for two rows
+    answers = [one.ids[index] for one in rows for index in range(len(one.ids)) if one.mask[index]]
+    assert sorted(row.targets_N.tolist()) == sorted(answers)
+
+
+def test_each_target_is_the_next_token_of_the_same_sample(make_rows: Rows) -> None:
+    rows = make_rows(6)
+    row = pack_row(rows, CPU)
+    assert torch.equal(row.ids_T[row.at_N + 1], row.targets_N)
+    owner = {index: segment for segment in row.layout.segments for index in range(segment.start, segment.end)}
+    assert all(owner[at] is owner[at + 1] for at in row.at_N.tolist())
+
+
+def test_positions_go_on_after_the_prefix(make_rows: Rows) -> None:
+    rows = make_rows(2, prefixes=(4,))
+    tails = [len(one.ids) - 4 for one in rows]
+    positions = pack_row(rows, CPU).layout.positions_T.tolist()
+    assert positions == [*range(4), *range(4, 4 + tails[0]), *range(4, 4 + tails[1])]
+
+
+def test_loss_on_a_prefix_is_refused(make_rows: Rows) -> None:
+    row = make_rows(1)[0]
+    wrong = row._replace(mask=(0,) * 8 + (1,) * (len(row.ids) - 8))
+    with pytest.raises(TrainingError, match=f"row {row.row_id} has loss within its prefix"):
+        pack_row([wrong], CPU)
+
+
+def test_a_row_that_is_all_prefix_still_trains_nothing_and_is_kept() -> None:
+    row = pack_row([TokenRow("x", (5, 6, 7), (0, 0, 0), 3, 3)], CPU)
+    assert (row.tokens, row.trained_tokens) == (3, 0)
+
+
+def test_batches_hold_every_row_once_an_epoch(make_rows: Rows, make_plan: MakePlan) -> None:
+    rows = make_rows(30)
+    plan = make_plan(rows, epochs=2.0)
+    seen = [row_id for batch in sft.batches(plan.train, rows, first_step=0, device=CPU) for row in batch for row_id in row.row_ids]
+    assert sorted(seen) == sorted([row.row_id for row in rows] * 2)
+
+
+def test_batches_from_a_later_step_are_the_same_batches(make_rows: Rows, make_plan: MakePlan) -> None:
+    rows = make_rows(30)
+    plan = make_plan(rows).train
+    everything = list(sft.batches(plan, rows, first_step=0, device=CPU))
+    assert len(everything) == plan.steps
+    later = list(sft.batches(plan, rows, first_step=2, device=CPU))
+    assert [[row.row_ids for row in batch] for batch in later] == [[row.row_ids for row in batch] for batch in everything[2:]]
+
+
+def test_rows_without_any_trained_token_are_an_error(make_rows: Rows, make_plan: MakePlan) -> None:
+    rows = [row._replace(mask=(0,) * len(row.ids)) for row in make_rows(3)]
+    with pytest.raises(TrainingError, match="none of the 3 rows has a token with loss"):
+        next(sft.batches(make_plan(rows).train, rows, first_step=0, device=CPU))
+
+
+def test_a_plan_for_other_rows_is_an_error(make_rows: Rows, make_plan: MakePlan) -> None:
+    plan = make_plan(make_rows(30)).train
+    with pytest.raises(TrainingError, match=f"the plan counts {plan.steps} steps, the rows make"):
+        next(sft.batches(plan, make_rows(5), first_step=0, device=CPU))
+
+
+def test_a_row_longer_than_a_packed_row_is_an_error(make_rows: Rows, make_plan: MakePlan) -> None:
+    rows = make_rows(3)
+    with pytest.raises(TrainingError, match="a row holds up to 8"):
+        next(sft.batches(make_plan(rows, steps=1, row_tokens=8).train, rows, first_step=0, device=CPU))
