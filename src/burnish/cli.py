@@ -138,7 +138,7 @@ def _stages(options: argparse.Namespace) -> int:
     home = Home(options.home)
     with Terminal(quiet=options.quiet, verbose=options.verbose) as terminal:
         if options.verb == "plan":
-            plan = pipeline.estimate(recipe, home, terminal.emit)
+            plan = pipeline.estimate(recipe, home)
             _print_json({"id": plan.id, **plan.model_dump(mode="json")}) if options.json else views.print_plan(plan)
             return 0
         until = "release" if options.verb == "run" else options.verb
@@ -166,37 +166,41 @@ def _new(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from burnish import views, wiring
+    from burnish import doors, views
     from burnish.core.recipe import load_recipe
+    from burnish.store.home import Home
 
     recipe = load_recipe(options.recipe, options.set)
-    found = wiring.check(recipe)
+    found = doors.check(recipe, Home(options.home))
     _print_json(found) if options.json else views.print_check(found)
     return 0
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from burnish import wiring
+    from burnish import doors
     from burnish.store.home import Home
     from burnish.terminal import Terminal
 
     with Terminal(quiet=options.quiet, verbose=options.verbose) as terminal:
-        wiring.serve(Home(options.home), options.host, options.port, terminal.emit)
+        doors.serve(Home(options.home), options.host, options.port, terminal.emit)
     return 0
 
 
 def _chat(options: argparse.Namespace) -> int:
-    from burnish import wiring
+    from burnish import doors
     from burnish.store.home import Home
     from burnish.terminal import Terminal
 
-    with Terminal(quiet=options.quiet, verbose=options.verbose) as terminal:
-        chat = wiring.open_chat(options.name, Home(options.home), options.date, terminal.emit)
-    if options.once is None and not options.json:
-        return chat.talk(sys.stdin, sys.stdout)
-    if options.once is None:
+    if options.once is None and options.json:
         raise UsageError("--json answers one message: add --once TEXT")
-    answers = chat.once(options.once)
+    with Terminal(quiet=options.quiet, verbose=options.verbose) as terminal:
+        chat = doors.open_chat(options.name, Home(options.home), options.date, terminal.emit)
+    try:
+        if options.once is None:
+            return chat.talk(sys.stdin, sys.stdout)
+        answers = chat.once(options.once)
+    finally:
+        chat.close()
     _print_json(answers) if options.json else sys.stdout.write(f"{answers['answer']}\n")
     return 0
 
@@ -217,8 +221,8 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from burnish import views, wiring
+    from burnish import doors, views
 
-    findings = wiring.doctor(options.home)
+    findings = doors.doctor(options.home)
     _print_json(findings) if options.json else views.print_doctor(findings)
     return 0 if findings["ok"] else 1

@@ -38,6 +38,11 @@ class Outcome:
     release: Release | None = None
     report_path: Path | None = None
     seconds: dict[str, float] = field(default_factory=dict[str, float])
+    cached: set[str] = field(default_factory=set[str])
+
+    def fresh_seconds(self) -> dict[str, float] | None:
+        """Return the wall time of the whole run, or None when some of it was done before."""
+        return None if self.cached else {"total": sum(self.seconds.values())}
 
     def as_json(self) -> dict[str, Any]:
         """Return the ids, the verdict and the seconds, as `burnish run --json` prints them."""
@@ -91,17 +96,17 @@ def run(recipe: Recipe, home: Home, emit: Emit, *, until: Stage = "release") -> 
             done, home, emit, "release", released, Release,
             lambda at: wiring.release(recipe, adapter, report, plan, manifest, gate, home),
         )
-    done.report_path = wiring.write_report(recipe, manifest, plan, adapter, done.report, done.gate, done.release, home)
+    done.report_path = wiring.write_report(recipe, manifest, plan, adapter, done.report, done.gate, done.release, home, done.fresh_seconds())
     return done
 
 
-def estimate(recipe: Recipe, home: Home, emit: Emit) -> Plan:
+def estimate(recipe: Recipe, home: Home) -> Plan:
     """Plan without preparing, fetching or loading anything: exact when the dataset is prepared, else from bytes.
 
     Raises UsageError when neither the base model nor its shape is known here.
     """
     try:
-        return wiring.estimate(recipe, home, emit)
+        return wiring.estimate(recipe, home)
     except FileNotFoundError as error:
         raise UsageError(f"{error.filename} is missing. The plan needs the data file to know its size.") from error
 
@@ -121,6 +126,7 @@ def _once(
             home.remember(stage, key, artifact)
     else:
         home.point_latest(artifact)
+        done.cached.add(stage)
     done.seconds[stage] = time.perf_counter() - began
     emit(StageDone(stage, artifact.id, done.seconds[stage], cached))
     return artifact

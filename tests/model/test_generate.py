@@ -26,8 +26,9 @@ from burnish.model.sampling import Sampling
 VOCABULARY = 300
 STOP = 7
 SIZES = {
-    "vocab_size": VOCABULARY, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 512, "pad_token_id": None, "bos_token_id": None, "eos_token_id": None,
+    "vocab_size": VOCABULARY, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512,
+    "pad_token_id": None, "bos_token_id": None, "eos_token_id": None,
 }  # fmt: skip
 TIE = 1e-4
 
@@ -64,11 +65,17 @@ def some_prompts(count: int, *, prefixes: int = 3, prefix_tokens: int = 40, seed
     return [starts[i % 4] + [draw.randrange(VOCABULARY) for _ in range(draw.randint(1, 30))] for i in range(count)]
 
 
-def expected(model: PreTrainedModel, prompt: Sequence[int], new_tokens: int, stop_ids: frozenset[int] = frozenset()) -> list[int]:
+def expected(
+    model: PreTrainedModel, prompt: Sequence[int], new_tokens: int, stop_ids: frozenset[int] = frozenset()
+) -> list[int]:
     """What transformers' generate answers, one prompt at a time, without the stop token."""
     ids = torch.tensor([prompt])
     whole = model.generate(
-        ids, attention_mask=torch.ones_like(ids), max_new_tokens=new_tokens, do_sample=False, eos_token_id=sorted(stop_ids) or None
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=new_tokens,
+        do_sample=False,
+        eos_token_id=sorted(stop_ids) or None,
     )
     answer = whole[0, len(prompt) :].tolist()
     return answer[:-1] if answer[-1] in stop_ids else answer
@@ -86,7 +93,9 @@ def assert_same(model: PreTrainedModel, prompt: Sequence[int], got: list[int], w
 
 
 @pytest.mark.parametrize("batch", [1, 5, 32])
-def test_answers_are_those_of_transformers_with_mixed_lengths_and_shared_prefixes(model: PreTrainedModel, batch: int) -> None:
+def test_answers_are_those_of_transformers_with_mixed_lengths_and_shared_prefixes(
+    model: PreTrainedModel, batch: int
+) -> None:
     prompts = some_prompts(14)
     answers = generate(model, prompts, max_new_tokens=12, stop_ids=frozenset(), batch=batch)
     for prompt, answer in zip(prompts, answers, strict=True):
@@ -108,7 +117,9 @@ def test_a_stop_token_ends_the_answer_and_is_not_part_of_it(llama: PreTrainedMod
 @pytest.mark.parametrize("piece_tokens", [1, 7, 19, 40, 64])
 def test_reading_prompts_in_pieces_changes_nothing(llama: PreTrainedModel, piece_tokens: int) -> None:
     prompts = some_prompts(9)
-    assert run(Decoder(llama, rows=4, piece_tokens=piece_tokens), prompts, 6, share=40) == run(Decoder(llama, rows=4), prompts, 6)
+    assert run(Decoder(llama, rows=4, piece_tokens=piece_tokens), prompts, 6, share=40) == run(
+        Decoder(llama, rows=4), prompts, 6
+    )
 
 
 def test_a_prompt_that_is_its_prefix_and_one_token_waits_for_its_prefix(llama: PreTrainedModel) -> None:
@@ -130,7 +141,9 @@ def run(decoder: Decoder, prompts: Sequence[Sequence[int]], new_tokens: int, *, 
 
 def test_a_shared_prefix_is_computed_once(llama: PreTrainedModel) -> None:
     seen: list[int] = []
-    handle = llama.get_input_embeddings().register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].numel()))
+    handle = llama.get_input_embeddings().register_forward_hook(
+        lambda module, inputs, output: seen.append(inputs[0].numel())
+    )
     prompts = [prompt for i, prompt in enumerate(some_prompts(40)) if i % 4 == 0]
     try:
         generate(llama, prompts, max_new_tokens=1, stop_ids=frozenset(), batch=8)
@@ -180,7 +193,9 @@ def test_a_removed_sequence_frees_its_row_and_disturbs_nobody(llama: PreTrainedM
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_whatever_joins_and_leaves_each_sequence_ends_once_with_its_own_answer(llama: PreTrainedModel, data: st.DataObject) -> None:
+def test_whatever_joins_and_leaves_each_sequence_ends_once_with_its_own_answer(
+    llama: PreTrainedModel, data: st.DataObject
+) -> None:
     prompts = some_prompts(8, seed=3)
     lengths = [data.draw(st.integers(1, 9)) for _ in prompts]
     alone = [run(Decoder(llama, rows=1), [prompt], length)[0] for prompt, length in zip(prompts, lengths, strict=True)]
@@ -191,7 +206,9 @@ def test_whatever_joins_and_leaves_each_sequence_ends_once_with_its_own_answer(l
         action = data.draw(st.sampled_from(["add", "step", "step", "remove"]))
         if action == "add" and left:
             place = left.pop(0)
-            number = decoder.add(prompts[place], Sampling(max_new_tokens=lengths[place]), share=data.draw(st.sampled_from([0, 20, 40])))
+            number = decoder.add(
+                prompts[place], Sampling(max_new_tokens=lengths[place]), share=data.draw(st.sampled_from([0, 20, 40]))
+            )
             number_of[number], got[number], finishes[number] = place, [], 0
         elif action == "remove" and number_of:
             number = data.draw(st.sampled_from(sorted(number_of)))
@@ -236,7 +253,14 @@ def test_the_models_attention_is_as_before_after_a_step(llama: PreTrainedModel) 
 
 def test_progress_counts_every_sequence(llama: PreTrainedModel) -> None:
     seen: list[tuple[int, int]] = []
-    generate(llama, some_prompts(7), max_new_tokens=2, stop_ids=frozenset(), batch=3, progress=lambda done, total: seen.append((done, total)))
+    generate(
+        llama,
+        some_prompts(7),
+        max_new_tokens=2,
+        stop_ids=frozenset(),
+        batch=3,
+        progress=lambda done, total: seen.append((done, total)),
+    )
     assert seen[-1] == (7, 7)
     assert seen == sorted(seen)
 
@@ -268,7 +292,7 @@ def test_shared_starts_by_hand() -> None:
 def test_a_group_is_split_where_that_saves_more() -> None:
     start = list(range(20))
     left, right = [*start, *range(50, 90)], [*start, *range(150, 190)]
-    order, shares = shared_starts([[*left, 1], [*right, 1], [*left, 2], [*right, 2]])
+    _, shares = shared_starts([[*left, 1], [*right, 1], [*left, 2], [*right, 2]])
     assert shares == [60, 60, 60, 60]  # 60 + 60 saved, against 3 x 20 with one group
 
 

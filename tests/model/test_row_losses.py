@@ -85,7 +85,11 @@ def test_loss_in_several_places_of_a_row(model: PreTrainedModel) -> None:
 
 
 def test_rows_without_targets_and_a_masked_first_token_count_nothing(model: PreTrainedModel) -> None:
-    rows = [TokenRow("", (1, 2, 3), (0, 0, 0), 0, 0), TokenRow("", (4,), (1,), 0, 0), TokenRow("", (1, 2, 3), (1, 1, 1), 0, 0)]
+    rows = [
+        TokenRow("", (1, 2, 3), (0, 0, 0), 0, 0),
+        TokenRow("", (4,), (1,), 0, 0),
+        TokenRow("", (1, 2, 3), (1, 1, 1), 0, 0),
+    ]
     got = sequence_losses(model, rows)
     assert got[:2] == [(0.0, 0), (0.0, 0)]
     assert_equal(got[2:], one_by_one(model, rows[2:]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from shutil import copytree
 
@@ -25,13 +26,14 @@ ANSWER = "Où? 🛫{a}"
 def write_scripted_base(tiny: Path, folder: Path, answer: str) -> Path:
     """Write a Llama that answers every conversation with `answer` and its stop token.
 
-    Its layers add nothing, so the next token depends on the current one alone, and the output head maps each token of the
-    answer to the one after it. The answer's tokens must differ from each other.
+    Its layers add nothing, so the next token depends on the current one alone, and the output head maps each token of
+    the answer to the one after it. The answer's tokens must differ from each other.
     """
     copytree(tiny, folder)
     config = LlamaConfig(
-        vocab_size=400, hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2,
-        max_position_embeddings=512, bos_token_id=1, eos_token_id=2, pad_token_id=2, tie_word_embeddings=False,
+        vocab_size=400, hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=512, bos_token_id=1, eos_token_id=2, pad_token_id=2,
+        tie_word_embeddings=False,
     )  # fmt: skip
     torch.manual_seed(0)
     model = LlamaForCausalLM(config)
@@ -44,7 +46,7 @@ def write_scripted_base(tiny: Path, folder: Path, answer: str) -> Path:
         model.model.layers[0].mlp.down_proj.weight.zero_()
         states = torch.nn.functional.normalize(model.model.embed_tokens.weight.normal_(), dim=-1)
         head = torch.zeros(400, 64)
-        for token, following in zip(chain, chain[1:], strict=False):
+        for token, following in pairwise(chain):
             head[following] = states[token]
         model.lm_head.weight.copy_(head)
     model.save_pretrained(folder)
@@ -69,7 +71,13 @@ def write_random_adapter(base: Path, folder: Path, *, seed: int, rank: int = 4) 
     """Write an adapter in PEFT's layout that changes the base's answers."""
     model = load_base(base)
     method = MethodPlan(
-        kind="lora", rank=rank, alpha=8.0, dropout=0.0, targets=("all-linear",), quantisation="none", double_quantisation=False
+        kind="lora",
+        rank=rank,
+        alpha=8.0,
+        dropout=0.0,
+        targets=("all-linear",),
+        quantisation="none",
+        double_quantisation=False,
     )
     attach_lora(model, method, seed=seed)
     generator = torch.Generator().manual_seed(seed)
@@ -95,7 +103,10 @@ def scripted_base(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def adapter_folders(varied_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Two adapters of the varied base, of different ranks."""
     root = tmp_path_factory.mktemp("adapters")
-    return {name: write_random_adapter(varied_base, root / name, seed=seed, rank=rank) for name, seed, rank in (("a", 1, 4), ("b", 2, 8))}
+    return {
+        name: write_random_adapter(varied_base, root / name, seed=seed, rank=rank)
+        for name, seed, rank in (("a", 1, 4), ("b", 2, 8))
+    }
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,9 +25,11 @@ ANSWER = "Où? 🛫{a}"
 
 
 @pytest.fixture
-def chat(scripted_engine: Engine, tokenizer: Tokenizer) -> Iterator[Chat]:
+def chat(scripted_engine: Engine, tokenizer: Tokenizer) -> Chat:
     """Both subjects answer ANSWER: the tuned one is the base under another name."""
-    yield Chat(scripted_engine, tokenizer, "flight-search", ServedModel(None, "Today is {weekday} {date}."), today=lambda: DAY)
+    return Chat(
+        scripted_engine, tokenizer, "flight-search", ServedModel(None, "Today is {weekday} {date}."), today=lambda: DAY
+    )
 
 
 def talk(chat: Chat, *lines: str) -> str:
@@ -61,7 +62,10 @@ def test_base_tuned_and_both_switch_who_answers(chat: Chat) -> None:
 
 def test_the_adapter_and_the_base_answer_as_the_engine_does(engine: Engine, tokenizer: Tokenizer) -> None:
     chat = Chat(engine, tokenizer, "a", ServedModel("a", None))
-    tuned, base = chat.once("Hello")["answer"], Chat(engine, tokenizer, "base", ServedModel(None, None)).once("Hello")["answer"]
+    tuned, base = (
+        chat.once("Hello")["answer"],
+        Chat(engine, tokenizer, "base", ServedModel(None, None)).once("Hello")["answer"],
+    )
     assert tuned != base
     shown = talk(chat, "/both", "Hello")
     assert f"base: {base}\n" in shown
@@ -130,8 +134,9 @@ def read_until(terminal: int, words: str, seconds: float = 30) -> str:
 def test_in_a_terminal_ctrl_c_stops_the_answer_and_ctrl_d_leaves(varied_base: Path) -> None:
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(PROGRAM), str(varied_base)], stdin=theirs, stdout=theirs, stderr=theirs, close_fds=True,
-        start_new_session=True, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")},
+        [sys.executable, "-c", textwrap.dedent(PROGRAM), str(varied_base)],
+        stdin=theirs, stdout=theirs, stderr=theirs, close_fds=True, start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")},
     )  # fmt: skip
     os.close(theirs)
     try:

@@ -19,7 +19,9 @@ from burnish.model.sampling import Sampling
 from burnish.serve.engine import Engine, EngineStopped, QueueFull
 from burnish.serve.stream import End, Stream
 
-PROMPTS = [[5 + i, *range(20, 60), *range(100 + 7 * i, 104 + 8 * i)] for i in range(6)] + [[*range(20, 70), i] for i in range(6)]
+PROMPTS = [[5 + i, *range(20, 60), *range(100 + 7 * i, 104 + 8 * i)] for i in range(6)] + [
+    [*range(20, 70), i] for i in range(6)
+]
 
 
 def greedy(new_tokens: int) -> Sampling:
@@ -31,7 +33,12 @@ def answers_of(model: PreTrainedModel, new_tokens: int) -> list[list[int]]:
     for prompt in PROMPTS:
         ids = torch.tensor([prompt])
         whole = model.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=new_tokens, do_sample=False, eos_token_id=None, pad_token_id=0
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=new_tokens,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=0,
         )
         answers.append(whole[0, len(prompt) :].tolist())
     return answers
@@ -59,39 +66,47 @@ def test_base_and_adapters_answer_side_by_side_as_transformers_and_peft_do(
     varied_model: PreTrainedModel, adapter_folders: dict[str, Path], oracle: dict[str | None, list[list[int]]]
 ) -> None:
     with Engine(varied_model, adapters=adapter_folders, rows=6) as engine:
-        streams = [(name, i, engine.submit(prompt, name, greedy(16))) for i, prompt in enumerate(PROMPTS) for name in (None, "a", "b")]
+        streams = [
+            (name, i, engine.submit(prompt, name, greedy(16)))
+            for i, prompt in enumerate(PROMPTS)
+            for name in (None, "a", "b")
+        ]
         for name, i, stream in streams:
             assert list(stream) == oracle[name][i], (name, i)
             assert stream.end is End.LENGTH
 
 
-def test_the_model_is_the_base_again_after_close(varied_model: PreTrainedModel, adapter_folders: dict[str, Path]) -> None:
+def test_the_model_is_the_base_again_after_close(
+    varied_model: PreTrainedModel, adapter_folders: dict[str, Path]
+) -> None:
     before = {name: type(module) for name, module in varied_model.named_modules()}
     with Engine(varied_model, adapters=adapter_folders) as engine:
         list(engine.submit(PROMPTS[0], "a", greedy(2)))
     assert {name: type(module) for name, module in varied_model.named_modules()} == before
 
 
-def test_many_threads_and_asyncio_tasks_get_their_own_answers(engine: Engine, oracle: dict[str | None, list[list[int]]]) -> None:
+def submit_patiently(engine: Engine, prompt: int, adapter: str | None, new_tokens: int) -> Stream:
+    """Submit again and again while the queue is full."""
+    while True:
+        try:
+            return engine.submit(PROMPTS[prompt], adapter, greedy(new_tokens))
+        except QueueFull:
+            time.sleep(0.005)
+
+
+def test_many_threads_and_asyncio_tasks_get_their_own_answers(
+    engine: Engine, oracle: dict[str | None, list[list[int]]]
+) -> None:
     wrong: list[object] = []
 
     def reader(name: str | None, i: int) -> None:
-        while True:
-            try:
-                got = list(engine.submit(PROMPTS[i], name, greedy(16)))
-            except QueueFull:
-                time.sleep(0.01)
-                continue
-            if got != oracle[name][i]:
-                wrong.append((name, i, got))
-            return
+        got = list(submit_patiently(engine, i, name, 16))
+        if got != oracle[name][i]:
+            wrong.append((name, i, got))
 
     async def task(i: int) -> list[int]:
-        while True:
-            try:
-                return [token async for token in engine.submit(PROMPTS[i], None, greedy(16))]
-            except QueueFull:
-                await asyncio.sleep(0.01)
+        stream = await asyncio.to_thread(submit_patiently, engine, i, None, 16)
+        return [token async for token in stream]
 
     async def tasks() -> list[list[int]]:
         return await asyncio.gather(*(task(i) for i in range(6)))
@@ -145,7 +160,9 @@ def test_what_cannot_be_answered_is_refused_when_it_is_submitted(
         engine.submit(prompt, adapter, greedy(new_tokens))
 
 
-def test_an_error_in_a_step_fails_its_streams_and_the_engine_goes_on(varied_model: PreTrainedModel, oracle: dict[str | None, list[list[int]]]) -> None:
+def test_an_error_in_a_step_fails_its_streams_and_the_engine_goes_on(
+    varied_model: PreTrainedModel, oracle: dict[str | None, list[list[int]]]
+) -> None:
     broken = threading.Event()
 
     def fail(module: torch.nn.Module, inputs: object) -> None:
@@ -166,7 +183,9 @@ def test_an_error_in_a_step_fails_its_streams_and_the_engine_goes_on(varied_mode
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_broken_engine_fails_every_stream_and_takes_no_more(varied_model: PreTrainedModel, adapter_folders: dict[str, Path]) -> None:
+def test_a_broken_engine_fails_every_stream_and_takes_no_more(
+    varied_model: PreTrainedModel, adapter_folders: dict[str, Path]
+) -> None:
     engine = Engine(varied_model, adapters=adapter_folders, rows=4)
     running = engine.submit(PROMPTS[0], None, greedy(400))
     next(iter(running))
@@ -228,7 +247,9 @@ def test_a_damaged_adapter_is_refused_and_the_base_stays_whole(
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     requests=st.lists(
-        st.tuples(st.integers(0, 11), st.sampled_from([None, "a", "b"]), st.integers(1, 16), st.none() | st.integers(0, 5)),
+        st.tuples(
+            st.integers(0, 11), st.sampled_from([None, "a", "b"]), st.integers(1, 16), st.none() | st.integers(0, 5)
+        ),
         min_size=1, max_size=12,
     )
 )  # fmt: skip
@@ -248,12 +269,7 @@ def test_every_stream_ends_exactly_once_with_its_own_tokens(
     streams: list[Stream] = []
     threads: list[threading.Thread] = []
     for place, (prompt, adapter, new_tokens, cancel_after) in enumerate(requests):
-        while True:
-            try:
-                streams.append(engine.submit(PROMPTS[prompt], adapter, greedy(new_tokens)))
-                break
-            except QueueFull:
-                time.sleep(0.005)
+        streams.append(submit_patiently(engine, prompt, adapter, new_tokens))
         threads.append(threading.Thread(target=read, args=(place, streams[-1], cancel_after)))
         threads[-1].start()
     for thread in threads:

@@ -43,7 +43,7 @@ def test_a_taken_port_is_an_error_that_says_what_to_do() -> None:
 
 
 def test_an_address_that_is_not_ours_is_an_error() -> None:
-    with pytest.raises(ResourceError, match="cannot listen on 192.0.2.1"):
+    with pytest.raises(ResourceError, match=r"cannot listen on 192\.0\.2\.1"):
         listen("192.0.2.1", 0)
     with pytest.raises(ResourceError, match="Choose another address with --host"):
         listen("no such host", 0)

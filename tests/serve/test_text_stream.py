@@ -46,8 +46,13 @@ def test_what_was_held_back_comes_at_the_end(tokenizer: Tokenizer) -> None:
     assert not stopped
 
 
-@given(text=st.text(alphabet="ab#é🛫\n", max_size=30), stops=st.lists(st.text(alphabet="ab#🛫", min_size=1, max_size=4), max_size=3))
-def test_the_pieces_are_the_text_up_to_the_earliest_complete_stop(tokenizer: Tokenizer, text: str, stops: list[str]) -> None:
+@given(
+    text=st.text(alphabet="ab#é🛫\n", max_size=30),
+    stops=st.lists(st.text(alphabet="ab#🛫", min_size=1, max_size=4), max_size=3),
+)
+def test_the_pieces_are_the_text_up_to_the_earliest_complete_stop(
+    tokenizer: Tokenizer, text: str, stops: list[str]
+) -> None:
     pieces, stopped = stream(tokenizer, text, stops)
     got = "".join(pieces)
     assert text.startswith(got)

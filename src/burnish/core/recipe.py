@@ -22,6 +22,10 @@ METRICS = ("exact_match", "field_f1", "json_valid")
 """Metrics a gate may ask a minimum of, all between 0 and 1."""
 
 
+RESERVED_TASKS = ("train", "test", "general")
+"""Splits and tasks that burnish makes itself."""
+
+
 class Section(BaseModel):
     """A part of the recipe. Frozen; unknown keys are refused."""
 
@@ -57,7 +61,10 @@ class Prepare(Section):
         "placeholder", description="E-mails, phones, cards, IBANs and secrets become typed placeholders, or are kept."
     )
     near_duplicate: float = Field(
-        0.85, gt=0.0, le=1.0, description="Jaccard similarity of word 3-gram sets from which a row is a near duplicate."
+        0.7,
+        gt=0.0,
+        le=1.0,
+        description="Jaccard similarity of the requests' word 3-grams from which rows with equal answers are near duplicates.",
     )
     test_share: float = Field(
         0.15, ge=0.0, lt=1.0, description="Share of rows held out, by hash of the row, when no row says its own `split`."
@@ -94,6 +101,14 @@ class Evaluate(Section):
     max_new_tokens: int | None = Field(
         None, ge=1, le=8192, description="Longest answer. Default: 1.25 times the longest trained answer, plus 8."
     )
+    @field_validator("tasks")
+    @classmethod
+    def _task_names_are_free(cls, value: dict[str, str]) -> dict[str, str]:
+        for name in value:
+            if name in RESERVED_TASKS:
+                raise ValueError(f'a task cannot be called "{name}": {", ".join(RESERVED_TASKS)} are taken. Choose another name')
+        return value
+
     forgetting: bool = Field(True, description="Measure the loss on 200 fixed general texts before and after.")
 
 

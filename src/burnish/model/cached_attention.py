@@ -1,13 +1,14 @@
 """Attention over cached keys and values for tokens of many sequences laid end to end in one row.
 
-One step computes N tokens: first one token for each decoding sequence (sequence i owns cache row i), then pieces of prompts.
-transformers hands every layer's queries, keys and values to the function registered here as "burnish_cached", together with
-the `StepLayout` that the decoder passed to the model's forward call. No token is padded, and a prefix shared by several
-sequences is read once for all of them: their queries are multiplied with it together, and one softmax spans prefix and own
-tokens (the idea of cascade inference: Ye et al. 2024, FlashInfer, arXiv:2501.01005).
+One step computes N tokens: first one token for each decoding sequence (sequence i owns cache row i), then pieces of
+prompts. transformers hands every layer's queries, keys and values to the function registered here as
+"burnish_cached", together with the `StepLayout` that the decoder passed to the model's forward call. No token is
+padded, and a prefix shared by several sequences is read once for all of them: their queries are multiplied with it
+together, and one softmax spans prefix and own tokens (the idea of cascade inference: Ye et al. 2024, FlashInfer,
+arXiv:2501.01005).
 
-Shapes: B decoding sequences, K key/value heads, R query heads per key/value head, H = K*R, D head size, P longest prefix,
-S longest own past, T tokens of a piece.
+Shapes: B decoding sequences, K key/value heads, R query heads per key/value head, H = K*R, D head size, P longest
+prefix, S longest own past, T tokens of a piece.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class Readers:
 
 @dataclass(slots=True)
 class StepLayout:
-    """Where each token of a step belongs. `own_B` are own positions, `past_B` prefix tokens of the decoding sequences."""
+    """Where each token of a step belongs. Decoding sequences write at `own_B`, after `past_B` prefix tokens."""
 
     cache: Rows
     own_B: Tensor
@@ -82,7 +83,9 @@ class StepLayout:
                 seen_BP &= past_P > now_B1 - window
                 seen_BS &= own_S + self.past_B[:, None] > now_B1 - window
             seen_BQ = torch.cat([seen_BP, seen_BS], dim=1)
-            mask_BQ = torch.zeros(seen_BQ.shape, dtype=like.dtype, device=like.device).masked_fill_(~seen_BQ, -torch.inf)
+            mask_BQ = torch.zeros(seen_BQ.shape, dtype=like.dtype, device=like.device).masked_fill_(
+                ~seen_BQ, -torch.inf
+            )
             self.masks[window] = mask_BQ[:, None, None, :]
         return self.masks[window]
 
@@ -116,9 +119,11 @@ def cached_attention(
     burnish_step: StepLayout,
     **_: object,
 ) -> tuple[Tensor, None]:
-    """Store the step's keys and values, attend, and return the outputs (1, N, H, D). See transformers.AttentionInterface."""
+    """Store the step's keys and values, and attend; returns (1, N, H, D). See transformers' AttentionInterface."""
     if softcap is not None or s_aux is not None:
-        raise BaseModelError("this model caps attention scores or has attention sinks, which cached decoding does not know")
+        raise BaseModelError(
+            "this base caps attention scores or has attention sinks; cached decoding computes neither."
+        )
     step = burnish_step
     step.layers_seen += 1
     index: int = module.layer_idx  # pyright: ignore[reportAssignmentType]
@@ -129,7 +134,9 @@ def cached_attention(
     outputs: list[Tensor] = []
     if decoding:
         every_row = torch.arange(decoding, device=query.device)
-        rows.write(every_row, step.own_B, key_KND[:, :decoding].transpose(0, 1), value_KND[:, :decoding].transpose(0, 1))
+        rows.write(
+            every_row, step.own_B, key_KND[:, :decoding].transpose(0, 1), value_KND[:, :decoding].transpose(0, 1)
+        )
         outputs.append(_decode(step, index, rows, query_HND[:, :decoding] * scale, sliding_window))
     for number, piece in enumerate(step.pieces):
         here = slice(piece.first, piece.first + piece.tokens)
@@ -143,7 +150,9 @@ def cached_attention(
     return torch.cat(outputs)[None], None
 
 
-def _store_piece(piece: Piece, index: int, rows: LayerRows, key_KTD: Tensor, value_KTD: Tensor) -> tuple[Tensor, Tensor]:
+def _store_piece(
+    piece: Piece, index: int, rows: LayerRows, key_KTD: Tensor, value_KTD: Tensor
+) -> tuple[Tensor, Tensor]:
     """Keep a piece's keys and values, and return all those it may see, oldest first."""
     end = piece.start + piece.tokens
     if isinstance(piece.target, Prefix):
@@ -201,6 +210,7 @@ AttentionInterface.register(NAME, cached_attention)
 def cached_attention_on(model: PreTrainedModel) -> Iterator[None]:
     """Let the model attend through the cache inside the block; afterwards as before."""
     before = model.config._attn_implementation  # pyright: ignore[reportPrivateUsage]
+    assert before is not None, "transformers sets it when a model is made"
     if before == NAME:
         yield
         return

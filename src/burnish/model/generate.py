@@ -1,9 +1,9 @@
 """Decoding for many sequences at once: each step gives every running sequence its next token.
 
-Sequences of different lengths run side by side without padding, finished ones leave at once, waiting ones join in the next
-step, long prompts are computed in pieces between the others' steps, and leading tokens that prompts share are computed and
-stored once. Works with transformers' causal language models that pass keyword arguments to their attention (Llama, Qwen,
-Mistral, SmolLM and most others since transformers 5), on CPU and CUDA.
+Sequences of different lengths run side by side without padding, finished ones leave at once, waiting ones join in the
+next step, long prompts are computed in pieces between the others' steps, and leading tokens that prompts share are
+computed and stored once. Works with transformers' causal language models that pass keyword arguments to their
+attention (Llama, Qwen, Mistral, SmolLM and most others since transformers 5), on CPU and CUDA.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -40,7 +41,7 @@ class Emitted(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class _Sequence:
-    """A request at work. `own` tokens of it (after the prefix) are in the cache; `reading` until all of its prompt is."""
+    """A request at work. `own` tokens after its prefix are in the cache; `reading` until its whole prompt is."""
 
     number: int
     tokens: list[int]
@@ -77,7 +78,7 @@ def check_fits(prompt_tokens: int, new_tokens: int, context_tokens: int) -> None
     if prompt_tokens + new_tokens > context_tokens:
         raise ServeError(
             f"the prompt has {prompt_tokens} tokens and {new_tokens} new ones are asked for, together "
-            f"{prompt_tokens + new_tokens}; the model's context holds {context_tokens}. Shorten the prompt or ask for fewer."
+            f"{prompt_tokens + new_tokens}; the model's context holds {context_tokens}. Shorten the prompt."
         )
 
 
@@ -91,16 +92,14 @@ class Decoder:
         kept_tokens: tokens of unused prefixes kept for later prompts.
     """
 
-    def __init__(
-        self, model: PreTrainedModel, *, rows: int, piece_tokens: int = 512, kept_tokens: int = 2048
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, *, rows: int, piece_tokens: int = 512, kept_tokens: int = 2048) -> None:
         if model.training:
             raise BaseModelError("the model is in training mode; call model.eval() before generating")
         self.model = model
         self.rows = rows
         self.piece_tokens = piece_tokens
         self.context_tokens: int = model.config.max_position_embeddings
-        self._device = model.get_input_embeddings().weight.device
+        self._device = model.device
         self._cache = Rows()
         self._prefixes = PrefixStore(kept_tokens)
         self._waiting: deque[_Sequence] = deque()
@@ -120,11 +119,13 @@ class Decoder:
     def add(self, prompt: Sequence[int], sampling: Sampling, *, share: int = 0) -> int:
         """Queue a prompt and return the sequence's number.
 
-        `share` says that the first so many tokens will come again in other prompts: they are computed once and kept apart.
-        Prefixes at hand are used without being told.
+        `share` says that so many first tokens will come again in other prompts: they are computed once and kept
+        apart. Prefixes at hand are used without being told.
         """
         check_fits(len(prompt), sampling.max_new_tokens, self.context_tokens)
-        sequence = _Sequence(self._next, list(prompt), len(prompt), min(share, len(prompt) - 1), sampling, sampling.generator())
+        sequence = _Sequence(
+            self._next, list(prompt), len(prompt), min(share, len(prompt) - 1), sampling, sampling.generator()
+        )
         self._next += 1
         self._waiting.append(sequence)
         return sequence.number
@@ -185,7 +186,7 @@ class Decoder:
         return Emitted(sequence.number, token, Finish.LENGTH)
 
     def _free(self, row: int) -> None:
-        """Take a sequence out of its row. Decoding sequences stay in the first rows, one still reading its prompt last."""
+        """Take a sequence out of its row. Decoding sequences stay in front of one that still reads its prompt."""
         sequence = self._running[row]
         if sequence.prefix is not None:
             self._prefixes.release(sequence.prefix)
@@ -198,7 +199,7 @@ class Decoder:
         if not self._running:
             self._cache.clear()
 
-    # ------------------------------------------------------------------------------------------------ planning one step
+    # ---------------------------------------------------------------------------------------------- planning one step
 
     def _plan(self) -> _Batch:
         """Lay out the next step: one token of each decoding sequence, then prompts in turn up to `piece_tokens`."""
@@ -238,7 +239,9 @@ class Decoder:
         return StepLayout(
             cache=self._cache,
             own_B=torch.tensor([sequence.own for sequence in decoding], device=self._device, dtype=torch.int64),
-            past_B=torch.tensor([sequence.prefix_tokens for sequence in decoding], device=self._device, dtype=torch.int64),
+            past_B=torch.tensor(
+                [sequence.prefix_tokens for sequence in decoding], device=self._device, dtype=torch.int64
+            ),
             own_tokens=max((sequence.own + 1 for sequence in decoding), default=0),
             past_tokens=max((sequence.prefix_tokens for sequence in decoding), default=0),
             readers=readers,
@@ -283,18 +286,19 @@ class Decoder:
         batch.positions += range(start, start + piece.tokens)
 
 
-# --------------------------------------------------------------------------------------------------------- many prompts
+# ------------------------------------------------------------------------------------------------------- many prompts
 
 
 def shared_starts(prompts: Sequence[Sequence[int]], least_tokens: int = 16) -> tuple[list[int], list[int]]:
     """Find leading tokens worth computing once.
 
-    Returns the order in which to run the prompts (those with a common start follow each other) and, for each prompt (in the
-    given order), how many of its first tokens to share. The choice saves the most tokens among groupings with one shared
-    start per prompt: sorted prompts form a tree of common starts, and a group is split where that saves more.
+    Returns the order in which to run the prompts (those with a common start follow each other) and, for each prompt
+    (in the given order), how many of its first tokens to share. The choice saves the most tokens among groupings with
+    one shared start per prompt: sorted prompts form a tree of common starts, and a group is split where that saves
+    more.
     """
     order = sorted(range(len(prompts)), key=lambda i: list(prompts[i]))
-    common = [_common(prompts[a], prompts[b]) for a, b in zip(order, order[1:], strict=False)]
+    common = [_common(prompts[a], prompts[b]) for a, b in pairwise(order)]
     shares = [0] * len(prompts)
     for first, last, length in _best_groups(common, 0, len(order) - 1, least_tokens)[1]:
         for place in range(first, last + 1):
@@ -315,7 +319,7 @@ def _best_groups(common: list[int], first: int, last: int, least: int) -> tuple[
     length = min(common[first:last])
     whole = (last - first) * length if length >= least else 0
     cuts = [first - 1, *(i for i in range(first, last) if common[i] == length), last]
-    parts = [_best_groups(common, a + 1, b, least) for a, b in zip(cuts, cuts[1:], strict=False)]
+    parts = [_best_groups(common, a + 1, b, least) for a, b in pairwise(cuts)]
     saved = sum(part[0] for part in parts)
     if whole >= saved:
         return whole, [(first, last, length)] if whole else []

@@ -1,7 +1,8 @@
 """Keys and values of tokens already computed: rows of running sequences, and prefixes that several of them share.
 
-A sequence's past is a shared prefix (perhaps empty) followed by its own tokens. Own tokens lie in preallocated rows that
-grow when needed; a prefix is stored once, however many sequences read it. Shapes: K key/value heads, S tokens, D head size.
+A sequence's past is a shared prefix (perhaps empty) followed by its own tokens. Own tokens lie in preallocated rows
+that grow when needed; a prefix is stored once, however many sequences read it. Shapes: K key/value heads, S tokens, D
+head size.
 """
 
 from __future__ import annotations
@@ -118,7 +119,7 @@ class PrefixStore:
         self.prefixes: list[Prefix] = []
 
     def find(self, tokens_T: Tensor, *, ready: bool = False) -> tuple[Prefix | None, int]:
-        """Return the prefix with the longest start in common with `tokens_T`, and that length (0 if too short to help)."""
+        """Return the prefix that has the most leading tokens of `tokens_T`, and how many (0: too few to help)."""
         best, length = None, self.least_tokens - 1
         for prefix in self.prefixes:
             common = min(prefix.common(tokens_T), prefix.ready if ready else prefix.planned)

@@ -1,4 +1,4 @@
-"""Losses of whole rows without gradients, for evaluation. Common starts of rows are computed once, logits only where needed."""
+"""Losses of whole rows without gradients, for evaluation. What rows begin with alike is computed once."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def sequence_losses(
     """
     if model.training:
         raise BaseModelError("the model is in training mode; call model.eval() before measuring losses")
-    device = model.get_input_embeddings().weight.device
+    device = model.device
     sums = torch.zeros(len(rows), dtype=torch.float64, device=device)
     counts = [sum(row.mask[1:]) for row in rows]
     scored = [index for index, count in enumerate(counts) if count]
@@ -64,7 +64,12 @@ def sequence_losses(
 
 
 def _lay(
-    model: PreTrainedModel, sums: Tensor, work: _Pass, target: Prefix, row: TokenRow, owner: tuple[int, Prefix | None] | None
+    model: PreTrainedModel,
+    sums: Tensor,
+    work: _Pass,
+    target: Prefix,
+    row: TokenRow,
+    owner: tuple[int, Prefix | None] | None,
 ) -> _Pass:
     """Add `target`'s tokens to the work, running full passes on the way; return the work that is still open.
 

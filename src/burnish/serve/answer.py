@@ -21,7 +21,7 @@ DEFAULT_NEW_TOKENS = 1024
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """A name people can ask for: an adapter of the engine (None: the base) and the system template it was trained with."""
+    """A name people can ask for: an adapter of the engine (None: the base), and the system template it knows."""
 
     adapter: str | None
     system: str | None
@@ -40,12 +40,17 @@ class Wish:
 
 
 def ask(
-    engine: Engine, tokenizer: Tokenizer, model: ServedModel, messages: Sequence[Message], wish: Wish, day: datetime.date
+    engine: Engine,
+    tokenizer: Tokenizer,
+    model: ServedModel,
+    messages: Sequence[Message],
+    wish: Wish,
+    day: datetime.date,
 ) -> Stream:
     """Render the conversation as the model was trained on it and submit it.
 
-    Raises DataError when the template refuses the conversation or a message contains one of its control tokens, ServeError
-    as `Engine.submit` does.
+    Raises DataError when the template refuses the conversation or a message contains one of its control tokens,
+    ServeError as `Engine.submit` does.
     """
     for message in messages:
         token = tokenizer.control_token_in(message["content"])

@@ -64,7 +64,7 @@ def create_app(service: Service) -> Guard:
     return Guard(app, service.hosts, BODY_BYTES)
 
 
-# ---------------------------------------------------------------------------------------------------------------- routes
+# ------------------------------------------------------------------------------------------------------------- routes
 
 
 async def _chat(request: Request) -> _Whole | _Streamed:
@@ -111,7 +111,9 @@ def _find(service: Service, name: str) -> ServedModel:
     if model is None:
         known = ", ".join(sorted(service.models))
         hint = did_you_mean(name, service.models)
-        raise ApiError(404, f"The model `{name}` does not exist. Known: {known}.{hint}", param="model", code="model_not_found")
+        raise ApiError(
+            404, f"The model `{name}` does not exist. Known: {known}.{hint}", param="model", code="model_not_found"
+        )
     return model
 
 
@@ -139,11 +141,11 @@ async def _http_error(request: Request, error: HTTPException) -> Response:
 
 
 async def _crash(request: Request, error: Exception) -> Response:
-    """Answer in the same format when something unforeseen happens; starlette raises the error on, so it is not hidden."""
+    """Answer in the same format when something unforeseen happens. starlette raises the error on: it is not hidden."""
     return JSONResponse(ApiError(500, f"the server failed: {type(error).__name__}").body, status_code=500)
 
 
-# --------------------------------------------------------------------------------------------------------------- answers
+# ------------------------------------------------------------------------------------------------------------ answers
 
 
 class _Answer:
@@ -228,7 +230,11 @@ class _Streamed(_Watched):
         self._include_usage = include_usage
 
     async def respond(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store"), (b"x-accel-buffering", b"no")]
+        headers = [
+            (b"content-type", b"text/event-stream; charset=utf-8"),
+            (b"cache-control", b"no-store"),
+            (b"x-accel-buffering", b"no"),
+        ]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         try:
             async for event in self._events():

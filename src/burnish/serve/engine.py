@@ -1,7 +1,7 @@
 """The engine: one thread that owns the model and answers many requests at once.
 
-`Engine.submit(token ids, adapter, sampling)` gives a stream of token ids. Requests join the running batch at the next step
-and leave it at once when they end. For now the sequences of one step use one adapter; adapters with work take turns.
+`Engine.submit(token ids, adapter, sampling)` gives a stream of token ids. Requests join the running batch at the next
+step and leave it at once when they end. The sequences of one step use one adapter; adapters with work take turns.
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ class _Group:
         tokens_T = torch.tensor(request.tokens)
         share = max((_common(tokens_T, other) for other in self._recent), default=0)
         self._recent.append(tokens_T)
-        request.number = self.decoder.add(request.tokens, request.sampling, share=share if share >= SHARED_TOKENS else 0)
+        request.number = self.decoder.add(
+            request.tokens, request.sampling, share=share if share >= SHARED_TOKENS else 0
+        )
         self.requests[request.number] = request
 
     def remove(self, request: _Request) -> None:
@@ -128,8 +130,8 @@ class Engine:
     def submit(self, token_ids: Sequence[int], adapter: str | None, sampling: Sampling) -> Stream:
         """Ask for the continuation of `token_ids` by the base (adapter None) or one of the adapters.
 
-        Raises ServeError when the adapter or a token is unknown or the request does not fit the context, QueueFull when too many wait,
-        EngineStopped when the engine takes no requests.
+        Raises ServeError when the adapter or a token is unknown or the request does not fit the context, QueueFull
+        when too many wait, EngineStopped when the engine takes no requests.
         """
         self._adapters.check(adapter)
         check_fits(len(token_ids), sampling.max_new_tokens, self.context_tokens)
@@ -166,7 +168,7 @@ class Engine:
             self._changed.notify_all()
 
     def close(self, *, drain: bool = True) -> None:
-        """Stop the engine: after answering what was taken, or (drain False) cancelling it. The model is the base again."""
+        """Stop after answering (or, drain False, cancelling) what was taken. The model is the plain base again."""
         self.stop_accepting()
         if not drain:
             with self._changed:
@@ -180,7 +182,9 @@ class Engine:
     def __enter__(self) -> Engine:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close(drain=kind is None)
 
     def _abandon(self) -> None:
@@ -196,7 +200,7 @@ class Engine:
                     break
             self._changed.notify_all()
 
-    # ------------------------------------------------------------------------------------------------ the engine's thread
+    # -------------------------------------------------------------------------------------------- the engine's thread
 
     def _work(self) -> None:
         """Run steps until closed. Whatever goes wrong, every stream gets an end."""
@@ -229,7 +233,9 @@ class Engine:
 
     def _group(self, adapter: str | None) -> _Group:
         if adapter not in self._groups:
-            decoder = Decoder(self._model, rows=self._rows, piece_tokens=self._piece_tokens, kept_tokens=self._kept_tokens)
+            decoder = Decoder(
+                self._model, rows=self._rows, piece_tokens=self._piece_tokens, kept_tokens=self._kept_tokens
+            )
             self._groups[adapter] = _Group(decoder)
         return self._groups[adapter]
 
@@ -247,7 +253,7 @@ class Engine:
         try:
             self._adapters.activate(adapter)
             emitted = group.decoder.step()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (whatever it was, the streams must hear of it)
             self._fail(group, ServeError(f"this answer failed: {type(error).__name__}: {error}"))
             return
         for item in emitted:

@@ -11,12 +11,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from burnish.serve.schema import ApiError
 
+
 class Guard:
     """An ASGI application around another one.
 
-    A web page anywhere can make a browser send requests to 127.0.0.1. Requests are refused when their Host is not one of
-    ours (a page that rebinds its own name to this address; a bare IP address cannot be rebound and is let through) or when they
-    carry the Origin of a foreign page.
+    A web page anywhere can make a browser send requests to 127.0.0.1. Requests are refused when their Host is not one
+    of ours (a page that rebinds its own name to this address; a bare IP address cannot be rebound and is let through)
+    or when they carry the Origin of a foreign page.
     """
 
     def __init__(self, app: ASGIApp, hosts: Collection[str], body_bytes: int) -> None:
@@ -41,7 +42,9 @@ class Guard:
     def _check_host(self, headers: dict[bytes, bytes]) -> None:
         addressed = _name_of(f"//{headers.get(b'host', b'').decode('latin-1')}")
         if addressed is None or not (addressed in self._hosts or _is_address(addressed)):
-            raise ApiError(403, f"this server does not answer for the host {addressed!r}; use {', '.join(sorted(self._hosts))}")
+            raise ApiError(
+                403, f"this server does not answer for the host {addressed!r}; use {', '.join(sorted(self._hosts))}"
+            )
         origin = headers.get(b"origin")
         if origin is not None and _name_of(origin.decode("latin-1")) not in (*self._hosts, addressed):
             raise ApiError(403, "this server does not answer pages of other origins")
@@ -87,6 +90,10 @@ def _is_address(name: str) -> bool:
 
 async def _refuse(error: ApiError, send: Send) -> None:
     body = json.dumps(error.body).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), (b"connection", b"close")]
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"connection", b"close"),
+    ]
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -13,7 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from burnish.text.messages import Message
 
-IGNORED = frozenset({"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "parallel_tool_calls"})
+IGNORED = frozenset(
+    {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "parallel_tool_calls"}
+)
 """Fields that OpenAI's clients send and that change nothing about an answer here."""
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "n": (1,),
@@ -34,7 +36,13 @@ class ApiError(Exception):
     """A request that cannot be answered, as OpenAI's clients expect it: HTTP status and error object."""
 
     def __init__(
-        self, status: int, message: str, *, param: str | None = None, code: str | None = None, retry_after_s: int | None = None
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after_s: int | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -56,7 +64,10 @@ class _ChatMessage(BaseModel):
         if not isinstance(value, list):
             return value
         parts: list[Any] = value
-        if not all(isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str) for part in parts):
+        if not all(
+            isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
+            for part in parts
+        ):
             raise ValueError("only parts of type text are understood")
         return "".join(part["text"] for part in parts)
 
@@ -71,7 +82,7 @@ class _StreamOptions(BaseModel):
 
 
 class ChatRequest(BaseModel):
-    """The body of POST /v1/chat/completions. Temperature is 0 unless asked otherwise: answers as they were evaluated."""
+    """The body of POST /v1/chat/completions. Temperature is 0 by default: answers as they were evaluated."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
     model: str
@@ -125,7 +136,12 @@ def parse_chat_request(body: bytes) -> ChatRequest:
         found = fields.pop(name, None)
         if found is not None and found not in allowed:
             known = " or ".join(json.dumps(item) for item in allowed)
-            raise ApiError(400, f"{name} is not supported here yet; leave it out or send {known}", param=name, code="unsupported_parameter")
+            raise ApiError(
+                400,
+                f"{name} is not supported here yet; leave it out or send {known}",
+                param=name,
+                code="unsupported_parameter",
+            )
     try:
         return ChatRequest.model_validate(fields)
     except ValidationError as error:
@@ -141,7 +157,12 @@ def _first_problem(error: ValidationError) -> ApiError:
         return ApiError(400, f"Unrecognized request argument supplied: {where}", param=param, code="unknown_parameter")
     if problem["type"] == "missing":
         return ApiError(400, f"Missing required parameter: '{where}'.", param=param, code="missing_required_parameter")
-    return ApiError(400, f"Invalid value for '{where or 'body'}': {problem['msg'].removeprefix('Value error, ')}.", param=param, code="invalid_value")
+    return ApiError(
+        400,
+        f"Invalid value for '{where or 'body'}': {problem['msg'].removeprefix('Value error, ')}.",
+        param=param,
+        code="invalid_value",
+    )
 
 
 def usage(prompt_tokens: int, new_tokens: int) -> dict[str, int]:
@@ -156,7 +177,9 @@ def completion(head: Mapping[str, Any], text: str, finish: str, counted: dict[st
     return {**head, "object": "chat.completion", "choices": [choice], "usage": counted, "system_fingerprint": None}
 
 
-def chunk(head: Mapping[str, Any], delta: dict[str, str] | None, finish: str | None = None, **more: Any) -> dict[str, Any]:
+def chunk(
+    head: Mapping[str, Any], delta: dict[str, str] | None, finish: str | None = None, **more: Any
+) -> dict[str, Any]:
     """Return one piece of a streamed answer; `delta` None gives the piece without choices that carries the usage."""
     choices = [] if delta is None else [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}]
     return {**head, "object": "chat.completion.chunk", "choices": choices, "system_fingerprint": None, **more}

@@ -33,7 +33,8 @@ def run_server(service: Service, host: str, port: int, *, emit: Emit, stop: thre
     )  # fmt: skip
     server = uvicorn.Server(config)
     address = f"[{host}]" if ":" in host else host
-    emit(Note("serve", f"listening on http://{address}:{listener.getsockname()[1]}/v1 (models: {', '.join(service.models)}); Ctrl-C stops"))
+    url = f"http://{address}:{listener.getsockname()[1]}/v1"
+    emit(Note("serve", f"listening on {url} (models: {', '.join(service.models)}); Ctrl-C stops"))
     try:
         with _signals_kept(), _stopping(server, stop):
             server.run(sockets=[listener])
@@ -45,10 +46,14 @@ def run_server(service: Service, host: str, port: int, *, emit: Emit, stop: thre
 def listen(host: str, port: int) -> socket.socket:
     """Return a listening socket. Raises ResourceError that says why the address cannot be had and what to do."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
-        raise ResourceError(f"cannot listen on {host}: {error.strerror or error}. Choose another address with --host.") from error
+        raise ResourceError(
+            f"cannot listen on {host}: {error.strerror or error}. Choose another address with --host."
+        ) from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
@@ -56,8 +61,8 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise ResourceError(
-            f"cannot listen on {host} port {port}: {error.strerror or error}. Stop the program that uses it, or choose another "
-            "one with --port (0 takes a free one)."
+            f"cannot listen on {host} port {port}: {error.strerror or error}. Stop the program that uses it, or choose "
+            "another one with --port (0 takes a free one)."
         ) from error
     return listener
 
@@ -66,8 +71,8 @@ def listen(host: str, port: int) -> socket.socket:
 def _signals_kept() -> Iterator[None]:
     """Let SIGINT and SIGTERM end the server and nothing more.
 
-    uvicorn raises the signal again when it is done, for whoever handled it before; by default that would end the process
-    before the engine is closed.
+    uvicorn raises the signal again when it is done, for whoever handled it before; by default that would end the
+    process before the engine is closed.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -22,8 +22,8 @@ class End(Enum):
 class Stream:
     """Token ids of one answer, in order. Iterate with `for` in a thread or with `async for` in an event loop.
 
-    After the last token `end` says how the answer ended; if it failed, iterating raises the error. An answer ends exactly once,
-    whoever comes first: the engine, or `cancel`. One reader per stream.
+    After the last token `end` says how the answer ended; if it failed, iterating raises the error. An answer ends
+    exactly once, whoever comes first: the engine, or `cancel`. One reader per stream.
     """
 
     def __init__(self, prompt_tokens: int, on_cancel: Callable[[Stream], None]) -> None:
@@ -79,7 +79,7 @@ class Stream:
             yield token
 
     async def __aiter__(self) -> AsyncIterator[int]:
-        """Yield tokens as they come, without blocking the event loop. Raises the engine's error if the answer failed."""
+        """Yield tokens as they come; the event loop stays free. Raises the engine's error if the answer failed."""
         arrived = asyncio.Event()
         with self._changed:
             self._waiter = (asyncio.get_running_loop(), arrived)

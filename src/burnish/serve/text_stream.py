@@ -1,4 +1,4 @@
-"""Token ids of an answer become text, as far as it is certain: whole characters only, and nothing from a stop string on."""
+"""Token ids of an answer become text: whole characters only, and nothing from a stop string on."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from burnish.text.tokenizer import Detokenizer, Tokenizer
 class TextStream:
     """Turns one answer's tokens into pieces of text. `stopped` is True once a stop string came up.
 
-    Text that may be the beginning of a stop string is held back until the next tokens decide. The pieces together are the
-    answer's text up to the first stop string, which is not part of it.
+    Text that may be the beginning of a stop string is held back until the next tokens decide. The pieces together are
+    the answer's text up to the first stop string, which is not part of it.
     """
 
     def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = ()) -> None:

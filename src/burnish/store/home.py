@@ -107,7 +107,11 @@ class Home:
         if not path.exists():
             return None
         artifact = self.load(kind, _read_json(path)["id"])
-        return artifact if all(self._is_whole(file) for file in _files(artifact)) else None
+        return artifact if self.is_whole(artifact) else None
+
+    def is_whole(self, artifact: Artifact) -> bool:
+        """Return whether every file that the artifact names is there with its size."""
+        return all(self._has(file) for file in _files(artifact))
 
     def remember(self, stage: str, key: Id, artifact: Artifact) -> None:
         """Store the artifact and that these inputs gave it."""
@@ -146,7 +150,7 @@ class Home:
     def _done_path(self, stage: str, key: Id) -> Path:
         return self.root / "done" / stage / f"{key[:KEY_CHARACTERS]}.json"
 
-    def _is_whole(self, file: FileRef) -> bool:
+    def _has(self, file: FileRef) -> bool:
         path = self.path(file)
         return path.is_file() and path.stat().st_size == file.size_bytes
 

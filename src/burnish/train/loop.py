@@ -16,6 +16,7 @@ from burnish.core.errors import Interrupted, TrainingError
 from burnish.core.events import Checkpointed, Emit, Note, StepDone
 from burnish.core.rows import TokenRow
 from burnish.model.attention import packing
+from burnish.model.lean import lean
 from burnish.model.lora import lora_parameters, save_adapter
 from burnish.model.memory import checkpoint_layers
 from burnish.model.probe import check_base
@@ -107,7 +108,12 @@ def _ready(model: PreTrainedModel, numbers: TrainPlan) -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(numbers.threads)
     try:
-        with packing(model), checkpoint_layers(model, numbers.checkpointed_layers), torch.random.fork_rng():
+        with (
+            packing(model),
+            lean(model),
+            checkpoint_layers(model, numbers.checkpointed_layers),
+            torch.random.fork_rng(),
+        ):
             model.train()
             yield
     finally:

@@ -1,0 +1,49 @@
+"""A model as a subject of evaluation: it answers prompts and predicts rows, with its adapter on or off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from burnish.core.rows import TokenRow
+from burnish.model.generate import generate
+from burnish.model.lora import adapter_off
+from burnish.model.row_losses import sequence_losses
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+ROWS_AT_ONCE = 128
+"""Answers decoded together: enough for the matrix products to be compute-bound on a CPU."""
+
+
+class ModelSubject:
+    """Base (`tuned` False) or tuned answers of one model that carries an adapter."""
+
+    def __init__(self, model: PreTrainedModel, stop_ids: frozenset[int], *, tuned: bool) -> None:
+        """Share `model` between subjects; only one works at a time."""
+        self._model, self._stop_ids, self._tuned = model, stop_ids, tuned
+
+    def complete(
+        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, progress: Callable[[int, int], None]
+    ) -> list[list[int]]:
+        """Answer each prompt greedily, in order, without the stop token."""
+        with self._as_subject():
+            return generate(
+                self._model, prompts, max_new_tokens=max_new_tokens, stop_ids=self._stop_ids, batch=ROWS_AT_ONCE,
+                progress=progress,
+            )  # fmt: skip
+
+    def losses(self, rows: Sequence[TokenRow]) -> list[tuple[float, int]]:
+        """Return for each row the summed loss in nats of its tokens with loss, and their number."""
+        with self._as_subject():
+            return sequence_losses(self._model, rows)
+
+    @contextmanager
+    def _as_subject(self) -> Iterator[None]:
+        if self._tuned:
+            yield
+        else:
+            with adapter_off(self._model):
+                yield
