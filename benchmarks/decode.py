@@ -1,9 +1,10 @@
-"""Greedy decoding: burnish's batched decoder against transformers' generate, and against the matrix products it cannot avoid.
+"""Greedy decoding: burnish's batched decoder against transformers' generate, and against the products it cannot avoid.
 
-`python benchmarks/decode.py MODEL_FOLDER` prints one JSON document. Prompts are random tokens: groups of ten share their
-first 200 tokens (a system prompt) and add 30 to 70 of their own; each gets 64 new tokens. The arms take turns (ours,
-transformers, ours, ...) so that other work on the machine meets both; medians are reported. `bound_share` is the time of the
-products alone (measured in the same rounds, weights read from memory as in decoding) over the time of a decoding step.
+`python benchmarks/decode.py MODEL_FOLDER` prints one JSON document. Prompts are random tokens: groups of ten share
+their first 200 tokens (a system prompt) and add 30 to 70 of their own; each gets 64 new tokens. The arms take turns
+(ours, transformers, ours, ...) so that other work on the machine meets both; medians are reported. `bound_share` is the
+time of the products alone (measured in the same rounds, weights read from memory as in decoding) over the time of a
+decoding step.
 """
 
 from __future__ import annotations

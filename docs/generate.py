@@ -45,7 +45,11 @@ def command_page() -> str:
     """Return docs/commands.md: the help of each verb, and the exit codes."""
     os.environ["COLUMNS"] = "110"
     parser = build_parser()
-    parts = ["# The command line\n\n*Generated from `src/burnish/cli.py` by `make docs`.*\n\n```\n" + parser.format_help() + "```\n"]
+    parts = [
+        "# The command line\n\n*Generated from `src/burnish/cli.py` by `make docs`.*\n\n```\n"
+        + parser.format_help()
+        + "```\n"
+    ]
     for action in parser._subparsers._group_actions if parser._subparsers else []:  # noqa: SLF001 - argparse has no public way
         for name, sub in (action.choices or {}).items():
             parts.append(f"\n## burnish {name}\n\n```\n{sub.format_help()}```\n")
@@ -62,7 +66,11 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
-    stale = [name for name, page in PAGES.items() if not (DOCS / name).exists() or (DOCS / name).read_text(encoding="utf-8") != page()]
+    stale = [
+        name
+        for name, page in PAGES.items()
+        if not (DOCS / name).exists() or (DOCS / name).read_text(encoding="utf-8") != page()
+    ]
     if check:
         sys.stdout.write("".join(f"docs/{name} is stale: run make docs\n" for name in stale))
         return 1 if stale else 0

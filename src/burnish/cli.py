@@ -33,10 +33,27 @@ class _Parser(argparse.ArgumentParser):
 def _add_common(parser: argparse.ArgumentParser, where: str) -> None:
     """Add the flags that may stand before or after the verb; `where` keeps both places apart until they are merged."""
     group = parser.add_argument_group("common flags, before or after the verb")
-    group.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], dest=f"{where}_set", help="change one recipe key, such as train.epochs=2")
-    group.add_argument("--json", action="store_true", dest=f"{where}_json", help="print exactly one JSON document on stdout")
-    group.add_argument("--home", metavar="FOLDER", default=None, dest=f"{where}_home", help="where work is kept (default: .burnish, or $BURNISH_HOME)")
-    group.add_argument("-v", "--verbose", action="store_true", dest=f"{where}_verbose", help="more detail, and a traceback with errors")
+    group.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        dest=f"{where}_set",
+        help="change one recipe key, such as train.epochs=2",
+    )
+    group.add_argument(
+        "--json", action="store_true", dest=f"{where}_json", help="print exactly one JSON document on stdout"
+    )
+    group.add_argument(
+        "--home",
+        metavar="FOLDER",
+        default=None,
+        dest=f"{where}_home",
+        help="where work is kept (default: .burnish, or $BURNISH_HOME)",
+    )
+    group.add_argument(
+        "-v", "--verbose", action="store_true", dest=f"{where}_verbose", help="more detail, and a traceback with errors"
+    )
     group.add_argument("-q", "--quiet", action="store_true", dest=f"{where}_quiet", help="no progress")
 
 
@@ -76,7 +93,9 @@ def build_parser() -> argparse.ArgumentParser:
     chat.add_argument("--date", metavar="YYYY-MM-DD", help="the day of the conversation (default: today)")
     show = verb("show", "print an artifact, or list what there is", _show)
     show.add_argument("id", nargs="?", help="an id, the beginning of one, or latest")
-    show.add_argument("--kind", choices=("manifest", "plan", "adapter", "report", "release"), help="with latest: of this kind")
+    show.add_argument(
+        "--kind", choices=("manifest", "plan", "adapter", "report", "release"), help="with latest: of this kind"
+    )
     verb("doctor", "look at this machine: versions, memory, disk, device", _doctor)
     return parser
 

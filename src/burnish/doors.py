@@ -94,7 +94,12 @@ def _open_engine(home: Home, releases: Sequence[Release], emit: Emit) -> tuple[E
         if same and fits:
             served.append(release)
         else:
-            emit(Note("serve", f"{release.name} is left out: it was trained on another base ({adapter.base.name}, {adapter.method.kind})"))
+            emit(
+                Note(
+                    "serve",
+                    f"{release.name} is left out: it was trained on another base ({adapter.base.name}, {adapter.method.kind})",
+                )
+            )
     folders = {release.name: home.path(adapters[release.id].weights_file).parent for release in served}
     missing = [name for name, folder in folders.items() if not folder.is_dir()]
     if missing:
@@ -152,17 +157,32 @@ def doctor(home: Path) -> dict[str, Any]:
 
     hardware = detect()
     items = [_item("python", platform.python_version(), "ok" if sys.version_info >= (3, 11) else "needs 3.11 or newer")]
-    items += [_version(package) for package in ("torch", "transformers", "bitsandbytes", "tokenizers", "mlflow-skinny", "starlette")]
+    items += [
+        _version(package)
+        for package in ("torch", "transformers", "bitsandbytes", "tokenizers", "mlflow-skinny", "starlette")
+    ]
     items.append(_item("cores", f"{hardware.cores} ({hardware.cpu_name})", "ok"))
     if hardware.gemm_gflops is not None:
         items.append(_item("matrix product", f"{hardware.gemm_gflops:.0f} GFLOP/s float32", "ok"))
     if hardware.ram_bytes is not None:
         enough = hardware.ram_bytes >= NEEDED_RAM_BYTES
-        items.append(_item("free memory", format_bytes(hardware.ram_bytes), "ok" if enough else f"the demo needs {format_bytes(NEEDED_RAM_BYTES)}"))
+        items.append(
+            _item(
+                "free memory",
+                format_bytes(hardware.ram_bytes),
+                "ok" if enough else f"the demo needs {format_bytes(NEEDED_RAM_BYTES)}",
+            )
+        )
     items.append(_item("gpu", hardware.gpu_name or "none", "ok"))
     folder = home if home.exists() else Path.cwd()
     free = shutil.disk_usage(folder).free
-    items.append(_item("free disk", f"{format_bytes(free)} for {folder}", "ok" if free >= NEEDED_DISK_BYTES else f"a run needs {format_bytes(NEEDED_DISK_BYTES)}"))
+    items.append(
+        _item(
+            "free disk",
+            f"{format_bytes(free)} for {folder}",
+            "ok" if free >= NEEDED_DISK_BYTES else f"a run needs {format_bytes(NEEDED_DISK_BYTES)}",
+        )
+    )
     try:
         items.append(_item("home", str(Home(home).root), "ok"))
     except BurnishError as error:
@@ -182,4 +202,6 @@ def _version(package: str) -> dict[str, str]:
         return _item(package, importlib.metadata.version(package), "ok")
     except importlib.metadata.PackageNotFoundError:
         optional = package == "starlette"
-        return _item(package, "not installed", "ok (only serve needs it)" if optional else "missing: pip install burnish")
+        return _item(
+            package, "not installed", "ok (only serve needs it)" if optional else "missing: pip install burnish"
+        )

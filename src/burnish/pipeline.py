@@ -7,10 +7,10 @@ what is new is worked on under a lock, in a folder of its own, and stored whole.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from burnish import wiring
 from burnish.core.artifacts import Adapter, Artifact, EvalReport, GateVerdict, Manifest, Plan, Release
@@ -19,6 +19,9 @@ from burnish.core.events import Emit, StageDone, StageStarted
 from burnish.core.ids import content_id
 from burnish.core.recipe import Recipe
 from burnish.store.home import Home
+
+if TYPE_CHECKING:
+    from burnish.plan.compare import Compared
 
 A = TypeVar("A", bound=Artifact)
 Stage = Literal["prepare", "plan", "train", "evaluate", "release"]
@@ -46,7 +49,13 @@ class Outcome:
 
     def as_json(self) -> dict[str, Any]:
         """Return the ids, the verdict and the seconds, as `burnish run --json` prints them."""
-        made = {"manifest": self.manifest, "plan": self.plan, "adapter": self.adapter, "report": self.report, "release": self.release}
+        made = {
+            "manifest": self.manifest,
+            "plan": self.plan,
+            "adapter": self.adapter,
+            "report": self.report,
+            "release": self.release,
+        }
         return {
             **{name: None if artifact is None else artifact.id for name, artifact in made.items()},
             "gate": None if self.gate is None else {"passed": self.gate.passed, "reasons": list(self.gate.reasons)},
@@ -63,7 +72,9 @@ def run(recipe: Recipe, home: Home, emit: Emit, *, until: Stage = "release") -> 
     done = Outcome()
     base = wiring.open_base(recipe.base, emit)
     prepared = wiring.prepare_inputs(recipe, base)
-    done.manifest = _once(done, home, emit, "prepare", prepared, Manifest, lambda at: wiring.prepare(recipe, base, home, at, emit))
+    done.manifest = _once(
+        done, home, emit, "prepare", prepared, Manifest, lambda at: wiring.prepare(recipe, base, home, at, emit)
+    )
     if until == "prepare":
         return done
 
@@ -85,18 +96,35 @@ def run(recipe: Recipe, home: Home, emit: Emit, *, until: Stage = "release") -> 
     adapter = done.adapter
     evaluated = {"adapter": adapter.id, "manifest": manifest.id, "settings": recipe.evaluate.model_dump(mode="json")}
     done.report = _once(
-        done, home, emit, "evaluate", evaluated, EvalReport,
+        done,
+        home,
+        emit,
+        "evaluate",
+        evaluated,
+        EvalReport,
         lambda at: wiring.evaluate(recipe, adapter, manifest, plan, base, home, at, emit),
     )
     done.gate = wiring.decide(done.report, recipe.gate)
     if until == "release" and done.gate.passed:
         report, gate = done.report, done.gate
-        released = {"name": recipe.name, "report": report.id, "adapter": adapter.id, "gate": gate.model_dump(mode="json")}
+        released = {
+            "name": recipe.name,
+            "report": report.id,
+            "adapter": adapter.id,
+            "gate": gate.model_dump(mode="json"),
+        }
         done.release = _once(
-            done, home, emit, "release", released, Release,
+            done,
+            home,
+            emit,
+            "release",
+            released,
+            Release,
             lambda at: wiring.release(recipe, adapter, report, plan, manifest, gate, home),
         )
-    done.report_path = wiring.write_report(recipe, manifest, plan, adapter, done.report, done.gate, done.release, home, done.fresh_seconds())
+    done.report_path = wiring.write_report(
+        recipe, manifest, plan, adapter, done.report, done.gate, done.release, home, done.fresh_seconds()
+    )
     return done
 
 
@@ -111,8 +139,20 @@ def estimate(recipe: Recipe, home: Home) -> Plan:
         raise UsageError(f"{error.filename} is missing. The plan needs the data file to know its size.") from error
 
 
+def predicted_and_measured(outcome: Outcome) -> Sequence[Compared]:
+    """Return what the plan predicted beside what this run measured."""
+    assert outcome.plan is not None, "a run that measured something has a plan"
+    return wiring.predicted_and_measured(outcome.plan, outcome.adapter, outcome.report)
+
+
 def _once(
-    done: Outcome, home: Home, emit: Emit, stage: Stage, inputs: dict[str, Any], kind: type[A], work: Callable[[Path], A]
+    done: Outcome,
+    home: Home,
+    emit: Emit,
+    stage: Stage,
+    inputs: dict[str, Any],
+    kind: type[A],
+    work: Callable[[Path], A],
 ) -> A:
     """Return what `stage` makes from `inputs`: from before, or by doing the work now."""
     began = time.perf_counter()

@@ -20,13 +20,33 @@ gate: {{json_valid: 0.9}}          # smallest values on the held-out rows; no ga
 system: You route support messages. Answer with JSON only.
 """
 PROBLEMS = {
-    "billing": ("I was charged twice", "my invoice shows the wrong amount", "the refund never arrived", "my card was declined"),
+    "billing": (
+        "I was charged twice",
+        "my invoice shows the wrong amount",
+        "the refund never arrived",
+        "my card was declined",
+    ),
     "login": ("I cannot sign in", "the reset mail never comes", "my account is locked", "two-factor codes are refused"),
-    "delivery": ("my parcel is late", "the box came damaged", "the tracking link is dead", "I got someone else's order"),
+    "delivery": (
+        "my parcel is late",
+        "the box came damaged",
+        "the tracking link is dead",
+        "I got someone else's order",
+    ),
 }
 FRAMES = {
-    False: ("Hi, {problem}. Can you have a look?", "{problem}, no hurry though", "Small thing: {problem}.", "Hello team, {problem}. Thanks!"),
-    True: ("URGENT: {problem}!", "{problem} and I need this solved today", "This is the third time I write, {problem}.", "Please help right now, {problem}"),
+    False: (
+        "Hi, {problem}. Can you have a look?",
+        "{problem}, no hurry though",
+        "Small thing: {problem}.",
+        "Hello team, {problem}. Thanks!",
+    ),
+    True: (
+        "URGENT: {problem}!",
+        "{problem} and I need this solved today",
+        "This is the third time I write, {problem}.",
+        "Please help right now, {problem}",
+    ),
 }
 
 
@@ -35,7 +55,9 @@ def write_scaffold(name: str, folder: Path) -> tuple[Path, Path]:
     try:
         TypeAdapter(Name).validate_python(name)
     except ValidationError as error:
-        raise UsageError(f'"{name}" is no name for a specialist: use a-z, 0-9, ".", "_", "-", at most 63 characters.') from error
+        raise UsageError(
+            f'"{name}" is no name for a specialist: use a-z, 0-9, ".", "_", "-", at most 63 characters.'
+        ) from error
     recipe, rows = folder / f"{name}.yaml", folder / f"{name}.jsonl"
     for path in (recipe, rows):
         if path.exists():

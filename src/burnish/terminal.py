@@ -8,7 +8,15 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from burnish.core.events import Checkpointed, Event, Note, StageDone, StageStarted, StepDone
@@ -31,16 +39,26 @@ class Terminal:
         self._last_line = 0.0
         self._steps_seconds = 0.0
         self._progress = Progress(
-            TextColumn("  [dim]{task.description}"), BarColumn(28), MofNCompleteColumn(), TextColumn("[dim]{task.fields[note]}"),
-            TextColumn("[dim]elapsed"), TimeElapsedColumn(), TextColumn("[dim]left"), TimeRemainingColumn(),
-            console=self.console, transient=True, disable=quiet or not self.console.is_terminal,
+            TextColumn("  [dim]{task.description}"),
+            BarColumn(28),
+            MofNCompleteColumn(),
+            TextColumn("[dim]{task.fields[note]}"),
+            TextColumn("[dim]elapsed"),
+            TimeElapsedColumn(),
+            TextColumn("[dim]left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+            disable=quiet or not self.console.is_terminal,
         )
 
     def __enter__(self) -> Terminal:
         self._progress.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._progress.stop()
 
     def emit(self, event: Event) -> None:
@@ -54,7 +72,9 @@ class Terminal:
             case StageDone():
                 self._clear()
                 how = "already done" if event.cached else f"done in {format_seconds(event.seconds)}"
-                self._say(f"[green]✓[/green] [bold]{event.stage:<9}[/bold] [dim]{short(event.artifact_id)}[/dim]  {how}")
+                self._say(
+                    f"[green]✓[/green] [bold]{event.stage:<9}[/bold] [dim]{short(event.artifact_id)}[/dim]  {how}"
+                )
             case StepDone():
                 self._steps_seconds += event.seconds
                 note = f"loss {event.loss:.3f} · {event.tokens / event.seconds:.0f} tok/s · {format_bytes(event.rss_bytes)}"
@@ -88,7 +108,11 @@ class Terminal:
         now = time.monotonic()
         if now - self._last_line >= PLAIN_EVERY_SECONDS or done >= total:
             self._last_line = now
-            left = f", {format_seconds(self._steps_seconds / done * (total - done))} left" if self._steps_seconds and done else ""
+            left = (
+                f", {format_seconds(self._steps_seconds / done * (total - done))} left"
+                if self._steps_seconds and done
+                else ""
+            )
             extra = f" ({note})" if note != unit else ""
             self._say(f"  {what}: {done} of {total} {unit}{extra}{left}", markup=False)
 
@@ -98,7 +122,9 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     output = Console(file=sys.stdout, highlight=False, soft_wrap=False)
     grid = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for index, column in enumerate(columns):
-        grid.add_column(column, header_style="dim", overflow="fold", justify="left" if index in (0, len(columns) - 1) else "right")
+        grid.add_column(
+            column, header_style="dim", overflow="fold", justify="left" if index in (0, len(columns) - 1) else "right"
+        )
     for row in rows:
         grid.add_row(*[cell.replace("[", "\\[") for cell in row])
     output.print(grid)

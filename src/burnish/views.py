@@ -16,32 +16,24 @@ from burnish.terminal import line, table
 
 def print_plan(plan: Plan) -> None:
     """Print every number of a plan with its because."""
-    fits = {True: "yes", False: "NO", None: "unknown"}[plan.fits]
-    rows = [
-        ("parameters", f"{format_count(plan.parameters.total)}", plan.because.get("parameters.total", "")),
-        ("trainable", f"{format_count(plan.parameters.trainable)}", plan.because.get("parameters.trainable", "")),
-        ("tokens", f"{format_count(plan.tokens.total)}", plan.because.get("tokens.total", "")),
-        ("weights", format_bytes(plan.memory.weights_bytes), plan.because.get("memory.weights_bytes", "")),
-        ("peak memory", format_bytes(plan.memory.peak_bytes), plan.because.get("memory.peak_bytes", "")),
-        ("fits", fits, plan.because.get("fits", "")),
-    ]
-    for name, seconds in (("train", plan.time.train), ("evaluate", plan.time.evaluate), ("in all", plan.time.total)):
-        text = f"{format_seconds(seconds.mid)} ({format_seconds(seconds.low)} to {format_seconds(seconds.high)})"
-        rows.append((f"time: {name}", text, plan.because.get(f"time.{name}".replace(" ", "_"), plan.because.get("time", ""))))
-    shown = {"parameters.total", "parameters.trainable", "tokens.total", "memory.weights_bytes", "memory.peak_bytes", "fits"}
-    values = {f"train.{k}": v for k, v in plan.train.model_dump().items()} | {f"method.{k}": v for k, v in plan.method.model_dump().items()}
-    rows += [(key, _value(values[key]), why) for key, why in plan.because.items() if key in values and key not in shown]
-    table(f"plan {short(plan.id)} for {plan.name} on {plan.base.name}", ("what", "value", "because"), rows)
+    from burnish.plan.table import component_rows, plan_rows
+
+    title = f"plan {short(plan.id)} for {plan.name} on {plan.base.name}"
+    table(title, ("what", "value", "because"), [*plan_rows(plan), *component_rows(plan)])
 
 
 def print_outcome(outcome: Outcome, recipe: Recipe, home: Home) -> None:
     """Print what a run made: the ledger, before and after, the verdict, the report and how to talk to the result."""
     if outcome.manifest is not None:
         ledger = outcome.manifest.ledger
-        line(f"rows in {ledger.rows_in} = kept {ledger.rows_kept} + rejected {sum(ledger.rejected.values())}"
-             f" ({', '.join(f'{reason}: {count}' for reason, count in sorted(ledger.rejected.items()))})")
+        line(
+            f"rows in {ledger.rows_in} = kept {ledger.rows_kept} + rejected {sum(ledger.rejected.values())}"
+            f" ({', '.join(f'{reason}: {count}' for reason, count in sorted(ledger.rejected.items()))})"
+        )
     if outcome.report is not None:
         print_report(outcome.report)
+    if outcome.plan is not None and outcome.adapter is not None:
+        print_predictions(outcome)
     if outcome.gate is not None:
         line("")
         for reason in outcome.gate.reasons:
@@ -52,7 +44,23 @@ def print_outcome(outcome: Outcome, recipe: Recipe, home: Home) -> None:
     if outcome.report_path is not None:
         line(f"report:  {outcome.report_path}")
     if outcome.release is not None:
-        line(f"talk:    burnish chat {recipe.name} --home {home.root}" if home.root.name != ".burnish" else f"talk:    .venv/bin/burnish chat {recipe.name}")
+        line(
+            f"talk:    burnish chat {recipe.name} --home {home.root}"
+            if home.root.name != ".burnish"
+            else f"talk:    .venv/bin/burnish chat {recipe.name}"
+        )
+
+
+def print_predictions(outcome: Outcome) -> None:
+    """Print what the plan predicted beside what was measured."""
+    from burnish.pipeline import predicted_and_measured
+
+    write = {"bytes": format_bytes, "seconds": format_seconds, "steps": format_count}
+    rows = [
+        (row.what, write[row.unit](row.predicted), write[row.unit](row.measured), f"{row.measured / row.predicted:.2f}")
+        for row in predicted_and_measured(outcome)
+    ]
+    table("the plan against what happened", ("what", "predicted", "measured", "ratio"), rows)
 
 
 def print_report(report: EvalReport) -> None:
@@ -74,20 +82,18 @@ def _score(score: Score) -> str:
     return f"{score.value:.3f} ({score.low:.3f} to {score.high:.3f})"
 
 
-def _value(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:g}"
-    return ", ".join(str(item) for item in value) if isinstance(value, tuple) else str(value)
-
-
 def print_check(found: dict[str, Any]) -> None:
     """Print what `check` looked at."""
-    table("check", ("what", "found"), [(str(key), _value(value)) for key, value in found.items()])
+    table("check", ("what", "found"), [(key, str(value)) for key, value in found.items()])
 
 
 def print_doctor(findings: dict[str, Any]) -> None:
     """Print what `doctor` found on this machine."""
-    table("doctor", ("what", "found", "verdict"), [(item["what"], item["found"], item["verdict"]) for item in findings["items"]])
+    table(
+        "doctor",
+        ("what", "found", "verdict"),
+        [(item["what"], item["found"], item["verdict"]) for item in findings["items"]],
+    )
     line("all good" if findings["ok"] else "see the verdicts that are not ok")
 
 
@@ -104,7 +110,11 @@ def artifact_rows(home: Home) -> list[dict[str, str]]:
 
 def print_artifacts(rows: list[dict[str, str]]) -> None:
     """Print the list of artifacts."""
-    table("artifacts (newest last)", ("kind", "id", "made", "says"), [(r["kind"], short(r["id"]), r["made"], r["says"]) for r in rows])
+    table(
+        "artifacts (newest last)",
+        ("kind", "id", "made", "says"),
+        [(r["kind"], short(r["id"]), r["made"], r["says"]) for r in rows],
+    )
 
 
 def print_artifact(artifact: Artifact, home: Home) -> None:
@@ -116,7 +126,11 @@ def print_artifact(artifact: Artifact, home: Home) -> None:
             print_report(artifact)
         case _:
             value = artifact.model_dump(mode="json")
-            table(f"{artifact.kind} {artifact.id}", ("what", "value"), [(key, _brief(item)) for key, item in value.items()])
+            table(
+                f"{artifact.kind} {artifact.id}",
+                ("what", "value"),
+                [(key, _brief(item)) for key, item in value.items()],
+            )
     line(f"parents: {', '.join(short(parent) for parent in artifact.parents) or 'none'}")
     line(f"file:    {home.root / 'artifacts' / artifact.kind / (artifact.id + '.json')}")
 
@@ -138,7 +152,9 @@ def _says(artifact: Artifact) -> str:
         case Adapter():
             return f"{artifact.name}: {artifact.method.kind} rank {artifact.method.rank} on {artifact.base.name}"
         case EvalReport():
-            exact = [s for s in artifact.scores if s.subject == "tuned" and s.task == "test" and s.metric == "exact_match"]
+            exact = [
+                s for s in artifact.scores if s.subject == "tuned" and s.task == "test" and s.metric == "exact_match"
+            ]
             return f"{artifact.name}: exact match {exact[0].value:.3f}" if exact else artifact.name
         case Release():
             return f"{artifact.alias} version {artifact.version}"

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from burnish.core.rows import TokenRow
     from burnish.evaluate.run import Subject
     from burnish.model.bases import BaseFiles
+    from burnish.plan.compare import Compared
     from burnish.text.tokenizer import Tokenizer
 
 
@@ -112,7 +113,9 @@ def plan(recipe: Recipe, base: Base, manifest: Manifest, home: Home) -> Plan:
         manifest=manifest,
         data_bytes=None,
         hardware=detect(),
-        token_lengths=[(row.ids[: row.prefix], row.prefix, len(row.ids) - row.prefix) for row in train_rows(manifest, home)],
+        token_lengths=[
+            (row.ids[: row.prefix], row.prefix, len(row.ids) - row.prefix) for row in train_rows(manifest, home)
+        ],
     )
 
 
@@ -346,12 +349,14 @@ def write_report(
     write_bytes(folder / "report.html", page.encode())
     if released is not None:
         licence = BUNDLED[plan.base.name].licence if plan.base.name in BUNDLED else None
-        card = model_card(release=released, adapter=adapter, report=report, plan=plan, manifest=manifest, base_licence=licence)
+        card = model_card(
+            release=released, adapter=adapter, report=report, plan=plan, manifest=manifest, base_licence=licence
+        )
         write_bytes(folder / "card.md", card.encode())
     return folder / "report.html"
 
 
-def predicted_and_measured(plan: Plan, adapter: Adapter | None, report: EvalReport | None) -> Sequence[Any]:
+def predicted_and_measured(plan: Plan, adapter: Adapter | None, report: EvalReport | None) -> Sequence[Compared]:
     """Return what the plan predicted beside what was measured."""
     from burnish.plan.compare import compare, measurements
 

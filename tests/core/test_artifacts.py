@@ -14,8 +14,14 @@ from burnish.core.ids import content_id
 
 def release(**changes: object) -> Release:
     values: dict[str, object] = {
-        "name": "a", "alias": "a", "adapter": "1", "report": "2", "plan": "3", "manifest": "4",
-        "base": BaseRef(name="b", digest="d"), "gate": GateVerdict(passed=True, thresholds={"exact_match": 0.5}, reasons=()),
+        "name": "a",
+        "alias": "a",
+        "adapter": "1",
+        "report": "2",
+        "plan": "3",
+        "manifest": "4",
+        "base": BaseRef(name="b", digest="d"),
+        "gate": GateVerdict(passed=True, thresholds={"exact_match": 0.5}, reasons=()),
     }
     return Release.model_validate(values | changes)
 

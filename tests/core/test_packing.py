@@ -26,7 +26,9 @@ def test_every_sample_is_in_exactly_one_row_and_no_row_is_too_long(
 
 
 @given(SAMPLES, st.integers(32, 100), SEEDS)
-def test_no_more_rows_than_first_fit_would_guarantee(lengths: list[tuple[str, int, int]], row_tokens: int, seed: int) -> None:
+def test_no_more_rows_than_first_fit_would_guarantee(
+    lengths: list[tuple[str, int, int]], row_tokens: int, seed: int
+) -> None:
     rows = pack(lengths, row_tokens, seed)
     alone = sum(prefix + tail for _, prefix, tail in lengths)
     # two rows that could be put together would not both be there: all but one are more than half full, prefixes repeated

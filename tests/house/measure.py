@@ -56,7 +56,9 @@ def broad_excepts() -> list[Finding]:
     for path, _, tree in trees():
         for node in ast.walk(tree):
             if isinstance(node, ast.ExceptHandler):
-                broad = node.type is None or (isinstance(node.type, ast.Name) and node.type.id in ("Exception", "BaseException"))
+                broad = node.type is None or (
+                    isinstance(node.type, ast.Name) and node.type.id in ("Exception", "BaseException")
+                )
                 if broad or all(isinstance(item, ast.Pass) for item in node.body):
                     found.append(Finding(str(path.relative_to(SOURCE)), node.lineno, ast.unparse(node).splitlines()[0]))
     return found
@@ -103,7 +105,9 @@ def main() -> None:
     total = lines_total()
     longest = functions()[:5]
     print(f"files {len(trees())}, lines {total}, longest file {files()[0][0]} ({files()[0][1]})")
-    print(f"longest function {longest[0][0]} lines: " + ", ".join(f"{f.file}:{f.line} {f.what} {n}" for n, f in longest))
+    print(
+        f"longest function {longest[0][0]} lines: " + ", ".join(f"{f.file}:{f.line} {f.what} {n}" for n, f in longest)
+    )
     print(f"broad or silent except: {len(broad_excepts())}")
     print(f"getattr/hasattr per 1,000 lines: {1000 * len(guesses()) / total:.1f}")
     print(f"patches of foreign objects, exec, eval: {len(patches())}")

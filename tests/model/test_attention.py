@@ -44,7 +44,9 @@ def test_a_window_also_counts_positions_across_the_prefix() -> None:
 def test_values_and_gradients_equal_one_masked_attention(window: int | None) -> None:
     torch.manual_seed(0)
     shapes = {"query": 4, "key": 2, "value": 2}
-    ours = {name: torch.randn(1, heads, 12, 8, dtype=torch.float64, requires_grad=True) for name, heads in shapes.items()}
+    ours = {
+        name: torch.randn(1, heads, 12, 8, dtype=torch.float64, requires_grad=True) for name, heads in shapes.items()
+    }
     theirs = {name: tensor.detach().clone().requires_grad_() for name, tensor in ours.items()}
     module = torch.nn.Module()
     found, _ = packed_attention(module, **ours, attention_mask=None, packed=LAYOUT, scaling=0.3, sliding_window=window)

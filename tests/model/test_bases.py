@@ -135,7 +135,9 @@ def test_an_unreachable_hub_is_an_error_that_says_what_to_do(tmp_path: Path) -> 
         "try:\n    resolve_base('someone/some-model')\nexcept BaseModelError as error:\n    print(error)\n"
     )
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
-    said = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stdout
+    said = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    ).stdout
     assert 'could not fetch the base "someone/some-model"' in said
     assert NAME in said
 
@@ -146,7 +148,9 @@ def test_looking_up_a_base_imports_no_torch(base: Path, tmp_path: Path) -> None:
         "print(sorted({'torch', 'transformers', 'huggingface_hub'} & sys.modules.keys()))\n"
     )
     environment = {**os.environ, "BURNISH_CACHE": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code, str(base)], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(base)], env=environment, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"
 
 
@@ -158,7 +162,8 @@ def test_two_processes_make_the_bundled_base_once(tmp_path: Path) -> None:
     )
     environment = {**os.environ, "BURNISH_CACHE": str(tmp_path)}
     started = [
-        subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)
+        subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
     ]
     said = [process.communicate()[0].split() for process in started]
     assert [process.returncode for process in started] == [0, 0]

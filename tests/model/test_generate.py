@@ -69,7 +69,7 @@ def expected(
     model: PreTrainedModel, prompt: Sequence[int], new_tokens: int, stop_ids: frozenset[int] = frozenset()
 ) -> list[int]:
     """What transformers' generate answers, one prompt at a time, without the stop token."""
-    ids = torch.tensor([prompt])
+    ids = torch.tensor([prompt], device=model.device)
     whole = model.generate(
         ids,
         attention_mask=torch.ones_like(ids),
@@ -88,7 +88,7 @@ def assert_same(model: PreTrainedModel, prompt: Sequence[int], got: list[int], w
     at = next((i for i, (a, b) in enumerate(zip(got, want, strict=False)) if a != b), None)
     assert at is not None, f"{len(got)} tokens, expected {len(want)}"
     with torch.no_grad():
-        logits = model(torch.tensor([[*prompt, *want[:at]]])).logits[0, -1]
+        logits = model(torch.tensor([[*prompt, *want[:at]]], device=model.device)).logits[0, -1]
     assert abs(float(logits[got[at]] - logits[want[at]])) < TIE, f"token {at}: {got[at]}, expected {want[at]}"
 
 
@@ -101,6 +101,19 @@ def test_answers_are_those_of_transformers_with_mixed_lengths_and_shared_prefixe
     for prompt, answer in zip(prompts, answers, strict=True):
         assert_same(model, prompt, answer, expected(model, prompt, 12))
     assert len({tuple(answer) for answer in answers}) > 10, "the model answers everything alike: the test shows nothing"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("batch", [1, 5, 32])
+def test_answers_on_a_gpu_are_those_of_transformers_there(model: PreTrainedModel, batch: int) -> None:
+    prompts = some_prompts(14)
+    model.to("cuda")
+    try:
+        answers = generate(model, prompts, max_new_tokens=12, stop_ids=frozenset(), batch=batch)
+        for prompt, answer in zip(prompts, answers, strict=True):
+            assert_same(model, prompt, answer, expected(model, prompt, 12))
+    finally:
+        model.to("cpu")
 
 
 def test_a_stop_token_ends_the_answer_and_is_not_part_of_it(llama: PreTrainedModel) -> None:

@@ -27,9 +27,14 @@ def folder(make_tiny: Tiny, tmp_path: Path) -> Path:
 def test_nf4_equals_what_transformers_makes(make_tiny: Tiny, tmp_path: Path, architecture: str, double: bool) -> None:
     make_tiny(architecture).save_pretrained(tmp_path)
     config = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=double, bnb_4bit_compute_dtype=torch.float32
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=double,
+        bnb_4bit_compute_dtype=torch.float32,
     )
-    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=config, dtype=torch.float32, device_map="cpu")
+    theirs = AutoModelForCausalLM.from_pretrained(
+        tmp_path, quantization_config=config, dtype=torch.float32, device_map="cpu"
+    )
     ours = load_base(tmp_path, quantisation="nf4", double_quantisation=double)
     ours_nf4 = {name for name, module in ours.named_modules() if is_nf4(module)}
     assert ours_nf4 == {name for name, module in theirs.named_modules() if is_nf4(module)}

@@ -75,7 +75,9 @@ def test_loss_and_gradients_equal_peft(make_tiny: Tiny, method: MethodPlan, arch
     disturb(ours)
     theirs = to_peft(base, ours)
     names = lora_parameters(ours)
-    their_parameters = {name: dict(theirs.named_parameters())[f"base_model.model.{name}.default.weight"] for name in names}
+    their_parameters = {
+        name: dict(theirs.named_parameters())[f"base_model.model.{name}.default.weight"] for name in names
+    }
     our_loss, our_gradients = loss_and_gradients(ours.train(), names)
     their_loss, their_gradients = loss_and_gradients(theirs.train(), their_parameters)
     assert our_loss == pytest.approx(their_loss, rel=1e-6)
@@ -238,7 +240,9 @@ def test_adapters_that_do_not_fit_are_refused(
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite_are_refused(make_tiny: Tiny, method: MethodPlan, tmp_path: Path, value: float) -> None:
+def test_weights_that_are_not_finite_are_refused(
+    make_tiny: Tiny, method: MethodPlan, tmp_path: Path, value: float
+) -> None:
     tensors = load_file(saved(make_tiny, method, tmp_path) / WEIGHTS)
     name = next(iter(tensors))
     tensors[name][0, 0] = value

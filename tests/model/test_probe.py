@@ -9,7 +9,13 @@ from transformers import AutoModelForCausalLM, CohereConfig, Lfm2Config, PreTrai
 from burnish.core.errors import BaseModelError
 from burnish.model.probe import check_base
 
-SMALL = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
+SMALL = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3", "gemma3"])

@@ -65,6 +65,17 @@ def test_losses_equal_those_computed_one_by_one(model: PreTrainedModel) -> None:
     assert_equal(sequence_losses(model, rows), one_by_one(model, rows))
 
 
+@pytest.mark.gpu
+def test_losses_on_a_gpu_equal_those_on_a_cpu(model: PreTrainedModel) -> None:
+    rows = draw_rows(0, 12)
+    want = one_by_one(model, rows)
+    model.to("cuda")
+    try:
+        assert_equal(sequence_losses(model, rows), want)
+    finally:
+        model.to("cpu")
+
+
 def test_a_row_longer_than_one_pass_is_whole(model: PreTrainedModel) -> None:
     draw = random.Random(1)
     rows = [row([1, 2, 3], [draw.randrange(VOCABULARY) for _ in range(1400)]), row([1, 2, 3], [5, 6])]

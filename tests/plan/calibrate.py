@@ -36,7 +36,9 @@ def peak_rss_bytes() -> int:
     return int(line.split()[1]) * 1024
 
 
-def measure(kind: str, row_tokens: int, prefix: int, tail: int, rank: int, layers: int, base_name: str = BASE) -> dict[str, Any]:
+def measure(
+    kind: str, row_tokens: int, prefix: int, tail: int, rank: int, layers: int, base_name: str = BASE
+) -> dict[str, Any]:
     """Plan and train one row in this process."""
     from burnish.core.artifacts import FileRef, Histogram, Ledger, Manifest, Split, TextFingerprint
     from burnish.core.events import Event, StepDone
@@ -75,14 +77,21 @@ def measure(kind: str, row_tokens: int, prefix: int, tail: int, rank: int, layer
     base = resolve_base(base_name)
     numbers = {"row_tokens": row_tokens, "tokens_per_step": row_tokens, "learning_rate": 1e-4}
     recipe = parse_recipe(
-        {"name": "calibrate", "base": base_name, "data": "x", "method": {"kind": kind, "rank": rank}, "train": numbers}, source="calibrate"
+        {"name": "calibrate", "base": base_name, "data": "x", "method": {"kind": kind, "rank": rank}, "train": numbers},
+        source="calibrate",
     )
     config = read_config(base.folder)
 
     def plan_with(ram_bytes: int) -> Any:
         machine = replace(detect(probe=False), ram_bytes=ram_bytes, gemm_gflops=probe_gflops(0.5), gpu_name=None)
         return make_plan(
-            recipe, base=base.ref, config=config, manifest=manifest, data_bytes=None, hardware=machine, token_lengths=lengths_of(rows)
+            recipe,
+            base=base.ref,
+            config=config,
+            manifest=manifest,
+            data_bytes=None,
+            hardware=machine,
+            token_lengths=lengths_of(rows),
         )
 
     ram = 2**40
@@ -92,7 +101,9 @@ def measure(kind: str, row_tokens: int, prefix: int, tail: int, rank: int, layer
         plan = plan_with(ram)
     events: list[Event] = []
     began = time.perf_counter()
-    model = load_base(base.folder, quantisation=plan.method.quantisation, double_quantisation=plan.method.double_quantisation)
+    model = load_base(
+        base.folder, quantisation=plan.method.quantisation, double_quantisation=plan.method.double_quantisation
+    )
     load_seconds, loaded = time.perf_counter() - began, peak_rss_bytes()
     attach_lora(model, plan.method, seed=0)
     cpu = time.process_time()

@@ -60,9 +60,16 @@ def plan_of() -> Callable[..., Plan]:
     """Plan for a bundled base, with anything changed."""
 
     def make(base: str = "smollm2-135m-instruct", hardware: Hardware = LAPTOP, **changes: Any) -> Plan:
-        asked = {"name": "flight-search", "base": base, "data": "requests.jsonl", "method": "qlora"} | changes.pop("recipe", {})
+        asked = {"name": "flight-search", "base": base, "data": "requests.jsonl", "method": "qlora"} | changes.pop(
+            "recipe", {}
+        )
         config = find_config(base)
-        values: dict[str, Any] = {"manifest": None, "data_bytes": 160_000, "base": reference(base, config), "config": config}
+        values: dict[str, Any] = {
+            "manifest": None,
+            "data_bytes": 160_000,
+            "base": reference(base, config),
+            "config": config,
+        }
         return make_plan(parse_recipe(asked, source="test"), hardware=hardware, **(values | changes))
 
     return make

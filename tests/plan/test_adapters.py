@@ -14,7 +14,11 @@ PHI = read_architecture(find_config("phi-3.5-mini-instruct"))
 
 
 def test_lora_on_attention_and_on_everything_by_hand() -> None:
-    assert lora_parameters(LLAMA, ("q_proj", "k_proj", "v_proj", "o_proj"), 32) == 32 * 32 * (8192 + 5120 + 5120 + 8192) == 27_262_976
+    assert (
+        lora_parameters(LLAMA, ("q_proj", "k_proj", "v_proj", "o_proj"), 32)
+        == 32 * 32 * (8192 + 5120 + 5120 + 8192)
+        == 27_262_976
+    )
     everything = resolve_targets(LLAMA, ("all-linear",), source="x")
     assert lora_parameters(LLAMA, everything, 16) == 41_943_040
     assert lora_parameters(LLAMA, everything, 32) == 83_886_080
@@ -24,7 +28,12 @@ def test_all_linear_is_the_sorted_names_of_the_layers_linears() -> None:
     assert resolve_targets(LLAMA, ("all-linear",), source="x") == (
         "down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj",
     )  # fmt: skip
-    assert resolve_targets(PHI, ("all-linear", "o_proj"), source="x") == ("down_proj", "gate_up_proj", "o_proj", "qkv_proj")
+    assert resolve_targets(PHI, ("all-linear", "o_proj"), source="x") == (
+        "down_proj",
+        "gate_up_proj",
+        "o_proj",
+        "qkv_proj",
+    )
 
 
 def test_named_targets_are_sorted_and_counted_once() -> None:

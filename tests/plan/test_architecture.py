@@ -11,8 +11,15 @@ from burnish.plan.architecture import FAMILIES, read_architecture
 from burnish.plan.bases import known_configs
 
 SMALL: dict[str, Any] = {
-    "num_hidden_layers": 3, "hidden_size": 128, "intermediate_size": 320, "num_attention_heads": 4, "num_key_value_heads": 2,
-    "vocab_size": 1000, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+    "num_hidden_layers": 3,
+    "hidden_size": 128,
+    "intermediate_size": 320,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 1000,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
 }
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     *((family, {}) for family in FAMILIES),
@@ -27,9 +34,13 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("family", "changes"), VARIANTS, ids=lambda value: value if isinstance(value, str) else ",".join(value) or "plain")
+@pytest.mark.parametrize(
+    ("family", "changes"), VARIANTS, ids=lambda value: value if isinstance(value, str) else ",".join(value) or "plain"
+)
 @pytest.mark.parametrize("written", ["to_dict", "to_diff_dict"])
-def test_counts_equal_those_of_transformers_on_the_meta_device(family: str, changes: dict[str, Any], written: str) -> None:
+def test_counts_equal_those_of_transformers_on_the_meta_device(
+    family: str, changes: dict[str, Any], written: str
+) -> None:
     import torch
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
@@ -38,12 +49,19 @@ def test_counts_equal_those_of_transformers_on_the_meta_device(family: str, chan
         model = AutoModelForCausalLM.from_config(config)
     found = read_architecture({"to_dict": config.to_dict, "to_diff_dict": config.to_diff_dict}[written]())
     assert found.parameters == sum(parameter.numel() for parameter in model.parameters())
-    assert found.buffer_bytes + 4 * found.scalar_buffers == sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
+    assert found.buffer_bytes + 4 * found.scalar_buffers == sum(
+        buffer.numel() * buffer.element_size() for buffer in model.buffers()
+    )
     head = model.get_output_embeddings()
-    linears = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and module is not head}
+    linears = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and module is not head
+    }
     first = {
         name.rpartition(".")[2]: (module.in_features, module.out_features, module.bias is not None)
-        for name, module in linears.items() if ".layers.0." in name
+        for name, module in linears.items()
+        if ".layers.0." in name
     }
     assert {linear.name: (linear.inputs, linear.outputs, linear.bias) for linear in found.linears} == first
     assert found.linear_weights == sum(module.weight.numel() for module in linears.values())
@@ -84,7 +102,9 @@ def test_an_unknown_model_type_is_said_with_the_known_ones() -> None:
         read_architecture({})
 
 
-@pytest.mark.parametrize("field", ["hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size", "num_attention_heads"])
+@pytest.mark.parametrize(
+    "field", ["hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size", "num_attention_heads"]
+)
 def test_a_missing_field_is_named(field: str) -> None:
     config = {key: value for key, value in known_configs()["llama-3.1-8b-instruct"].items() if key != field}
     with pytest.raises(BaseModelError, match=f"here/config.json: {field} is missing"):

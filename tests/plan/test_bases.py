@@ -19,7 +19,9 @@ def test_a_model_is_found_by_short_name_hub_id_and_folder(tmp_path: Path) -> Non
 
 
 def test_an_unknown_model_is_said_with_the_nearest_name() -> None:
-    with pytest.raises(BaseModelError, match=r'"llama-3.1-8b-instuct" is not known here.*Did you mean "llama-3.1-8b-instruct"'):
+    with pytest.raises(
+        BaseModelError, match=r'"llama-3.1-8b-instuct" is not known here.*Did you mean "llama-3.1-8b-instruct"'
+    ):
         find_config("llama-3.1-8b-instuct")
 
 

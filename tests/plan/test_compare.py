@@ -53,7 +53,9 @@ def test_the_table_says_what_value_and_because_for_every_reason(plan_of: MakePla
 def test_components_are_listed_largest_first(plan_of: MakePlan) -> None:
     plan = plan_of()
     rows = component_rows(plan)
-    assert [row.what for row in rows] == [f"memory.{name}" for name, size in sorted(plan.memory.components.items(), key=lambda i: -i[1]) if size]
+    assert [row.what for row in rows] == [
+        f"memory.{name}" for name, size in sorted(plan.memory.components.items(), key=lambda i: -i[1]) if size
+    ]
 
 
 def test_every_constant_says_where_it_comes_from() -> None:

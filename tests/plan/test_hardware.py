@@ -20,7 +20,10 @@ def group(root: Path, **files: str) -> Path:
     return root
 
 
-@pytest.mark.parametrize(("text", "cores"), [("max 100000", AFFINITY), ("100000 100000", 1), ("50000 100000", 1), ("99900000 100000", AFFINITY)])
+@pytest.mark.parametrize(
+    ("text", "cores"),
+    [("max 100000", AFFINITY), ("100000 100000", 1), ("50000 100000", 1), ("99900000 100000", AFFINITY)],
+)
 def test_cores_follow_the_quota_of_version_2(tmp_path: Path, text: str, cores: int) -> None:
     assert usable_cores(group(tmp_path, cpu_DOT_max=text)) == cores
 
@@ -36,7 +39,9 @@ def test_without_a_control_group_the_affinity_counts(tmp_path: Path) -> None:
 
 
 def test_free_memory_is_what_the_limit_leaves_with_file_pages_that_can_be_dropped(tmp_path: Path) -> None:
-    root = group(tmp_path, memory_DOT_max="1000000", memory_DOT_current="700000", memory_DOT_stat="anon 1\ninactive_file 200000")
+    root = group(
+        tmp_path, memory_DOT_max="1000000", memory_DOT_current="700000", memory_DOT_stat="anon 1\ninactive_file 200000"
+    )
     assert free_ram_bytes(root) == 500_000
 
 
@@ -75,9 +80,13 @@ def test_a_driver_that_does_not_answer_is_no_gpu(monkeypatch: pytest.MonkeyPatch
     program.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'; exit 9\n", encoding="utf-8")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    assert detect(probe=False) == Hardware(
-        cores=usable_cores(), ram_bytes=detect(probe=False).ram_bytes, cpu_name=detect(probe=False).cpu_name
-    ) or detect(probe=False).gpu_name is None
+    assert (
+        detect(probe=False)
+        == Hardware(
+            cores=usable_cores(), ram_bytes=detect(probe=False).ram_bytes, cpu_name=detect(probe=False).cpu_name
+        )
+        or detect(probe=False).gpu_name is None
+    )
 
 
 def test_the_probe_measures_this_machine() -> None:

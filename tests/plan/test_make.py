@@ -23,7 +23,16 @@ from burnish.plan.make import longest_answer
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 MakePlan = Callable[..., Plan]
-SAID_BY_THE_RECIPE = {"seed", "epochs", "learning_rate", "schedule", "weight_decay", "max_gradient_norm", "betas", "epsilon"}
+SAID_BY_THE_RECIPE = {
+    "seed",
+    "epochs",
+    "learning_rate",
+    "schedule",
+    "weight_decay",
+    "max_gradient_norm",
+    "betas",
+    "epsilon",
+}
 
 
 @pytest.mark.parametrize("machine", ["laptop", "h100"])
@@ -36,13 +45,22 @@ def test_the_plan_is_the_golden_file(
     path = GOLDEN / f"plan_{base}_{machine}.json"
     if os.environ.get("BURNISH_WRITE_GOLDEN"):
         path.write_text(text, encoding="utf-8")
-    assert text == path.read_text(encoding="utf-8"), "if the change is wanted: BURNISH_WRITE_GOLDEN=1, then read the diff"
+    assert text == path.read_text(encoding="utf-8"), (
+        "if the change is wanted: BURNISH_WRITE_GOLDEN=1, then read the diff"
+    )
 
 
 def test_every_derived_number_has_a_reason(plan_of: MakePlan) -> None:
     plan = plan_of()
     derived = {f"train.{field}" for field in type(plan.train).model_fields if field not in SAID_BY_THE_RECIPE}
-    derived |= {"parameters.total", "parameters.trainable", "memory.weights_bytes", "memory.peak_bytes", "tokens.total", "fits"}
+    derived |= {
+        "parameters.total",
+        "parameters.trainable",
+        "memory.weights_bytes",
+        "memory.peak_bytes",
+        "tokens.total",
+        "fits",
+    }
     derived |= {"time.train", "time.evaluate", "time.total", "method.targets", "method.quantisation"}
     assert derived == set(plan.because)
     assert all(len(why) > 10 for why in plan.because.values())
@@ -78,7 +96,9 @@ def test_the_id_does_not_depend_on_memory_speed_or_reasons(plan_of: MakePlan, ma
     assert plan_of(hardware=replace(laptop, cores=4)).id != same.id
 
 
-def test_layers_are_recomputed_only_when_memory_is_short_and_no_more_than_needed(plan_of: MakePlan, machines: dict[str, Hardware]) -> None:
+def test_layers_are_recomputed_only_when_memory_is_short_and_no_more_than_needed(
+    plan_of: MakePlan, machines: dict[str, Hardware]
+) -> None:
     roomy = plan_of()
     assert roomy.train.checkpointed_layers == 0
     tight = plan_of(hardware=replace(machines["laptop"], ram_bytes=roomy.memory.peak_bytes - 100 * 2**20))
@@ -94,7 +114,9 @@ def test_what_does_not_fit_is_said_with_what_is_missing(plan_of: MakePlan, machi
     assert plan_of(hardware=replace(machines["laptop"], ram_bytes=None)).fits is None
 
 
-@pytest.mark.parametrize(("capability", "dtype"), [((9, 0), "bfloat16"), ((8, 0), "bfloat16"), ((7, 5), "float16"), (None, "bfloat16")])
+@pytest.mark.parametrize(
+    ("capability", "dtype"), [((9, 0), "bfloat16"), ((8, 0), "bfloat16"), ((7, 5), "float16"), (None, "bfloat16")]
+)
 def test_a_gpu_computes_in_the_half_precision_it_has(
     capability: tuple[int, int] | None, dtype: str, plan_of: MakePlan, machines: dict[str, Hardware]
 ) -> None:
@@ -102,7 +124,9 @@ def test_a_gpu_computes_in_the_half_precision_it_has(
     assert (plan.train.device, plan.train.compute_dtype) == ("cuda", dtype)
 
 
-def test_a_cpu_is_used_when_asked_for_and_a_missing_gpu_is_refused(plan_of: MakePlan, machines: dict[str, Hardware]) -> None:
+def test_a_cpu_is_used_when_asked_for_and_a_missing_gpu_is_refused(
+    plan_of: MakePlan, machines: dict[str, Hardware]
+) -> None:
     assert plan_of(hardware=machines["h100"], recipe={"train": {"device": "cpu"}}).train.compute_dtype == "float32"
     with pytest.raises(RecipeError, match="no GPU"):
         plan_of(recipe={"train": {"device": "cuda"}})
@@ -145,6 +169,8 @@ def test_bad_input_is_refused_with_its_own_error(plan_of: MakePlan, manifest: Ma
 
 
 @pytest.mark.parametrize(("asked", "tokens"), [({}, 68), ({"max_new_tokens": 20}, 20)])
-def test_an_answer_may_be_a_quarter_longer_than_any_trained_one(asked: dict[str, Any], tokens: int, manifest: Manifest) -> None:
+def test_an_answer_may_be_a_quarter_longer_than_any_trained_one(
+    asked: dict[str, Any], tokens: int, manifest: Manifest
+) -> None:
     recipe = parse_recipe({"name": "a", "base": "b", "data": "c", "method": "lora", "evaluate": asked}, source="test")
     assert longest_answer(recipe, manifest) == tokens

@@ -17,15 +17,27 @@ from burnish.plan.memory import (
 LLAMA = read_architecture(find_config("llama-3.1-8b-instruct"))
 SMOL = read_architecture(find_config("smollm2-135m-instruct"))
 TINY: dict[str, Any] = {
-    "num_hidden_layers": 2, "hidden_size": 128, "intermediate_size": 320, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 500,
-    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+    "num_hidden_layers": 2,
+    "hidden_size": 128,
+    "intermediate_size": 320,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 500,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
 }
 
 
 def method(kind: str = "qlora", **changes: Any) -> MethodPlan:
     values = {
-        "kind": kind, "rank": 16, "alpha": 32.0, "dropout": 0.0, "targets": resolve_targets(SMOL, ("all-linear",), source="x"),
-        "quantisation": "nf4" if kind == "qlora" else "none", "double_quantisation": kind == "qlora",
+        "kind": kind,
+        "rank": 16,
+        "alpha": 32.0,
+        "dropout": 0.0,
+        "targets": resolve_targets(SMOL, ("all-linear",), source="x"),
+        "quantisation": "nf4" if kind == "qlora" else "none",
+        "double_quantisation": kind == "qlora",
     }
     return MethodPlan.model_validate(values | changes)
 
@@ -46,13 +58,17 @@ def test_weights_equal_the_footprint_of_a_loaded_model(family: str, dtype: str) 
 
     config = CONFIG_MAPPING[family](**TINY)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype={"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype])
+        model = AutoModelForCausalLM.from_config(
+            config, dtype={"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
+        )
     found = weight_bytes(read_architecture(config.to_dict()), "none", "float32" if dtype == "float32" else "bfloat16")
     assert found == model.get_memory_footprint()
 
 
 @pytest.mark.parametrize("double", [True, False])
-@pytest.mark.parametrize("changes", [{}, {"intermediate_size": 328, "attention_bias": True}], ids=["even blocks", "broken blocks"])
+@pytest.mark.parametrize(
+    "changes", [{}, {"intermediate_size": 328, "attention_bias": True}], ids=["even blocks", "broken blocks"]
+)
 def test_nf4_weights_and_constants_equal_those_that_bitsandbytes_makes(double: bool, changes: dict[str, Any]) -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -68,7 +84,10 @@ def test_nf4_weights_and_constants_equal_those_that_bitsandbytes_makes(double: b
     for parameter in model.parameters():
         if parameter.dtype == torch.uint8:
             state = parameter.quant_state
-            held = [state.absmax, *([state.state2.absmax, state.state2.code, state.offset, state.code] if double else [])]
+            held = [
+                state.absmax,
+                *([state.state2.absmax, state.state2.code, state.offset, state.code] if double else []),
+            ]
             kept += sum(tensor.numel() * tensor.element_size() for tensor in held)
     assert quantisation_constant_bytes(architecture, double_quantisation=double) == kept
 
@@ -80,7 +99,9 @@ ACTIVATIONS: list[tuple[str, dict[str, Any]]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("family", "changes"), ACTIVATIONS, ids=lambda value: value if isinstance(value, str) else str(value))
+@pytest.mark.parametrize(
+    ("family", "changes"), ACTIVATIONS, ids=lambda value: value if isinstance(value, str) else str(value)
+)
 def test_activations_are_the_bytes_that_autograd_keeps(family: str, changes: dict[str, Any]) -> None:
     import torch
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
@@ -124,7 +145,9 @@ def test_components_sum_to_the_peak_and_recomputing_layers_lowers_it() -> None:
     work = Workload(row_tokens=512, attended_pairs=512 * 64, trained_tokens=256)
     peaks: list[int] = []
     for layers in (0, 15, 30):
-        found = training_components(SMOL, method(), device="cpu", dtype="float32", work=work, checkpointed_layers=layers)
+        found = training_components(
+            SMOL, method(), device="cpu", dtype="float32", work=work, checkpointed_layers=layers
+        )
         assert min(found.values()) >= 0
         peaks.append(sum(found.values()))
     assert peaks[0] > peaks[1] > peaks[2]

@@ -31,17 +31,25 @@ def test_recomputing_all_layers_costs_a_third_pass() -> None:
 
 
 def test_the_head_counts_for_tokens_with_loss_only() -> None:
-    assert train_operations(LLAMA, LORA, work(10, trained=3)) - train_operations(LLAMA, LORA, work(10)) == 4 * 3 * 128_256 * 4096
+    assert (
+        train_operations(LLAMA, LORA, work(10, trained=3)) - train_operations(LLAMA, LORA, work(10))
+        == 4 * 3 * 128_256 * 4096
+    )
 
 
 def test_attention_counts_by_the_tokens_seen() -> None:
-    assert train_operations(LLAMA, LORA, work(1, seen=100)) - train_operations(LLAMA, LORA, work(1)) == 12 * 32 * 4096 * 100
+    assert (
+        train_operations(LLAMA, LORA, work(1, seen=100)) - train_operations(LLAMA, LORA, work(1))
+        == 12 * 32 * 4096 * 100
+    )
 
 
 def test_twice_the_rate_halves_the_products() -> None:
     slow = Rates(Interval(low=1e9, mid=2e9, high=4e9), Interval(low=1e9, mid=2e9, high=4e9), "")
     found = evaluate_seconds(LLAMA, EvaluateWork(read=1, trained=0, generated=0), slow)
-    assert (found.low, found.mid, found.high) == pytest.approx(tuple(2 * 6_979_321_856 / rate for rate in (4e9, 2e9, 1e9)))
+    assert (found.low, found.mid, found.high) == pytest.approx(
+        tuple(2 * 6_979_321_856 / rate for rate in (4e9, 2e9, 1e9))
+    )
 
 
 def test_a_band_surrounds_its_middle_and_no_probe_widens_it() -> None:
@@ -55,7 +63,10 @@ def test_a_band_surrounds_its_middle_and_no_probe_widens_it() -> None:
 
 def test_a_run_takes_longer_with_more_tokens() -> None:
     rate = rates(Hardware(cores=2, gemm_gflops=100.0), "cpu")
-    assert train_seconds(LLAMA, LORA, work(2000), "cpu", rate).mid > train_seconds(LLAMA, LORA, work(1000), "cpu", rate).mid
+    assert (
+        train_seconds(LLAMA, LORA, work(2000), "cpu", rate).mid
+        > train_seconds(LLAMA, LORA, work(1000), "cpu", rate).mid
+    )
 
 
 @pytest.mark.parametrize(

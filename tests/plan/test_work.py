@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from burnish.core.errors import DataError, RecipeError
 from burnish.core.packing import count_steps, pack, packed_tokens
 from burnish.core.recipe import Recipe, parse_recipe
-from burnish.plan.work import LARGEST_STEP, SMALLEST_STEP, Dataset, attended_pairs, cut, read_dataset, wanted_step_tokens
+from burnish.plan.work import (
+    LARGEST_STEP,
+    SMALLEST_STEP,
+    Dataset,
+    attended_pairs,
+    cut,
+    read_dataset,
+    wanted_step_tokens,
+)
 
 
 def recipe(**train: Any) -> Recipe:
@@ -25,7 +33,15 @@ def dataset(tails: list[int], prefix: int = 0) -> Dataset:
 
 @pytest.mark.parametrize(
     ("tokens", "step"),
-    [(5_000, 256), (45_000, 512), (80_000, 1_024), (600_000, 8_192), (3_000_000, 16_384), (20_000_000, 32_768), (10**9, 65_536)],
+    [
+        (5_000, 256),
+        (45_000, 512),
+        (80_000, 1_024),
+        (600_000, 8_192),
+        (3_000_000, 16_384),
+        (20_000_000, 32_768),
+        (10**9, 65_536),
+    ],
 )
 def test_tokens_of_a_step_grow_with_the_data(tokens: int, step: int) -> None:
     assert wanted_step_tokens(tokens) == step
@@ -43,7 +59,9 @@ def test_more_data_never_gives_smaller_steps(a: int, b: int) -> None:
     assert SMALLEST_STEP <= low <= high <= LARGEST_STEP
 
 
-@given(st.lists(st.integers(1, 300), min_size=1, max_size=80), st.integers(0, 100), st.floats(0.3, 3.0), st.integers(0, 5))
+@given(
+    st.lists(st.integers(1, 300), min_size=1, max_size=80), st.integers(0, 100), st.floats(0.3, 3.0), st.integers(0, 5)
+)
 def test_steps_and_tokens_are_those_of_the_packing(tails: list[int], prefix: int, epochs: float, seed: int) -> None:
     data = dataset(tails, prefix)
     asked = recipe(row_tokens=500, tokens_per_step=1000, epochs=epochs).model_copy(update={"seed": seed})

@@ -15,15 +15,24 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "card.md"
 
 def released(family: dict[str, Any]) -> Release:
     return Release(
-        name="flight-search", alias="champion", adapter=family["adapter"].id, report=family["report"].id, plan=family["plan"].id,
-        manifest=family["manifest"].id, base=family["adapter"].base, gate=decide(family["report"], {"exact_match": 0.65}), version=3,
+        name="flight-search",
+        alias="champion",
+        adapter=family["adapter"].id,
+        report=family["report"].id,
+        plan=family["plan"].id,
+        manifest=family["manifest"].id,
+        base=family["adapter"].base,
+        gate=decide(family["report"], {"exact_match": 0.65}),
+        version=3,
         created_at=datetime(2026, 11, 22, tzinfo=UTC).isoformat(),
     )
 
 
 def test_the_card_is_the_golden_file(family: dict[str, Any]) -> None:
     card = model_card(release=released(family), **family, base_licence="Apache-2.0")
-    assert card == GOLDEN.read_text(encoding="utf-8"), "if the change is wanted, write the new card to tests/golden/card.md"
+    assert card == GOLDEN.read_text(encoding="utf-8"), (
+        "if the change is wanted, write the new card to tests/golden/card.md"
+    )
 
 
 def test_an_unknown_licence_is_not_made_up(family: dict[str, Any]) -> None:

@@ -14,7 +14,12 @@ from burnish.registry.gate import decide
 
 def report(*scores: Score) -> EvalReport:
     return EvalReport(
-        name="a", adapter="1", manifest="2", scores=scores, comparisons=(), examples=(),
+        name="a",
+        adapter="1",
+        manifest="2",
+        scores=scores,
+        comparisons=(),
+        examples=(),
         rows_file=FileRef(path="r", sha256="0", size_bytes=1),
     )
 
@@ -26,7 +31,9 @@ def tuned(metric: str, value: float, n: int = 120, task: str = "test", subject: 
 def test_a_metric_below_its_threshold_fails_with_value_interval_threshold_gap_and_rows() -> None:
     verdict = decide(report(tuned("exact_match", 0.61)), {"exact_match": 0.65})
     assert not verdict.passed
-    assert verdict.reasons == ("exact_match is 0.610 (95% interval 0.520 to 0.690, n = 120): falls 0.040 short of the gate's 0.65.",)
+    assert verdict.reasons == (
+        "exact_match is 0.610 (95% interval 0.520 to 0.690, n = 120): falls 0.040 short of the gate's 0.65.",
+    )
 
 
 def test_a_failed_verdict_names_every_shortfall_and_nothing_else() -> None:
@@ -48,7 +55,8 @@ def test_no_threshold_passes_and_says_so() -> None:
 
 
 @pytest.mark.parametrize(
-    "other", [tuned("exact_match", 0.9, subject="base"), tuned("exact_match", 0.9, task="handwritten"), tuned("field_f1", 0.9)]
+    "other",
+    [tuned("exact_match", 0.9, subject="base"), tuned("exact_match", 0.9, task="handwritten"), tuned("field_f1", 0.9)],
 )
 def test_only_the_tuned_model_on_the_test_split_counts(other: Score) -> None:
     verdict = decide(report(other), {"exact_match": 0.5})

@@ -29,15 +29,21 @@ def go(family: dict[str, Any], tmp_path: Path) -> Publish:
 
     def call(**changes: Any) -> Release:
         values = {
-            "recipe_name": "flight-search", "thresholds": {"exact_match": 0.65}, "folder": tmp_path / "adapter", "now": NOW,
-            "tracking_uri": sqlite_uri(tmp_path / "registry" / "mlflow.db"), **family,
+            "recipe_name": "flight-search",
+            "thresholds": {"exact_match": 0.65},
+            "folder": tmp_path / "adapter",
+            "now": NOW,
+            "tracking_uri": sqlite_uri(tmp_path / "registry" / "mlflow.db"),
+            **family,
         }
         return publish(**(values | changes))
 
     return call
 
 
-def test_a_release_is_a_version_with_lineage_parameters_scores_and_alias(go: Publish, family: dict[str, Any], tmp_path: Path) -> None:
+def test_a_release_is_a_version_with_lineage_parameters_scores_and_alias(
+    go: Publish, family: dict[str, Any], tmp_path: Path
+) -> None:
     release = go()
     uri = sqlite_uri(tmp_path / "registry" / "mlflow.db")
     assert (release.version, release.alias, release.created_at) == (1, "champion", "2026-11-22T12:00:00+00:00")
@@ -58,7 +64,9 @@ def test_a_release_is_a_version_with_lineage_parameters_scores_and_alias(go: Pub
     assert "postgres" not in str(run.data.tags) + str(version.tags)
 
 
-def test_the_same_release_published_twice_keeps_its_version_and_a_better_one_gets_the_next(go: Publish, better_report: EvalReport, tmp_path: Path) -> None:
+def test_the_same_release_published_twice_keeps_its_version_and_a_better_one_gets_the_next(
+    go: Publish, better_report: EvalReport, tmp_path: Path
+) -> None:
     first, again = go(), go(now=datetime(2027, 1, 1, tzinfo=UTC))
     assert (again.id, again.version) == (first.id, first.version) == (first.id, 1)
     second = go(report=better_report)
@@ -143,7 +151,9 @@ def test_a_postgresql_that_does_not_answer_is_said_without_its_password(go: Publ
     assert "hunter2" not in str(caught.value)
 
 
-def test_postgresql_works_as_sqlite_does(go: Publish, better_report: EvalReport, postgres_uri: str, entry_of: Callable[..., Entry]) -> None:
+def test_postgresql_works_as_sqlite_does(
+    go: Publish, better_report: EvalReport, postgres_uri: str, entry_of: Callable[..., Entry]
+) -> None:
     report = better_report
     with ThreadPoolExecutor(2) as pool:
         first, same = (future.result() for future in [pool.submit(go, tracking_uri=postgres_uri) for _ in range(2)])

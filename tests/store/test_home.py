@@ -60,13 +60,25 @@ def test_done_work_is_recalled_until_one_of_its_files_is_gone(tmp_path: Path) ->
         write_bytes(path, b"x")
     refs = [file_ref(path, home.root) for path in paths]
     split = Split(
-        rows=1, tokens=1, unique_tokens=1, trained_tokens=1, longest_tokens=1, longest_answer_tokens=1,
-        lengths=Histogram(edges=(0, 1), counts=(1,)), file=refs[0], token_file=refs[1],
+        rows=1,
+        tokens=1,
+        unique_tokens=1,
+        trained_tokens=1,
+        longest_tokens=1,
+        longest_answer_tokens=1,
+        lengths=Histogram(edges=(0, 1), counts=(1,)),
+        file=refs[0],
+        token_file=refs[1],
     )
     manifest = Manifest(
-        sources=(), fingerprint=TextFingerprint(tokenizer_sha256="1", template_sha256="2", system=None),
-        ledger=Ledger(rows_in=0, rows_kept=0, rejected={}), splits={"train": split}, personal_data={}, leakage={},
-        rejected_file=refs[2], settings={},
+        sources=(),
+        fingerprint=TextFingerprint(tokenizer_sha256="1", template_sha256="2", system=None),
+        ledger=Ledger(rows_in=0, rows_kept=0, rejected={}),
+        splits={"train": split},
+        personal_data={},
+        leakage={},
+        rejected_file=refs[2],
+        settings={},
     )
     home.remember("prepare", "k" * 64, manifest)
     assert home.recall("prepare", "k" * 64, Manifest) == manifest

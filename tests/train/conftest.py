@@ -9,7 +9,17 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, PreTrainedModel, Qwen3Config
 
-from burnish.core.artifacts import BaseRef, Interval, Memory, MethodPlan, Parameters, Plan, TimePlan, TokenPlan, TrainPlan
+from burnish.core.artifacts import (
+    BaseRef,
+    Interval,
+    Memory,
+    MethodPlan,
+    Parameters,
+    Plan,
+    TimePlan,
+    TokenPlan,
+    TrainPlan,
+)
 from burnish.core.packing import count_steps, pack
 from burnish.core.rows import TokenRow
 from burnish.model.lora import attach_lora, lora_parameters

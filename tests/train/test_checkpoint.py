@@ -17,7 +17,9 @@ PLAN = "a" * 64
 
 
 @pytest.fixture
-def state(make_rows: Callable[..., list], make_plan: Callable[..., Plan]) -> tuple[dict[str, nn.Parameter], torch.optim.AdamW]:
+def state(
+    make_rows: Callable[..., list], make_plan: Callable[..., Plan]
+) -> tuple[dict[str, nn.Parameter], torch.optim.AdamW]:
     torch.manual_seed(0)
     parameters = {"x.lora_A": nn.Parameter(torch.randn(2, 3)), "x.lora_B": nn.Parameter(torch.randn(3, 2))}
     optimizer = adamw(make_plan(make_rows(3)).train, parameters.values())

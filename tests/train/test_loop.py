@@ -58,7 +58,9 @@ def test_training_lowers_the_loss_and_writes_what_it_did(
     assert len(list((tmp_path / "checkpoints").iterdir())) == 2
 
 
-def test_what_was_trained_loads_in_peft(make_adapted: Adapted, make_rows: Rows, make_plan: MakePlan, tmp_path: Path) -> None:
+def test_what_was_trained_loads_in_peft(
+    make_adapted: Adapted, make_rows: Rows, make_plan: MakePlan, tmp_path: Path
+) -> None:
     rows, model = make_rows(6), make_adapted()
     train(make_plan(rows), rows, model, folder=tmp_path, emit=lambda event: None, stop=never)
     base = make_adapted()
@@ -80,7 +82,9 @@ def test_one_large_batch_equals_eight_accumulated_ones(
     rows = make_rows(8)
     results = []
     for name, row_tokens, rows_per_step in (("1x8", 8 * 40, 1), ("8x1", 30, 8)):
-        plan = make_plan(rows, row_tokens=row_tokens, rows_per_step=rows_per_step, max_gradient_norm=1e9, warmup_steps=0)
+        plan = make_plan(
+            rows, row_tokens=row_tokens, rows_per_step=rows_per_step, max_gradient_norm=1e9, warmup_steps=0
+        )
         seen: list[Event] = []
         train(plan, rows, make_adapted(), folder=tmp_path / name, emit=seen.append, stop=never)
         results.append([event for event in seen if isinstance(event, StepDone)])
@@ -159,7 +163,9 @@ def test_a_loss_that_is_not_finite_names_the_step_and_the_rows(
     assert not (tmp_path / "adapter").exists()
 
 
-def test_a_model_without_adapter_is_an_error(make_adapted: Adapted, make_rows: Rows, make_plan: MakePlan, tmp_path: Path) -> None:
+def test_a_model_without_adapter_is_an_error(
+    make_adapted: Adapted, make_rows: Rows, make_plan: MakePlan, tmp_path: Path
+) -> None:
     from burnish.model.lora import merge_lora
 
     rows = make_rows(3)
@@ -172,7 +178,14 @@ def test_two_runs_of_one_plan_give_the_same_bits_and_another_seed_gives_others(
 ) -> None:
     rows = make_rows(12)
     for name, seed in (("first", 0), ("second", 0), ("third", 1)):
-        train(make_plan(rows, seed=seed), rows, make_adapted(), folder=tmp_path / name, emit=lambda event: None, stop=never)
+        train(
+            make_plan(rows, seed=seed),
+            rows,
+            make_adapted(),
+            folder=tmp_path / name,
+            emit=lambda event: None,
+            stop=never,
+        )
     assert weights(tmp_path / "first") == weights(tmp_path / "second")
     assert weights(tmp_path / "first") != weights(tmp_path / "third")
 

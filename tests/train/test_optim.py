@@ -37,12 +37,16 @@ def test_the_rate_is_continuous_positive_and_never_over_the_peak(plan: MakePlan,
     assert max(abs(a - b) for a, b in zip(rates, rates[1:], strict=False)) <= steepest + 1e-9
 
 
-@pytest.mark.parametrize(("schedule", "theirs"), [("linear", get_linear_schedule_with_warmup), ("cosine", get_cosine_schedule_with_warmup)])
+@pytest.mark.parametrize(
+    ("schedule", "theirs"), [("linear", get_linear_schedule_with_warmup), ("cosine", get_cosine_schedule_with_warmup)]
+)
 def test_without_warm_up_the_schedule_is_that_of_transformers(plan: MakePlan, schedule: str, theirs: Callable) -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     reference = theirs(optimizer, 0, 100)
     for step in range(100):
-        assert learning_rate(plan(warmup_steps=0, schedule=schedule).train, step) == pytest.approx(reference.get_last_lr()[0])
+        assert learning_rate(plan(warmup_steps=0, schedule=schedule).train, step) == pytest.approx(
+            reference.get_last_lr()[0]
+        )
         optimizer.step()
         reference.step()
 
@@ -54,7 +58,9 @@ def test_the_first_update_equals_adamw_by_hand(plan: MakePlan) -> None:
     optimizer = adamw(plan(weight_decay=0.1).train, [weight])
     optimizer.param_groups[0]["lr"] = 0.01
     optimizer.step()
-    torch.testing.assert_close(weight.detach(), torch.tensor([2.0 * 0.999 - 0.01, -3.0 * 0.999 + 0.01]), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        weight.detach(), torch.tensor([2.0 * 0.999 - 0.01, -3.0 * 0.999 + 0.01]), rtol=1e-6, atol=1e-6
+    )
     assert optimizer.state[weight]["exp_avg"].dtype == torch.float32
 
 

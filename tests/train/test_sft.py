@@ -146,7 +146,12 @@ def test_a_row_that_is_all_prefix_still_trains_nothing_and_is_kept() -> None:
 def test_batches_hold_every_row_once_an_epoch(make_rows: Rows, make_plan: MakePlan) -> None:
     rows = make_rows(30)
     plan = make_plan(rows, epochs=2.0)
-    seen = [row_id for batch in sft.batches(plan.train, rows, first_step=0, device=CPU) for row in batch for row_id in row.row_ids]
+    seen = [
+        row_id
+        for batch in sft.batches(plan.train, rows, first_step=0, device=CPU)
+        for row in batch
+        for row_id in row.row_ids
+    ]
     assert sorted(seen) == sorted([row.row_id for row in rows] * 2)
 
 
@@ -156,7 +161,9 @@ def test_batches_from_a_later_step_are_the_same_batches(make_rows: Rows, make_pl
     everything = list(sft.batches(plan, rows, first_step=0, device=CPU))
     assert len(everything) == plan.steps
     later = list(sft.batches(plan, rows, first_step=2, device=CPU))
-    assert [[row.row_ids for row in batch] for batch in later] == [[row.row_ids for row in batch] for batch in everything[2:]]
+    assert [[row.row_ids for row in batch] for batch in later] == [
+        [row.row_ids for row in batch] for batch in everything[2:]
+    ]
 
 
 def test_rows_without_any_trained_token_are_an_error(make_rows: Rows, make_plan: MakePlan) -> None:

@@ -78,7 +78,9 @@ def test_two_hundred_losses_equal_those_of_trl(
     method = make_method(rank=8, alpha=16.0)
     # a packed row that holds the longest row and nothing beside it: one row a forward pass, as TRL computes it
     rows = [row for row in rows if len(row.ids) > 9][:100]
-    plan = make_plan(rows, method=method, row_tokens=19, rows_per_step=2, epochs=4.0, warmup_steps=0, learning_rate=3e-3)
+    plan = make_plan(
+        rows, method=method, row_tokens=19, rows_per_step=2, epochs=4.0, warmup_steps=0, learning_rate=3e-3
+    )
     base = write_base(tmp_path / "base", tiny_base)
     ours = load_base(base)
     attach_lora(ours, method, seed=0)

@@ -67,13 +67,17 @@ class Prepare(Section):
         description="Jaccard similarity of the requests' word 3-grams from which rows with equal answers are near duplicates.",
     )
     test_share: float = Field(
-        0.15, ge=0.0, lt=1.0, description="Share of rows held out, by hash of the row, when no row says its own `split`."
+        0.15,
+        ge=0.0,
+        lt=1.0,
+        description="Share of rows held out, by hash of the row, when no row says its own `split`.",
     )
     max_tokens: int | None = Field(
         None, ge=8, description="Longest row in tokens. Default: the base model's context length."
     )
     overlong: Literal["error", "reject", "truncate"] = Field(
-        "error", description="What to do with a row over max_tokens: stop, reject the row, or cut the prompt's beginning."
+        "error",
+        description="What to do with a row over max_tokens: stop, reject the row, or cut the prompt's beginning.",
     )
 
 
@@ -84,7 +88,9 @@ class Train(Section):
     learning_rate: float = Field(1e-3, gt=0.0, le=1.0, description="Peak learning rate of AdamW.")
     schedule: Literal["constant", "linear", "cosine"] = Field("cosine", description="Shape after the warm-up.")
     warmup_share: float = Field(0.05, ge=0.0, le=1.0, description="Share of the steps in which the rate rises from 0.")
-    tokens_per_step: int | None = Field(None, ge=1, description="Tokens of one optimizer step. Default: by dataset size.")
+    tokens_per_step: int | None = Field(
+        None, ge=1, description="Tokens of one optimizer step. Default: by dataset size."
+    )
     row_tokens: int | None = Field(None, ge=8, description="Tokens of one packed row. Default: by memory and length.")
     weight_decay: float = Field(0.0, ge=0.0, description="Decoupled weight decay of the adapter weights.")
     max_gradient_norm: float = Field(1.0, gt=0.0, description="Gradients are clipped to this global norm.")
@@ -101,12 +107,15 @@ class Evaluate(Section):
     max_new_tokens: int | None = Field(
         None, ge=1, le=8192, description="Longest answer. Default: 1.25 times the longest trained answer, plus 8."
     )
+
     @field_validator("tasks")
     @classmethod
     def _task_names_are_free(cls, value: dict[str, str]) -> dict[str, str]:
         for name in value:
             if name in RESERVED_TASKS:
-                raise ValueError(f'a task cannot be called "{name}": {", ".join(RESERVED_TASKS)} are taken. Choose another name')
+                raise ValueError(
+                    f'a task cannot be called "{name}": {", ".join(RESERVED_TASKS)} are taken. Choose another name'
+                )
         return value
 
     forgetting: bool = Field(True, description="Measure the loss on 200 fixed general texts before and after.")
@@ -120,7 +129,8 @@ class Recipe(Section):
     data: str = Field(min_length=1, description="File of raw rows (.jsonl), relative to the working folder.")
     method: Method = Field(description="`qlora`, `lora`, or a mapping with more settings.")
     gate: dict[str, float] = Field(
-        default_factory=dict, description="Smallest value on the test split, by metric: exact_match, field_f1, json_valid."
+        default_factory=dict,
+        description="Smallest value on the test split, by metric: exact_match, field_f1, json_valid.",
     )
     system: str | None = Field(
         None,
@@ -142,7 +152,9 @@ class Recipe(Section):
     def _gate_asks_known_metrics(cls, value: dict[str, float]) -> dict[str, float]:
         for metric, minimum in value.items():
             if metric not in METRICS:
-                raise ValueError(f'unknown metric "{metric}". Known: {", ".join(METRICS)}.{did_you_mean(metric, METRICS)}')
+                raise ValueError(
+                    f'unknown metric "{metric}". Known: {", ".join(METRICS)}.{did_you_mean(metric, METRICS)}'
+                )
             if not 0.0 <= minimum <= 1.0:
                 raise ValueError(f"{metric} must be between 0 and 1, found {minimum}")
         return value
@@ -163,13 +175,19 @@ def check_system_template(template: str) -> None:
     import string
 
     try:
-        fields = [(name, spec, conversion) for _, name, spec, conversion in string.Formatter().parse(template) if name is not None]
+        fields = [
+            (name, spec, conversion)
+            for _, name, spec, conversion in string.Formatter().parse(template)
+            if name is not None
+        ]
     except ValueError as error:
         raise ValueError(f"{error}. Write {{{{ and }}}} for braces that are text.") from error
     for name, spec, conversion in fields:
         if name not in SYSTEM_FIELDS or spec or conversion:
             allowed = ", ".join(f"{{{field}}}" for field in SYSTEM_FIELDS)
-            raise ValueError(f"unknown field {{{name}}}. Known: {allowed}. Write {{{{ and }}}} for braces that are text.")
+            raise ValueError(
+                f"unknown field {{{name}}}. Known: {allowed}. Write {{{{ and }}}} for braces that are text."
+            )
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -180,13 +198,17 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(str(path), [Problem("file", "unreadable", f"{error}. Make one with: burnish new NAME")]) from error
+        raise RecipeError(
+            str(path), [Problem("file", "unreadable", f"{error}. Make one with: burnish new NAME")]
+        ) from error
     try:
         raw = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise RecipeError(str(path), [Problem("file", "not YAML", " ".join(str(error).split()))]) from error
     if not isinstance(raw, dict):
-        raise RecipeError(str(path), [Problem("file", type(raw).__name__, "a mapping of keys, such as 'name: support'")])
+        raise RecipeError(
+            str(path), [Problem("file", type(raw).__name__, "a mapping of keys, such as 'name: support'")]
+        )
     problems = _apply_overrides(raw, overrides)
     if problems:
         raise RecipeError(str(path), problems)
@@ -241,7 +263,9 @@ def _problem(item: Any) -> Problem:
     message = str(item["msg"]).removeprefix("Value error, ")
     if item["type"] == "literal_error":
         message = f"must be {item['ctx']['expected']}.{did_you_mean(str(item['input']), _literals(location))}"
-    return Problem(key, found, f"{message[:1].lower()}{message[1:]}. {_description(location)}".replace("..", ".").strip())
+    return Problem(
+        key, found, f"{message[:1].lower()}{message[1:]}. {_description(location)}".replace("..", ".").strip()
+    )
 
 
 def _show(value: Any) -> str:
@@ -285,7 +309,13 @@ def _fields(section: type[Section], prefix: str) -> Iterator[tuple[str, str, str
     for name, field in section.model_fields.items():
         nested = field.annotation
         is_section = isinstance(nested, type) and issubclass(nested, Section)
-        default = "required" if field.is_required() else "" if is_section else _default(field.get_default(call_default_factory=True))
+        default = (
+            "required"
+            if field.is_required()
+            else ""
+            if is_section
+            else _default(field.get_default(call_default_factory=True))
+        )
         yield prefix + name, "section" if is_section else _type_name(nested), default, field.description or ""
         if is_section and isinstance(nested, type):
             yield from _fields(nested, f"{prefix}{name}.")

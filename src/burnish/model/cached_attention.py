@@ -70,6 +70,10 @@ class StepLayout:
     masks: dict[int | None, Tensor] = field(default_factory=dict)
     piece_masks: dict[tuple[int, int | None], Tensor | None] = field(default_factory=dict)
     layers_seen: int = 0
+    row_B: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.row_B = torch.arange(len(self.own_B), device=self.own_B.device)
 
     def decode_mask(self, window: int | None, like: Tensor) -> Tensor:
         """Return the additive mask (B, 1, 1, P + S): 0 where a token of the past is seen, -inf elsewhere."""
@@ -133,9 +137,8 @@ def cached_attention(
     decoding = len(step.own_B)
     outputs: list[Tensor] = []
     if decoding:
-        every_row = torch.arange(decoding, device=query.device)
         rows.write(
-            every_row, step.own_B, key_KND[:, :decoding].transpose(0, 1), value_KND[:, :decoding].transpose(0, 1)
+            step.row_B, step.own_B, key_KND[:, :decoding].transpose(0, 1), value_KND[:, :decoding].transpose(0, 1)
         )
         outputs.append(_decode(step, index, rows, query_HND[:, :decoding] * scale, sliding_window))
     for number, piece in enumerate(step.pieces):
@@ -178,6 +181,11 @@ def _decode(step: StepLayout, index: int, rows: LayerRows, query_HBD: Tensor, wi
     past, own = step.past_tokens, step.own_tokens
     query_BKRD = query_HBD.transpose(0, 1).reshape(batch, groups, heads // groups, size)
     keys_BKSD, values_BKSD = rows.keys[:batch, :, :own], rows.values[:batch, :, :own]
+    if not past:
+        # Every past lies in the rows: one fused kernel, and no mask where nothing is hidden.
+        mask = None if batch == 1 and window is None else step.decode_mask(window, query_BKRD)
+        output = scaled_dot_product_attention(query_BKRD, keys_BKSD, values_BKSD, attn_mask=mask, scale=1.0)
+        return output.reshape(batch, heads, size)
     scores = query_BKRD.new_zeros(batch, groups, heads // groups, past + own)
     scores[..., past:] = query_BKRD @ keys_BKSD.transpose(-1, -2)
     for reader in step.readers:

@@ -125,4 +125,9 @@ def _is_known(module: nn.Module) -> bool:
     if not isinstance(module, GATED):
         return isinstance(module, NORMS)
     down = module.down_proj
-    return isinstance(module.act_fn, (nn.SiLU, SiLUActivation)) and isinstance(down, LoraLinear) and down.active and down.dropout == 0.0
+    return (
+        isinstance(module.act_fn, (nn.SiLU, SiLUActivation))
+        and isinstance(down, LoraLinear)
+        and down.active
+        and down.dropout == 0.0
+    )

@@ -59,7 +59,9 @@ def _read(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
         raise BaseModelError(f"transformers cannot load {folder} as a causal language model: {error}") from error
     absent = sorted(info["missing_keys"])
     if absent:  # transformers would fill them with random numbers
-        raise BaseModelError(f"the weight files of {folder} lack {len(absent)} tensors of its config.json, such as {absent[0]}.")
+        raise BaseModelError(
+            f"the weight files of {folder} lack {len(absent)} tensors of its config.json, such as {absent[0]}."
+        )
     return model
 
 

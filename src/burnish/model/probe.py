@@ -49,7 +49,9 @@ def _hidden(model: PreTrainedModel, ids_T: torch.Tensor, layout: PackedLayout | 
 
 def _same(found: torch.Tensor, expected: torch.Tensor, trouble: str) -> None:
     if not torch.isfinite(expected).all():
-        raise BaseModelError("the base gives values that are not finite for an ordinary input: its weights are damaged.")
+        raise BaseModelError(
+            "the base gives values that are not finite for an ordinary input: its weights are damaged."
+        )
     difference = ((found - expected).float().norm() / expected.float().norm()).item()
     if not difference <= TOLERANCE[expected.dtype]:
         raise BaseModelError(

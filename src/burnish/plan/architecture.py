@@ -46,7 +46,7 @@ class Architecture:
 
     A layer has `hidden_norms` norms over the hidden size and, with `head_norms`, one over query heads and one over key
     heads. Of the whole model: `buffer_bytes` are rotary frequencies, always float32; `scalar_buffers` are numbers in
-    the dtype of the weights.
+    the dtype of the weights. `stored_dtype` is that of the weight files, by config.json's word.
     """
 
     model_type: str
@@ -64,6 +64,7 @@ class Architecture:
     head_norms: bool
     buffer_bytes: int
     scalar_buffers: int
+    stored_dtype: str
 
     @property
     def embedding_parameters(self) -> int:
@@ -228,6 +229,7 @@ def read_architecture(config: Mapping[str, Any], *, source: str = "config.json")
         head_norms=family.head_norms,
         buffer_bytes=_buffer_bytes(family, config, head_size),
         scalar_buffers=family.scalar_buffers,
+        stored_dtype=str(config.get("dtype") or config.get("torch_dtype") or "float32"),
     )
 
 

@@ -60,10 +60,15 @@ def detect(*, probe: bool = True) -> Hardware:
 
 
 def usable_cores(cgroup: Path = CGROUP_ROOT) -> int:
-    """Return the cores this process may use: its affinity, lowered by the quota of its control group."""
+    """Return the cores this process may use: its affinity, lowered by the quota of its control group.
+
+    OMP_NUM_THREADS lowers it further: who sets it says how many threads this work shall have.
+    """
     affinity = len(os.sched_getaffinity(0)) if platform.system() == "Linux" else os.cpu_count() or 1
     quota = _cpu_quota(cgroup)
-    return affinity if quota is None else max(1, min(affinity, int(quota)))
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    limits = [affinity, *([] if quota is None else [int(quota)]), *([int(asked)] if asked.isdecimal() else [])]
+    return max(1, min(limits))
 
 
 def free_ram_bytes(cgroup: Path = CGROUP_ROOT) -> int:

@@ -117,45 +117,43 @@ def training_components(
 ) -> dict[str, int]:
     """Bytes by component at the peak: the end of the forward pass. Their sum is the peak.
 
-    `loading` is by how much more is held while the weights are read and quantised than at that peak, else 0.
+    On the CPU it is the resident memory of the process. `allocator`: what the allocator holds beyond what is asked for.
+    `loading`: by how much more is held while the weights are read and quantised than at that peak, else 0.
     """
-    item = ITEM_BYTES[dtype]
+    item, nf4 = ITEM_BYTES[dtype], method.quantisation == "nf4"
     trained = lora_parameters(architecture, method.targets, method.rank)
     layer = layer_activation_bytes(architecture, method, device, dtype, work)
-    nf4 = method.quantisation == "nf4"
-    largest = max(linear.weights for linear in architecture.linears)
-    kept = (
-        layer * (architecture.layers - checkpointed_layers)
-        + item * architecture.hidden * work.row_tokens * checkpointed_layers
-    )
+    inputs = item * architecture.hidden * work.row_tokens * checkpointed_layers
+    scales = quantisation_constant_bytes(architecture, double_quantisation=method.double_quantisation) if nf4 else 0
     components = {
-        "process" if device == "cpu" else "context": round(
-            constant("cpu_process_bytes" if device == "cpu" else "cuda_context_bytes")
-        ),
+        "process" if device == "cpu" else "context": round(constant(f"{device}_process_bytes")),
         "weights": weight_bytes(architecture, method.quantisation, dtype),
-        "quantisation_constants": quantisation_constant_bytes(
-            architecture, double_quantisation=method.double_quantisation
-        )
-        if nf4
-        else 0,
+        "quantisation_constants": scales,
+        "mapped_file": _mapped_bytes(architecture, dtype) if nf4 and device == "cpu" else 0,
         "adapter": 4 * trained,
         "gradients": 4 * trained,
         "optimizer": ADAM_STATES * 4 * trained,
-        "activations": kept,
+        "activations": layer * (architecture.layers - checkpointed_layers) + inputs,
         "recomputed_layer": layer if checkpointed_layers else 0,
         "loss": _loss_bytes(architecture, dtype, work),
-        "dequantised_weight": 2 * item * largest if nf4 else 0,
+        "dequantised_weight": 2 * item * max(linear.weights for linear in architecture.linears) if nf4 else 0,
     }
-    components["allocator"] = round(
-        constant(f"{device}_allocator_share") * (sum(components.values()) - next(iter(components.values())))
-    )
-    load = (
-        next(iter(components.values()))
-        + weight_bytes(architecture, "none", dtype)
-        + round(constant("loading_share") * architecture.parameters * item)
-    )
-    components["loading"] = max(0, load - sum(components.values())) if device == "cpu" else 0
-    return components
+    if device == "cuda":
+        asked = sum(components.values()) - components["context"]
+        return components | {"allocator": round(constant("cuda_allocator_share") * asked), "loading": 0}
+    holes = constant("cpu_allocator_share") * components["activations"]
+    holes += constant("cpu_recompute_share") * layer * checkpointed_layers
+    left = constant("cpu_quantise_share") * ITEM_BYTES["float32"] * architecture.linear_weights if nf4 else 0
+    components["allocator"] = round(max(holes, left))
+    load = components["process"] + weight_bytes(architecture, "none", dtype) + (components["weights"] if nf4 else 0)
+    return components | {"loading": max(0, load - sum(components.values()))}
+
+
+def _mapped_bytes(architecture: Architecture, dtype: Dtype) -> int:
+    """Bytes of the weight file that stay mapped beside NF4, where embeddings are read from it without a copy."""
+    if architecture.stored_dtype != dtype:
+        return 0
+    return round(constant("cpu_mapped_share") * ITEM_BYTES[dtype] * architecture.linear_weights)
 
 
 def _loss_bytes(architecture: Architecture, dtype: Dtype, work: Workload) -> int:

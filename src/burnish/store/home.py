@@ -1,10 +1,10 @@
 """The home folder: artifacts by id, the folder of each stage's work, what is already done, and locks.
 
-    HOME/artifacts/<kind>/<id>.json     readable artifacts, checked against their id when read
-    HOME/work/<stage>/<key>/            what a stage writes: shards, checkpoints, answers, reports
-    HOME/done/<stage>/<key>.json        which artifact the same inputs gave before
-    HOME/locks/<stage>-<key>.lock       held while a stage works, so that two processes never write one folder
-    HOME/latest.json                    the newest artifact of each kind, and of all
+HOME/artifacts/<kind>/<id>.json     readable artifacts, checked against their id when read
+HOME/work/<stage>/<key>/            what a stage writes: shards, checkpoints, answers, reports
+HOME/done/<stage>/<key>.json        which artifact the same inputs gave before
+HOME/locks/<stage>-<key>.lock       held while a stage works, so that two processes never write one folder
+HOME/latest.json                    the newest artifact of each kind, and of all
 """
 
 from __future__ import annotations
@@ -90,7 +90,9 @@ class Home:
         folders = [kind] if kind else sorted(ARTIFACTS)
         found = [p for k in folders for p in sorted((self.root / "artifacts" / k).glob(f"{reference}*.json"))]
         if not found:
-            raise UsageError(f'no artifact begins with "{reference}" in {self.root}. See the newest: burnish show latest')
+            raise UsageError(
+                f'no artifact begins with "{reference}" in {self.root}. See the newest: burnish show latest'
+            )
         if len(found) > 1:
             names = ", ".join(f"{p.parent.name} {short(p.stem)}" for p in found)
             raise UsageError(f'"{reference}" is the beginning of several: {names}. Give more characters.')
@@ -98,7 +100,9 @@ class Home:
 
     def all(self, kind: type[A]) -> list[A]:
         """Return every stored artifact of this kind, oldest first."""
-        paths = sorted((self.root / "artifacts" / kind.kind).glob("*.json"), key=lambda p: (p.stat().st_mtime_ns, p.name))
+        paths = sorted(
+            (self.root / "artifacts" / kind.kind).glob("*.json"), key=lambda p: (p.stat().st_mtime_ns, p.name)
+        )
         return [artifact for path in paths if isinstance(artifact := self._read(path), kind)]
 
     def recall(self, stage: str, key: Id, kind: type[A]) -> A | None:
@@ -166,9 +170,13 @@ class Home:
         try:
             artifact = ARTIFACTS[kind].model_validate(value)
         except ValidationError as error:
-            raise StoreError(f"{path} is damaged or from another version: {error.errors()[0]['msg']}. Move it away.") from error
+            raise StoreError(
+                f"{path} is damaged or from another version: {error.errors()[0]['msg']}. Move it away."
+            ) from error
         if artifact.id != identifier or path.stem != identifier:
-            raise StoreError(f"{path} does not match its id (content gives {short(artifact.id)}). It was changed by hand; move it away.")
+            raise StoreError(
+                f"{path} does not match its id (content gives {short(artifact.id)}). It was changed by hand; move it away."
+            )
         return artifact
 
 
@@ -180,7 +188,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise StoreError(f"{path} cannot be read: {error}. Move it away and run the recipe again.") from error
     if not isinstance(value, dict):
-        raise StoreError(f"{path} holds {type(value).__name__}, not a JSON object. Move it away and run the recipe again.")
+        raise StoreError(
+            f"{path} holds {type(value).__name__}, not a JSON object. Move it away and run the recipe again."
+        )
     return {str(key): item for key, item in value.items()}
 
 
