@@ -19,7 +19,7 @@ demo: setup                ## raw requests in, a proven flight-search model out
 	@$(BIN)/burnish run recipes/flight-search.yaml --home $(HOME_FOLDER)
 
 test: setup                ## everything that needs no GPU
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not demo"
 
 check: setup               ## format, lint, types, floors
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/pyright --warnings && $(BIN)/lint-imports

@@ -50,7 +50,7 @@ def command_page() -> str:
         + parser.format_help()
         + "```\n"
     ]
-    for action in parser._subparsers._group_actions if parser._subparsers else []:  # noqa: SLF001 - argparse has no public way
+    for action in parser._subparsers._group_actions if parser._subparsers else []:
         for name, sub in (action.choices or {}).items():
             parts.append(f"\n## burnish {name}\n\n```\n{sub.format_help()}```\n")
     tree = (errors.__doc__ or "").strip().partition("\n\n")[2]

@@ -1,4 +1,4 @@
-"""Train for a few steps in fresh processes and print what the plan predicted beside what was measured, one JSON line each.
+"""Train a few steps in fresh processes; print what the plan predicted beside what was measured, one JSON line each.
 
     OMP_NUM_THREADS=2 python tests/plan/calibrate.py            # all rows: some minutes on two quiet cores
     OMP_NUM_THREADS=2 python tests/plan/calibrate.py qlora 512  # one row: method, row_tokens [prefix tail rank layers base]
@@ -23,11 +23,19 @@ BASE = "smollm2-135m-instruct"
 STEPS = 4
 ROWS: list[tuple[str, int, int, int, int, int]] = [
     # method, row_tokens, prefix, tail, rank, layers recomputed
-    ("lora", 128, 0, 64, 16, 0), ("lora", 512, 0, 64, 16, 0), ("lora", 512, 200, 60, 16, 0), ("lora", 512, 0, 64, 64, 0),
-    ("lora", 512, 0, 64, 16, 15), ("lora", 512, 0, 64, 16, 30), ("lora", 1024, 0, 128, 16, 0),
-    ("qlora", 128, 0, 64, 16, 0), ("qlora", 512, 0, 64, 16, 0), ("qlora", 512, 200, 60, 16, 0), ("qlora", 512, 0, 64, 16, 30),
+    ("lora", 128, 0, 64, 16, 0),
+    ("lora", 512, 0, 64, 16, 0),
+    ("lora", 512, 200, 60, 16, 0),
+    ("lora", 512, 0, 64, 64, 0),
+    ("lora", 512, 0, 64, 16, 15),
+    ("lora", 512, 0, 64, 16, 30),
+    ("lora", 1024, 0, 128, 16, 0),
+    ("qlora", 128, 0, 64, 16, 0),
+    ("qlora", 512, 0, 64, 16, 0),
+    ("qlora", 512, 200, 60, 16, 0),
+    ("qlora", 512, 0, 64, 16, 30),
     ("qlora", 1024, 0, 128, 16, 0),
-]  # fmt: skip
+]
 
 
 def peak_rss_bytes() -> int:
@@ -59,21 +67,36 @@ def measure(
     loss = tail // 2
     rows = [
         TokenRow(
-            f"{i:012d}", shared + tuple(draw.randrange(10, vocabulary) for _ in range(tail)), (0,) * (prefix + tail - loss) + (1,) * loss, prefix,
+            f"{i:012d}",
+            shared + tuple(draw.randrange(10, vocabulary) for _ in range(tail)),
+            (0,) * (prefix + tail - loss) + (1,) * loss,
+            prefix,
             prefix + tail - loss,
         )
         for i in range(count)
-    ]  # fmt: skip
+    ]
     file = FileRef(path="x", sha256="0" * 64, size_bytes=1)
     split = Split(
-        rows=count, tokens=count * (prefix + tail), unique_tokens=prefix + count * tail, trained_tokens=count * loss,
-        longest_tokens=prefix + tail, longest_answer_tokens=loss, lengths=Histogram(edges=(0, 1), counts=(count,)), file=file, token_file=file,
-    )  # fmt: skip
+        rows=count,
+        tokens=count * (prefix + tail),
+        unique_tokens=prefix + count * tail,
+        trained_tokens=count * loss,
+        longest_tokens=prefix + tail,
+        longest_answer_tokens=loss,
+        lengths=Histogram(edges=(0, 1), counts=(count,)),
+        file=file,
+        token_file=file,
+    )
     manifest = Manifest(
-        sources=(), fingerprint=TextFingerprint(tokenizer_sha256="", template_sha256="", system=None),
-        ledger=Ledger(rows_in=count, rows_kept=count, rejected={}), splits={"train": split}, personal_data={}, leakage={}, rejected_file=file,
+        sources=(),
+        fingerprint=TextFingerprint(tokenizer_sha256="", template_sha256="", system=None),
+        ledger=Ledger(rows_in=count, rows_kept=count, rejected={}),
+        splits={"train": split},
+        personal_data={},
+        leakage={},
+        rejected_file=file,
         settings={},
-    )  # fmt: skip
+    )
     base = resolve_base(base_name)
     numbers = {"row_tokens": row_tokens, "tokens_per_step": row_tokens, "learning_rate": 1e-4}
     recipe = parse_recipe(
@@ -113,13 +136,26 @@ def measure(
     steps = [event for event in events if isinstance(event, StepDone)]
     seconds = sorted(event.seconds for event in steps)
     return {
-        "method": kind, "row_tokens": row_tokens, "prefix": prefix, "tail": tail, "rank": rank, "layers": plan.train.checkpointed_layers,
-        "threads": plan.train.threads, "load_seconds": round(load_seconds, 2), "load_peak": loaded, "seen_peak": took.peak_rss_bytes,
-        "peak": peak_rss_bytes(), "predicted_peak": plan.memory.peak_bytes, "ratio": round(peak_rss_bytes() / plan.memory.peak_bytes, 3),
-        "step_seconds": round(seconds[0], 2), "predicted_step_seconds": round(plan.time.train.mid / plan.train.steps, 2),
-        "cpu_seconds": round(cpu / len(steps), 2), "tokens": steps[0].tokens, "source": plan.because["time.train"],
+        "method": kind,
+        "row_tokens": row_tokens,
+        "prefix": prefix,
+        "tail": tail,
+        "rank": rank,
+        "layers": plan.train.checkpointed_layers,
+        "threads": plan.train.threads,
+        "load_seconds": round(load_seconds, 2),
+        "load_peak": loaded,
+        "seen_peak": took.peak_rss_bytes,
+        "peak": peak_rss_bytes(),
+        "predicted_peak": plan.memory.peak_bytes,
+        "ratio": round(peak_rss_bytes() / plan.memory.peak_bytes, 3),
+        "step_seconds": round(seconds[0], 2),
+        "predicted_step_seconds": round(plan.time.train.mid / plan.train.steps, 2),
+        "cpu_seconds": round(cpu / len(steps), 2),
+        "tokens": steps[0].tokens,
+        "source": plan.because["time.train"],
         "components": plan.memory.components,
-    }  # fmt: skip
+    }
 
 
 def main() -> None:
@@ -128,7 +164,7 @@ def main() -> None:
         kind, *rest = sys.argv[1:]
         asked = [kind, *map(int, rest[:5])]
         default = (kind, 512, 0, 64, 16, 0)
-        print(json.dumps(measure(*(*asked, *default[len(asked) :]), *rest[5:6])))
+        sys.stdout.write(json.dumps(measure(*(*asked, *default[len(asked) :]), *rest[5:6])) + "\n")
         return
     for row in ROWS:
         subprocess.run([sys.executable, __file__, *map(str, row)], check=True, env=os.environ.copy())

@@ -26,8 +26,14 @@ def test_lora_on_attention_and_on_everything_by_hand() -> None:
 
 def test_all_linear_is_the_sorted_names_of_the_layers_linears() -> None:
     assert resolve_targets(LLAMA, ("all-linear",), source="x") == (
-        "down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj",
-    )  # fmt: skip
+        "down_proj",
+        "gate_proj",
+        "k_proj",
+        "o_proj",
+        "q_proj",
+        "up_proj",
+        "v_proj",
+    )
     assert resolve_targets(PHI, ("all-linear", "o_proj"), source="x") == (
         "down_proj",
         "gate_up_proj",

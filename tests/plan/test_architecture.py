@@ -70,13 +70,22 @@ def test_counts_equal_those_of_transformers_on_the_meta_device(
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
-        ("smollm2-135m-instruct", 134_515_008), ("smollm2-360m-instruct", 361_821_120), ("smollm2-1.7b-instruct", 1_711_376_384),
-        ("llama-3.2-1b-instruct", 1_235_814_400), ("llama-3.1-8b-instruct", 8_030_261_248), ("llama-3.1-70b-instruct", 70_553_706_496),
-        ("qwen2.5-0.5b-instruct", 494_032_768), ("qwen2.5-7b-instruct", 7_615_616_512), ("qwen3-0.6b", 596_049_920),
-        ("qwen3-8b", 8_190_735_360), ("mistral-7b-instruct-v0.3", 7_248_023_552), ("gemma-2-9b-it", 9_241_705_984),
-        ("gemma-3-1b-it", 999_885_952), ("phi-3.5-mini-instruct", 3_821_079_552),
+        ("smollm2-135m-instruct", 134_515_008),
+        ("smollm2-360m-instruct", 361_821_120),
+        ("smollm2-1.7b-instruct", 1_711_376_384),
+        ("llama-3.2-1b-instruct", 1_235_814_400),
+        ("llama-3.1-8b-instruct", 8_030_261_248),
+        ("llama-3.1-70b-instruct", 70_553_706_496),
+        ("qwen2.5-0.5b-instruct", 494_032_768),
+        ("qwen2.5-7b-instruct", 7_615_616_512),
+        ("qwen3-0.6b", 596_049_920),
+        ("qwen3-8b", 8_190_735_360),
+        ("mistral-7b-instruct-v0.3", 7_248_023_552),
+        ("gemma-2-9b-it", 9_241_705_984),
+        ("gemma-3-1b-it", 999_885_952),
+        ("phi-3.5-mini-instruct", 3_821_079_552),
     ],
-)  # fmt: skip
+)
 def test_bundled_configurations_give_the_published_counts(name: str, parameters: int) -> None:
     assert read_architecture(known_configs()[name]).parameters == parameters
 

@@ -29,7 +29,7 @@ def test_an_unknown_model_is_said_with_the_nearest_name() -> None:
 def test_a_folder_without_a_readable_config_is_refused(tmp_path: Path, text: str | None) -> None:
     if text is not None:
         (tmp_path / "config.json").write_text(text, encoding="utf-8")
-    with pytest.raises(BaseModelError, match="config.json"):
+    with pytest.raises(BaseModelError, match=r"config\.json"):
         find_config(str(tmp_path))
 
 

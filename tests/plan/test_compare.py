@@ -26,7 +26,7 @@ def test_a_measured_number_stands_beside_its_prediction(plan_of: MakePlan) -> No
 
 
 def test_a_number_that_nobody_predicted_is_refused(plan_of: MakePlan) -> None:
-    with pytest.raises(KeyError, match="no prediction is called time.trian"):
+    with pytest.raises(KeyError, match=r"no prediction is called time\.trian"):
         compare(plan_of(), {"time.trian": 1.0})
 
 

@@ -7,9 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from burnish.plan.hardware import Hardware, detect, free_ram_bytes, parse_nvidia_smi, probe_gflops, usable_cores
+from burnish.plan.hardware import detect, free_ram_bytes, parse_nvidia_smi, probe_gflops, usable_cores
 
 AFFINITY = len(os.sched_getaffinity(0))
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OMP_NUM_THREADS of whoever runs the tests is not what is tested."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
 
 
 def group(root: Path, **files: str) -> Path:
@@ -36,6 +42,16 @@ def test_cores_follow_the_quota_of_version_1(tmp_path: Path, quota: str, cores: 
 
 def test_without_a_control_group_the_affinity_counts(tmp_path: Path) -> None:
     assert usable_cores(tmp_path) == AFFINITY
+
+
+@pytest.mark.parametrize(
+    ("asked", "cores"), [("1", 1), ("999", AFFINITY), ("0", 1), ("many", AFFINITY), ("", AFFINITY)]
+)
+def test_who_asks_for_fewer_threads_gets_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, asked: str, cores: int
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert usable_cores(tmp_path) == cores
 
 
 def test_free_memory_is_what_the_limit_leaves_with_file_pages_that_can_be_dropped(tmp_path: Path) -> None:
@@ -80,13 +96,17 @@ def test_a_driver_that_does_not_answer_is_no_gpu(monkeypatch: pytest.MonkeyPatch
     program.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'; exit 9\n", encoding="utf-8")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    assert (
-        detect(probe=False)
-        == Hardware(
-            cores=usable_cores(), ram_bytes=detect(probe=False).ram_bytes, cpu_name=detect(probe=False).cpu_name
-        )
-        or detect(probe=False).gpu_name is None
-    )
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    found = detect(probe=False)
+    assert (found.gpu_name, found.device) == (None, "cpu")
+
+
+def test_this_machine_is_found() -> None:
+    found = detect(probe=False)
+    assert found.cores == usable_cores()
+    assert found.ram_bytes is not None
+    assert found.ram_bytes > 2**20
+    assert found.gemm_gflops is None
 
 
 def test_the_probe_measures_this_machine() -> None:

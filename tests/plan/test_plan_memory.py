@@ -11,8 +11,12 @@ from burnish.plan.adapters import resolve_targets
 from burnish.plan.architecture import read_architecture
 from burnish.plan.bases import find_config
 from burnish.plan.memory import (
-    Workload, layer_activation_bytes, quantisation_constant_bytes, training_components, weight_bytes,
-)  # fmt: skip
+    Workload,
+    layer_activation_bytes,
+    quantisation_constant_bytes,
+    training_components,
+    weight_bytes,
+)
 
 LLAMA = read_architecture(find_config("llama-3.1-8b-instruct"))
 SMOL = read_architecture(find_config("smollm2-135m-instruct"))
@@ -93,10 +97,18 @@ def test_nf4_weights_and_constants_equal_those_that_bitsandbytes_makes(double: b
 
 
 ACTIVATIONS: list[tuple[str, dict[str, Any]]] = [
-    ("llama", {}), ("llama", {"dropout": 0.1}), ("llama", {"kind": "qlora"}), ("llama", {"kind": "qlora", "dropout": 0.1}),
-    ("llama", {"targets": ("q_proj", "v_proj")}), ("llama", {"targets": ("down_proj", "o_proj")}), ("qwen2", {}), ("qwen3", {}), ("mistral", {}),
-    ("gemma3_text", {}), ("phi3", {"targets": ("down_proj", "gate_up_proj", "o_proj", "qkv_proj")}),
-]  # fmt: skip
+    ("llama", {}),
+    ("llama", {"dropout": 0.1}),
+    ("llama", {"kind": "qlora"}),
+    ("llama", {"kind": "qlora", "dropout": 0.1}),
+    ("llama", {"targets": ("q_proj", "v_proj")}),
+    ("llama", {"targets": ("down_proj", "o_proj")}),
+    ("qwen2", {}),
+    ("qwen3", {}),
+    ("mistral", {}),
+    ("gemma3_text", {}),
+    ("phi3", {"targets": ("down_proj", "gate_up_proj", "o_proj", "qkv_proj")}),
+]
 
 
 @pytest.mark.parametrize(
@@ -108,6 +120,7 @@ def test_activations_are_the_bytes_that_autograd_keeps(family: str, changes: dic
 
     from burnish.core.rows import TokenRow
     from burnish.model.attention import packing
+    from burnish.model.lean import lean
     from burnish.model.load import quantise_nf4
     from burnish.model.lora import attach_lora
     from burnish.train import sft
@@ -132,7 +145,7 @@ def test_activations_are_the_bytes_that_autograd_keeps(family: str, changes: dic
                 kept[storage.data_ptr()] = (storage.nbytes(), tensor)
             return tensor
 
-        with packing(model), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        with packing(model), lean(model), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             sft.loss(model, pack_row(rows, torch.device("cpu")))
         return sum(size for size, _ in kept.values())
 

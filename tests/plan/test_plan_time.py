@@ -13,9 +13,14 @@ from burnish.plan.time import EvaluateWork, Rates, TrainWork, evaluate_seconds, 
 
 LLAMA = read_architecture(find_config("llama-3.1-8b-instruct"))
 LORA = MethodPlan(
-    kind="lora", rank=32, alpha=32.0, dropout=0.0, targets=("k_proj", "o_proj", "q_proj", "v_proj"), quantisation="none",
+    kind="lora",
+    rank=32,
+    alpha=32.0,
+    dropout=0.0,
+    targets=("k_proj", "o_proj", "q_proj", "v_proj"),
+    quantisation="none",
     double_quantisation=False,
-)  # fmt: skip
+)
 
 
 def work(tokens: int = 1000, trained: int = 0, seen: float = 0.0, layers: int = 0) -> TrainWork:
@@ -72,10 +77,15 @@ def test_a_run_takes_longer_with_more_tokens() -> None:
 @pytest.mark.parametrize(
     ("said", "name"),
     [
-        ("NVIDIA H100 80GB HBM3", "H100 SXM"), ("NVIDIA A100-SXM4-80GB", "A100"), ("NVIDIA L40S", "L40S"), ("NVIDIA L4", "L4"),
-        ("NVIDIA A10G", "A10G"), ("Tesla T4", "T4"), ("NVIDIA GeForce RTX 4090", "RTX 4090"),
+        ("NVIDIA H100 80GB HBM3", "H100 SXM"),
+        ("NVIDIA A100-SXM4-80GB", "A100"),
+        ("NVIDIA L40S", "L40S"),
+        ("NVIDIA L4", "L4"),
+        ("NVIDIA A10G", "A10G"),
+        ("Tesla T4", "T4"),
+        ("NVIDIA GeForce RTX 4090", "RTX 4090"),
     ],
-)  # fmt: skip
+)
 def test_gpus_are_known_by_the_name_that_nvidia_smi_gives(said: str, name: str) -> None:
     assert find_gpu(said).name == name
 

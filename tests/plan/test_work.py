@@ -91,7 +91,7 @@ def test_rows_are_no_longer_than_the_context() -> None:
 
 
 def test_a_row_length_that_cannot_hold_the_longest_row_is_refused() -> None:
-    with pytest.raises(RecipeError, match="train.row_tokens = 64 .*must be 700 or more"):
+    with pytest.raises(RecipeError, match=r"train\.row_tokens = 64 .*must be 700 or more"):
         cut(recipe(row_tokens=64), dataset([700]), "cpu", 8192)
 
 

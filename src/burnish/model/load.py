@@ -92,6 +92,10 @@ def quantise_nf4(model: PreTrainedModel, *, double_quantisation: bool, device: s
         small.support_avx512bf16_for_cpu = False
         model.set_submodule(name, small.to(device).eval())
         linear.weight = None  # type: ignore[assignment]
+    # What stays in float is still a view into the mapped weight file; a copy lets go of the whole file's pages.
+    for parameter in model.parameters():
+        if not isinstance(parameter, Params4bit):
+            parameter.data = parameter.data.clone()
 
 
 def frozen_linears(model: PreTrainedModel) -> dict[str, nn.Linear]:

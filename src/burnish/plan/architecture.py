@@ -46,7 +46,8 @@ class Architecture:
 
     A layer has `hidden_norms` norms over the hidden size and, with `head_norms`, one over query heads and one over key
     heads. Of the whole model: `buffer_bytes` are rotary frequencies, always float32; `scalar_buffers` are numbers in
-    the dtype of the weights. `stored_dtype` is that of the weight files, by config.json's word.
+    the dtype of the weights. `stored_dtype` is that of the weight files, by config.json's word. `lean`: training
+    replaces the norms and the feed-forward layer by ones that keep less for backward (model/lean.py).
     """
 
     model_type: str
@@ -65,6 +66,7 @@ class Architecture:
     buffer_bytes: int
     scalar_buffers: int
     stored_dtype: str
+    lean: bool
 
     @property
     def embedding_parameters(self) -> int:
@@ -122,6 +124,7 @@ class _Family:
     head_size: int | None = None
     rotary_by_layer_type: bool = False
     scalar_buffers: int = 0
+    lean: bool = False
 
 
 def _separate(shape: _Shape, *, qkv_bias: bool, output_bias: bool, mlp_bias: bool) -> tuple[Linear, ...]:
@@ -164,10 +167,10 @@ def _fused(shape: _Shape, config: Mapping[str, Any]) -> tuple[Linear, ...]:
 
 
 FAMILIES: dict[str, _Family] = {
-    "llama": _Family(_llama),
-    "mistral": _Family(_no_bias, key_value_heads=8),
-    "qwen2": _Family(_query_bias, key_value_heads=32),
-    "qwen3": _Family(_attention_bias, head_norms=True, key_value_heads=32, head_size=128),
+    "llama": _Family(_llama, lean=True),
+    "mistral": _Family(_no_bias, key_value_heads=8, lean=True),
+    "qwen2": _Family(_query_bias, key_value_heads=32, lean=True),
+    "qwen3": _Family(_attention_bias, head_norms=True, key_value_heads=32, head_size=128, lean=True),
     "gemma2": _Family(
         _attention_bias,
         hidden_norms=4,
@@ -229,6 +232,7 @@ def read_architecture(config: Mapping[str, Any], *, source: str = "config.json")
         head_norms=family.head_norms,
         buffer_bytes=_buffer_bytes(family, config, head_size),
         scalar_buffers=family.scalar_buffers,
+        lean=family.lean,
         stored_dtype=str(config.get("dtype") or config.get("torch_dtype") or "float32"),
     )
 

@@ -27,8 +27,9 @@ CGROUP_MEMORY = (
 class Hardware:
     """One machine. Bytes are those free to use now; None where it could not be found out.
 
-    `cores` counts what affinity and the cgroup's quota leave. `gemm_gflops` is the measured float32 matrix product of
-    NumPy on the CPU, in 1e9 operations a second. `gpu_capability` is CUDA's compute capability, such as (9, 0).
+    `cores` counts what affinity, the cgroup's quota and OMP_NUM_THREADS leave. `gemm_gflops` is the measured float32
+    matrix product of NumPy on the CPU, in 1e9 operations a second. `gpu_capability` is CUDA's compute capability, such
+    as (9, 0).
     """
 
     cores: int

@@ -222,7 +222,7 @@ def _train(run: _Run, checkpointed_layers: int, because: dict[str, str]) -> Trai
     because["train.checkpoint_every"] = (
         "the recipe says so" if asked.checkpoint_every else f"about {CHECKPOINTS} checkpoints in {steps.steps:,} steps"
     )
-    because["train.threads"] = "the cores that affinity and the control group leave to this process"
+    because["train.threads"] = "the cores that affinity, the control group and OMP_NUM_THREADS leave to this process"
     return TrainPlan(
         seed=run.recipe.seed,
         epochs=asked.epochs,

@@ -74,17 +74,18 @@ def layer_activation_bytes(
 ) -> int:
     """Bytes that autograd keeps of one decoder layer between forward and backward.
 
-    Norms keep their float32 input and its inverse root; attention its rotated queries, keys and values, and the weight
-    of each pair and head (on CUDA keys and values repeated to the query heads, and the row's mask as a bias instead of
-    weights); values that are a part of a fused projection keep all of it; the MLP gate, silu(gate) and up. LoRA keeps
-    what its linears read, once for those that read the same, and A x. With dropout each keeps what is left of its
-    input, and the mask, instead.
+    Norms keep their input (in float32, unless they are lean) and its inverse root; attention its rotated queries, keys
+    and values, and the weight of each pair and head (on CUDA keys and values repeated to the query heads, and the row's
+    mask as a bias instead of weights); values that are a part of a fused projection keep all of it; the MLP gate, up and,
+    unless it is lean, silu(gate). LoRA keeps what its linears read, once for those that read the same, and A x. With
+    dropout each keeps what is left of its input, and the mask, instead.
     """
     item = ITEM_BYTES[dtype]
     queries, keys = architecture.query_size, architecture.key_value_size
-    norms = 4 * architecture.hidden_norms * (architecture.hidden + 1)
+    norm_item = item if architecture.lean else ITEM_BYTES["float32"]
+    norms = architecture.hidden_norms * (norm_item * architecture.hidden + 4)
     if architecture.head_norms:
-        norms += 4 * (queries + keys + architecture.heads + architecture.key_value_heads)
+        norms += norm_item * (queries + keys) + 4 * (architecture.heads + architecture.key_value_heads)
     if device == "cuda":
         attention = item * (4 * queries) + 4 * architecture.heads
         pairs = item * work.row_tokens**2
@@ -92,7 +93,7 @@ def layer_activation_bytes(
         fused = sum(linear.reads == "attention norm" for linear in architecture.linears) == 1
         attention = item * (queries + 2 * keys + (queries + keys if fused else 0))
         pairs = item * architecture.heads * work.attended_pairs
-    mlp = item * 3 * architecture.intermediate
+    mlp = item * (2 if _is_lean_mlp(architecture, method) else 3) * architecture.intermediate
     return work.row_tokens * (norms + attention + mlp + _lora_bytes(architecture, method, device, item)) + pairs
 
 
@@ -103,7 +104,15 @@ def _lora_bytes(architecture: Architecture, method: MethodPlan, device: Device, 
     if method.dropout > 0:
         mask = 1 if device == "cuda" else item
         return low_rank + (item + mask) * sum(linear.inputs for linear in linears)
-    return low_rank + item * sum({linear.reads: linear.inputs for linear in linears}.values())
+    read = {linear.reads: linear.inputs for linear in linears}
+    if _is_lean_mlp(architecture, method):
+        del read["mlp product"]
+    return low_rank + item * sum(read.values())
+
+
+def _is_lean_mlp(architecture: Architecture, method: MethodPlan) -> bool:
+    """Whether the feed-forward layer makes silu(gate) and its product again in backward: LoRA on `down`, no dropout."""
+    return architecture.lean and method.dropout == 0 and "down_proj" in method.targets
 
 
 def training_components(

@@ -62,6 +62,7 @@ class Chat:
         name: what the tuned model is called.
         tuned: its adapter and system template. The base gets the same system prompt, so that both can be compared.
         today: the day that the system prompt shows.
+        new_tokens: length limit of an answer (None: the default of the API).
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Chat:
         tuned: ServedModel,
         *,
         today: Callable[[], datetime.date] = datetime.date.today,
+        new_tokens: int | None = None,
     ) -> None:
         self._engine = engine
         self._tokenizer = tokenizer
@@ -79,6 +81,7 @@ class Chat:
         self._trained_system = tuned.system
         self._system = tuned.system
         self._today = today
+        self._wish = Wish(new_tokens)
         self._subjects = {"tuned": _Subject(name, tuned.adapter), "base": _Subject("base", None)}
         self._answering = ("tuned",)
 
@@ -190,7 +193,7 @@ class Chat:
 
     def _submit(self, subject: _Subject, turns: list[Message]) -> Stream:
         model = ServedModel(subject.adapter, self._system)
-        return ask(self._engine, self._tokenizer, model, turns, Wish(), self._today())
+        return ask(self._engine, self._tokenizer, model, turns, self._wish, self._today())
 
     def _pieces(self, stream: Stream, said: Said) -> Iterator[str]:
         """Yield the answer's text as it comes and keep its numbers in `said`."""
