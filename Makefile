@@ -22,7 +22,7 @@ test: setup                ## everything that needs no GPU
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu and not demo"
 
 check: setup               ## format, lint, types, floors
-	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/pyright --warnings && $(BIN)/lint-imports
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/pyright --pythonpath $(BIN)/python && $(BIN)/lint-imports
 
 docs: setup                ## write the generated pages again
 	@$(BIN)/python docs/generate.py

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 from burnish.core.artifacts import ARTIFACTS, Adapter, Artifact, EvalReport, Manifest, Plan, Release, Score
 from burnish.core.ids import short
@@ -136,11 +136,15 @@ def print_artifact(artifact: Artifact, home: Home) -> None:
 
 
 def _brief(value: Any) -> str:
-    if isinstance(value, dict):
-        return "\n".join(f"{key}: {_brief(item)}" for key, item in value.items()) or "none"
-    if isinstance(value, list):
-        return f"{len(value)} items" if len(value) > 8 else ", ".join(_brief(item) for item in value)
-    return str(value)
+    match value:
+        case dict():
+            items = cast("dict[str, Any]", value).items()
+            return "\n".join(f"{key}: {_brief(item)}" for key, item in items) or "none"
+        case list():
+            items = cast("list[Any]", value)
+            return f"{len(items)} items" if len(items) > 8 else ", ".join(map(_brief, items))
+        case _:
+            return str(value)
 
 
 def _says(artifact: Artifact) -> str:

@@ -34,6 +34,7 @@ from burnish.core.artifacts import (
     TrainPlan,
 )
 from burnish.registry.entry import Entry
+from burnish.registry.mlflow_store import registered, sqlite_uri
 
 BASE = BaseRef(name="smollm2-135m-instruct", digest="b" * 64)
 FINGERPRINT = TextFingerprint(tokenizer_sha256="1" * 64, template_sha256="2" * 64, system="Today is {weekday} {date}.")
@@ -211,6 +212,14 @@ def entry_of(family: dict[str, Any], tmp_path: Path) -> Callable[..., Entry]:
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A registry without releases, made once: MLflow takes a second to make its tables."""
+    database = tmp_path_factory.mktemp("registry") / "mlflow.db"
+    assert registered("nothing", sqlite_uri(database)) == []
+    return database
 
 
 @pytest.fixture

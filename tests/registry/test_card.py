@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,10 @@ def released(family: dict[str, Any]) -> Release:
 
 def test_the_card_is_the_golden_file(family: dict[str, Any]) -> None:
     card = model_card(release=released(family), **family, base_licence="Apache-2.0")
+    if os.environ.get("BURNISH_WRITE_GOLDEN"):
+        GOLDEN.write_text(card, encoding="utf-8")
     assert card == GOLDEN.read_text(encoding="utf-8"), (
-        "if the change is wanted, write the new card to tests/golden/card.md"
+        "if the change is wanted: BURNISH_WRITE_GOLDEN=1, then read the diff"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,8 +25,17 @@ Publish = Callable[..., Release]
 
 
 @pytest.fixture
-def go(family: dict[str, Any], tmp_path: Path) -> Publish:
-    """Publish the family to a SQLite file, with changes."""
+def database(tmp_path: Path, empty_registry: Path) -> Path:
+    """A SQLite registry of this test alone."""
+    path = tmp_path / "registry" / "mlflow.db"
+    path.parent.mkdir()
+    shutil.copyfile(empty_registry, path)
+    return path
+
+
+@pytest.fixture
+def go(family: dict[str, Any], tmp_path: Path, database: Path) -> Publish:
+    """Publish the family to `database`, with changes."""
 
     def call(**changes: Any) -> Release:
         values = {
@@ -33,7 +43,7 @@ def go(family: dict[str, Any], tmp_path: Path) -> Publish:
             "thresholds": {"exact_match": 0.65},
             "folder": tmp_path / "adapter",
             "now": NOW,
-            "tracking_uri": sqlite_uri(tmp_path / "registry" / "mlflow.db"),
+            "tracking_uri": sqlite_uri(database),
             **family,
         }
         return publish(**(values | changes))
@@ -42,10 +52,10 @@ def go(family: dict[str, Any], tmp_path: Path) -> Publish:
 
 
 def test_a_release_is_a_version_with_lineage_parameters_scores_and_alias(
-    go: Publish, family: dict[str, Any], tmp_path: Path
+    go: Publish, family: dict[str, Any], tmp_path: Path, database: Path
 ) -> None:
     release = go()
-    uri = sqlite_uri(tmp_path / "registry" / "mlflow.db")
+    uri = sqlite_uri(database)
     assert (release.version, release.alias, release.created_at) == (1, "champion", "2026-11-22T12:00:00+00:00")
 
     from mlflow import MlflowClient
@@ -65,20 +75,21 @@ def test_a_release_is_a_version_with_lineage_parameters_scores_and_alias(
 
 
 def test_the_same_release_published_twice_keeps_its_version_and_a_better_one_gets_the_next(
-    go: Publish, better_report: EvalReport, tmp_path: Path
+    go: Publish, better_report: EvalReport, database: Path
 ) -> None:
     first, again = go(), go(now=datetime(2027, 1, 1, tzinfo=UTC))
     assert (again.id, again.version) == (first.id, first.version) == (first.id, 1)
     second = go(report=better_report)
     assert second.version == 2
-    versions = registered("flight-search", sqlite_uri(tmp_path / "registry" / "mlflow.db"))
+    versions = registered("flight-search", sqlite_uri(database))
     assert [(v.version, v.release, v.aliases) for v in versions] == [(1, first.id, ()), (2, second.id, ("champion",))]
 
 
 def test_a_failed_gate_raises_the_sentence_and_records_nothing(go: Publish, tmp_path: Path) -> None:
+    nowhere = tmp_path / "nowhere" / "mlflow.db"
     with pytest.raises(GateError, match=r"exact_match is 0\.800 .* falls 0\.100 short of the gate's 0\.9"):
-        go(thresholds={"exact_match": 0.9})
-    assert not (tmp_path / "registry").exists()
+        go(thresholds={"exact_match": 0.9}, tracking_uri=sqlite_uri(nowhere))
+    assert not nowhere.parent.exists()
 
 
 def test_artifacts_that_do_not_belong_together_are_refused(go: Publish, family: dict[str, Any]) -> None:
@@ -88,9 +99,8 @@ def test_artifacts_that_do_not_belong_together_are_refused(go: Publish, family: 
 
 
 def test_an_emptied_registry_is_rebuilt_with_the_same_versions_and_alias(
-    go: Publish, better_report: EvalReport, tmp_path: Path, entry_of: Callable[..., Entry]
+    go: Publish, better_report: EvalReport, database: Path, entry_of: Callable[..., Entry]
 ) -> None:
-    database = tmp_path / "registry" / "mlflow.db"
     report = better_report
     first, second = go(), go(report=report)
     before = registered("flight-search", sqlite_uri(database))
@@ -102,37 +112,36 @@ def test_an_emptied_registry_is_rebuilt_with_the_same_versions_and_alias(
 
 
 def test_a_version_that_was_deleted_leaves_its_number_empty_when_rebuilt(
-    go: Publish, better_report: EvalReport, tmp_path: Path, entry_of: Callable[..., Entry]
+    go: Publish, better_report: EvalReport, database: Path, entry_of: Callable[..., Entry]
 ) -> None:
     report = better_report
     go()
     second = go(report=report)
-    (tmp_path / "registry" / "mlflow.db").unlink()
-    uri = sqlite_uri(tmp_path / "registry" / "mlflow.db")
+    database.unlink()
+    uri = sqlite_uri(database)
     rebuild([entry_of(second, report)], uri)
     assert [v.version for v in registered("flight-search", uri)] == [2]
 
 
 def test_a_number_that_another_release_has_is_not_given_twice(
-    go: Publish, better_report: EvalReport, tmp_path: Path, entry_of: Callable[..., Entry]
+    go: Publish, better_report: EvalReport, database: Path, entry_of: Callable[..., Entry]
 ) -> None:
     go()
-    stranger = go(report=better_report, tracking_uri=sqlite_uri(tmp_path / "other.db"))
+    stranger = go(report=better_report, tracking_uri=sqlite_uri(database.with_name("other.db")))
     assert stranger.version == 1
     with pytest.raises(StoreError, match="version 1 is taken"):
-        rebuild([entry_of(stranger, better_report)], sqlite_uri(tmp_path / "registry" / "mlflow.db"))
+        rebuild([entry_of(stranger, better_report)], sqlite_uri(database))
 
 
-def test_threads_that_publish_one_release_at_once_get_one_version(go: Publish, tmp_path: Path) -> None:
+def test_threads_that_publish_one_release_at_once_get_one_version(go: Publish, database: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         versions = {future.result().version for future in [pool.submit(go) for _ in range(4)]}
     assert versions == {1}
-    assert len(registered("flight-search", sqlite_uri(tmp_path / "registry" / "mlflow.db"))) == 1
+    assert len(registered("flight-search", sqlite_uri(database))) == 1
 
 
-def test_a_file_that_is_no_database_is_said_at_once(go: Publish, tmp_path: Path) -> None:
-    (tmp_path / "registry").mkdir()
-    (tmp_path / "registry" / "mlflow.db").write_bytes(b"not a database" * 100)
+def test_a_file_that_is_no_database_is_said_at_once(go: Publish, database: Path) -> None:
+    database.write_bytes(b"not a database" * 100)
     with pytest.raises(StoreError, match="not a database"):
         go()
 
@@ -169,7 +178,9 @@ def test_mlflow_stays_away_until_something_is_registered() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_publishing_is_silent(go: Publish, capfd: pytest.CaptureFixture[str]) -> None:
-    go()
+def test_making_a_database_and_publishing_is_silent(
+    go: Publish, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    go(tracking_uri=sqlite_uri(tmp_path / "new" / "mlflow.db"))
     captured = capfd.readouterr()
     assert captured.out + captured.err == ""

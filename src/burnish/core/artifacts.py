@@ -7,7 +7,8 @@ and are named by `FileRef`.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -29,13 +30,15 @@ class Record(BaseModel):
 
 
 def _identity(value: Any) -> Any:
-    if isinstance(value, Record):
-        return value.identity()
-    if isinstance(value, dict):
-        return {str(key): _identity(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_identity(item) for item in value]
-    return value
+    match value:
+        case Record():
+            return value.identity()
+        case dict():
+            return {str(key): _identity(item) for key, item in cast("dict[Any, Any]", value).items()}
+        case list() | tuple():
+            return [_identity(item) for item in cast("Sequence[Any]", value)]
+        case _:
+            return value
 
 
 class FileRef(Record):

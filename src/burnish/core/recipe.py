@@ -10,7 +10,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -138,9 +138,9 @@ class Recipe(Section):
         "May use {date}, {weekday} and {calendar}; the day is the row's `date`, or today when serving.",
     )
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of everything random.")
-    prepare: Prepare = Field(default_factory=Prepare, description="How raw rows become a dataset.")
-    train: Train = Field(default_factory=Train, description="The training loop.")
-    evaluate: Evaluate = Field(default_factory=Evaluate, description="What is measured.")
+    prepare: Prepare = Field(default_factory=lambda: Prepare.model_validate({}), description="How raw rows become a dataset.")
+    train: Train = Field(default_factory=lambda: Train.model_validate({}), description="The training loop.")
+    evaluate: Evaluate = Field(default_factory=lambda: Evaluate.model_validate({}), description="What is measured.")
 
     @field_validator("method", mode="before")
     @classmethod
@@ -209,10 +209,11 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(
             str(path), [Problem("file", type(raw).__name__, "a mapping of keys, such as 'name: support'")]
         )
-    problems = _apply_overrides(raw, overrides)
+    values = cast("dict[str, Any]", raw)
+    problems = _apply_overrides(values, overrides)
     if problems:
         raise RecipeError(str(path), problems)
-    return parse_recipe(raw, source=str(path))
+    return parse_recipe(values, source=str(path))
 
 
 def parse_recipe(raw: Mapping[str, Any], *, source: str) -> Recipe:
@@ -233,7 +234,7 @@ def _apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> list[Prob
         *sections, last = key.split(".")
         at: dict[str, Any] = raw
         for section in sections:
-            below = at.get(section)
+            below: Any = at.get(section)
             if isinstance(below, str) and section == "method":
                 below = {"kind": below}
             if below is None:
@@ -242,7 +243,7 @@ def _apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> list[Prob
                 problems.append(Problem(f"--set {key}", text, f'"{section}" is a value, not a section'))
                 break
             at[section] = below
-            at = below
+            at = cast("dict[str, Any]", below)
         else:
             try:
                 at[last] = yaml.safe_load(text)
@@ -324,7 +325,9 @@ def _fields(section: type[Section], prefix: str) -> Iterator[tuple[str, str, str
 def _default(value: Any) -> str:
     if value is None:
         return "derived"
-    return ", ".join(str(item) for item in value) if isinstance(value, tuple) else "none" if value == {} else str(value)
+    if isinstance(value, tuple):
+        return ", ".join(str(item) for item in cast("tuple[Any, ...]", value))
+    return "none" if value == {} else str(value)
 
 
 def _type_name(annotation: Any) -> str:

@@ -1,4 +1,4 @@
-"""Memory for time: recompute the activations of some layers in backward instead of keeping them (Chen et al. 2016)."""
+"""Memory: how much is held, and time for memory by recomputing layers in backward (Chen et al. 2016, arXiv:1604.06174)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
+import psutil
+import torch
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -37,3 +39,19 @@ def checkpoint_layers(model: PreTrainedModel, count: int) -> Iterator[None]:
     finally:
         for layer in layers[:count]:
             layer.gradient_checkpointing = False
+
+
+class MemoryPeak:
+    """The most memory seen so far. Looked at after a forward pass, when all activations are held."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.process = psutil.Process()
+        self.rss_bytes = 0
+        self.device_bytes = 0
+
+    def look(self) -> None:
+        """Take the resident memory of the process, and the most the device has held."""
+        self.rss_bytes = max(self.rss_bytes, self.process.memory_info().rss)
+        if self.device.type == "cuda":
+            self.device_bytes = torch.cuda.max_memory_allocated(self.device)

@@ -28,6 +28,8 @@ NF4_TABLE_BYTES = 64
 NF4_NESTED_TABLE_BYTES = 1024 + 4
 """The 256 float32 values of the scales' 8-bit code and their offset, kept by each layer with double quantisation."""
 ADAM_STATES = 2
+CHECKPOINT_BYTES = 16
+"""A trained number in a checkpoint being written: itself and two states as serialised bytes, and a copy of itself."""
 LOSS_CHUNK = 256
 """Positions whose logits exist at once (model/losses.py)."""
 LOGIT_COPIES = 2
@@ -127,6 +129,7 @@ def training_components(
     """Bytes by component at the peak: the end of the forward pass. Their sum is the peak.
 
     On the CPU it is the resident memory of the process. `allocator`: what the allocator holds beyond what is asked for.
+    `checkpoint`: by how much more is held while a checkpoint is written than for the loss, which it follows.
     `loading`: by how much more is held while the weights are read and quantised than at that peak, else 0.
     """
     item, nf4 = ITEM_BYTES[dtype], method.quantisation == "nf4"
@@ -152,6 +155,7 @@ def training_components(
         return components | {"allocator": round(constant("cuda_allocator_share") * asked), "loading": 0}
     holes = constant("cpu_allocator_share") * components["activations"]
     holes += constant("cpu_recompute_share") * layer * checkpointed_layers
+    components["checkpoint"] = max(0, CHECKPOINT_BYTES * trained - components["loss"])
     left = constant("cpu_quantise_share") * ITEM_BYTES["float32"] * architecture.linear_weights if nf4 else 0
     components["allocator"] = round(max(holes, left))
     load = components["process"] + weight_bytes(architecture, "none", dtype) + (components["weights"] if nf4 else 0)

@@ -12,10 +12,10 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import ValidationError
 
@@ -123,13 +123,13 @@ class Home:
         write_json(self._done_path(stage, key), {"id": artifact.id})
 
     @contextmanager
-    def working(self, stage: str, key: Id) -> Iterator[None]:
+    def working(self, stage: str, key: Id) -> Generator[None]:
         """Hold the right to work on this stage and key. Raises StoreError when another process has it."""
         with self._lock_file(f"{stage}-{key[:KEY_CHARACTERS]}", wait=False):
             yield
 
     @contextmanager
-    def _lock_file(self, name: str, *, wait: bool = True) -> Iterator[None]:
+    def _lock_file(self, name: str, *, wait: bool = True) -> Generator[None]:
         path = self.root / "locks" / f"{name}.lock"
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -191,7 +191,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise StoreError(
             f"{path} holds {type(value).__name__}, not a JSON object. Move it away and run the recipe again."
         )
-    return {str(key): item for key, item in value.items()}
+    return cast("dict[str, Any]", value)
 
 
 def _files(record: Record) -> Iterator[FileRef]:
@@ -205,8 +205,8 @@ def _files_in(value: Any) -> Iterator[FileRef]:
     elif isinstance(value, Record):
         yield from _files(value)
     elif isinstance(value, dict):
-        for item in value.values():
+        for item in cast("dict[str, Any]", value).values():
             yield from _files_in(item)
     elif isinstance(value, (list, tuple)):
-        for item in value:
+        for item in cast("Sequence[Any]", value):
             yield from _files_in(item)

@@ -1,15 +1,16 @@
-"""The training loop, read from top to bottom: begin or resume; for each step forward, backward, clip, update, note, save."""
+"""The training loop: begin or go on; for each step forward, backward, clip, update, note, save."""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
 import torch
+from torch import nn
 
 from burnish.core.artifacts import Plan, TrainMeasured, TrainPlan
 from burnish.core.errors import Interrupted, TrainingError
@@ -18,7 +19,7 @@ from burnish.core.rows import TokenRow
 from burnish.model.attention import packing
 from burnish.model.lean import lean
 from burnish.model.lora import lora_parameters, save_adapter
-from burnish.model.memory import checkpoint_layers
+from burnish.model.memory import MemoryPeak, checkpoint_layers
 from burnish.model.probe import check_base
 from burnish.train import sft
 from burnish.train.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
@@ -29,91 +30,96 @@ from burnish.train.pack import PackedRow
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+Parameters = Mapping[str, nn.Parameter]
+
 
 def train(
     plan: Plan, rows: Sequence[TokenRow], model: PreTrainedModel, *, folder: Path, emit: Emit, stop: Callable[[], bool]
 ) -> TrainMeasured:
     """Train the adapter on `model` as the plan says and write it to `folder/adapter`.
 
-    Goes on from the last checkpoint in `folder`; the final weights are then bit-identical to those of an undisturbed run
-    with the same threads. `stop()` is asked after each step: when true, the state is saved and Interrupted raised.
+    Goes on from the last checkpoint in `folder`; the final weights are then bit-identical to those of an undisturbed
+    run with the same threads. `stop()` is asked after each step: when true, the state is saved and Interrupted raised.
     Raises TrainingError when there is nothing to train or the loss or a gradient is not finite.
     """
-    numbers = plan.train
-    parameters = lora_parameters(model)
-    if not parameters:
-        raise TrainingError("the model has no adapter to train; call attach_lora(model, plan.method, seed=...) first.")
+    numbers, parameters = plan.train, _trained(model)
     check_base(model)
     device = next(iter(parameters.values())).device
     optimizer = adamw(numbers, parameters.values())
     events = EventFile(folder / "events.jsonl")
-    found = latest_checkpoint(folder / "checkpoints", plan.id)
-    first_step = 0
-    if found is not None:
-        path, state = found
-        load_checkpoint(path, parameters, optimizer)
-        first_step = state.step
-        emit(Note("train", f"going on after step {first_step} of {numbers.steps}"))
-    events.cut(0 if found is None else found[1].events_bytes)
-    measured = _Measured()
+    first_step = _go_on(plan, folder / "checkpoints", parameters, optimizer, events, emit)
+    peak = MemoryPeak(device)
     with _ready(model, numbers):
+        if first_step < numbers.steps:
+            _hold_longest(model, sft.longest(numbers, rows, device=device), peak)
         for step, batch in enumerate(
             sft.batches(numbers, rows, first_step=first_step, device=device), start=first_step
         ):
             began = time.perf_counter()
-            torch.manual_seed(_step_seed(numbers.seed, step))
-            trained = sum(row.trained_tokens for row in batch)
-            loss = 0.0
-            for row in batch:
-                nats = sft.loss(model, row) / max(1, trained)
-                measured.look(device)
-                nats.backward()
-                loss += nats.item()
+            torch.manual_seed(
+                numbers.seed * 1_000_003 + step
+            )  # dropout of a step is the same in a run that was resumed
+            loss = _accumulate(model, batch, peak)
             norm = clip(parameters.values(), numbers.max_gradient_norm).item()
             _check_finite(loss, norm, step, batch)
-            rate = learning_rate(numbers, step)
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = learning_rate(numbers, step)
             optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            done = StepDone(
-                "train", step=step + 1, steps=numbers.steps, loss=loss, learning_rate=rate, gradient_norm=norm,
-                tokens=sum(row.tokens for row in batch), trained_tokens=trained, seconds=time.perf_counter() - began,
-                rss_bytes=measured.rss_of_step(), device_bytes=measured.device_bytes,
-            )  # fmt: skip
+            optimizer.zero_grad(set_to_none=False)
+            done = _step_done(numbers, step, batch, loss, norm, began, peak)
             events.add(done)
             emit(done)
-            stopping = stop() and step + 1 < numbers.steps
-            if stopping or (step + 1) % numbers.checkpoint_every == 0 or step + 1 == numbers.steps:
+            stopping = stop() and done.step < numbers.steps
+            if stopping or done.step % numbers.checkpoint_every == 0 or done.step == numbers.steps:
+                size = events.flush()
                 saved = save_checkpoint(
-                    folder / "checkpoints",
-                    parameters,
-                    optimizer,
-                    step=step + 1,
-                    plan=plan.id,
-                    events_bytes=events.flush(),
+                    folder / "checkpoints", parameters, optimizer, step=done.step, plan=plan.id, events_bytes=size
                 )
-                emit(Checkpointed("train", step=step + 1, folder=str(saved)))
+                emit(Checkpointed("train", step=done.step, folder=str(saved)))
             if stopping:
                 raise Interrupted(
-                    f"stopped after step {step + 1} of {numbers.steps}; the state is saved in {saved}. Start again to go on."
+                    f"stopped after step {done.step} of {numbers.steps}; start again to go on from there."
                 )
     save_adapter(model, folder / "adapter", plan.method, plan.base.name)
-    return _summary(events.steps(), measured, first_step)
+    return _summary(events.steps(), first_step)
+
+
+def _trained(model: PreTrainedModel) -> Parameters:
+    """Return the adapter's weights, their gradients held from the start.
+
+    Gradients that come and go between the activations would leave holes in the heap which nothing fits.
+    """
+    parameters = lora_parameters(model)
+    if not parameters:
+        raise TrainingError("the model has no adapter to train; call attach_lora(model, plan.method, seed=...) first.")
+    for parameter in parameters.values():
+        parameter.grad = torch.zeros_like(parameter)
+    return parameters
+
+
+def _go_on(
+    plan: Plan, folder: Path, parameters: Parameters, optimizer: torch.optim.AdamW, events: EventFile, emit: Emit
+) -> int:
+    """Put the last checkpoint back, if there is one, and return the steps done."""
+    found = latest_checkpoint(folder, plan.id)
+    if found is None:
+        events.cut(0)
+        return 0
+    path, state = found
+    load_checkpoint(path, parameters, optimizer)
+    events.cut(state.events_bytes)
+    emit(Note("train", f"going on after step {state.step} of {plan.train.steps}"))
+    return state.step
 
 
 @contextmanager
 def _ready(model: PreTrainedModel, numbers: TrainPlan) -> Iterator[None]:
-    """Within the block the model trains: packed attention, chosen layers recomputed, threads as planned."""
+    """Within the block the model trains: packed attention, lean modules, chosen layers recomputed, threads as planned."""
     threads = torch.get_num_threads()
     torch.set_num_threads(numbers.threads)
+    layers = checkpoint_layers(model, numbers.checkpointed_layers)
     try:
-        with (
-            packing(model),
-            lean(model),
-            checkpoint_layers(model, numbers.checkpointed_layers),
-            torch.random.fork_rng(),
-        ):
+        with packing(model), lean(model), layers, torch.random.fork_rng():
             model.train()
             yield
     finally:
@@ -121,41 +127,57 @@ def _ready(model: PreTrainedModel, numbers: TrainPlan) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _step_seed(seed: int, step: int) -> int:
-    """Return the seed of what is random in a step, so that a resumed run draws what an undisturbed one would."""
-    return seed * 1_000_003 + step
+def _hold_longest(model: PreTrainedModel, row: PackedRow, peak: MemoryPeak) -> None:
+    """Hold the activations of the longest row once before the first step.
+
+    If memory is short, this says so in the first minute; and the heap of a CPU, grown for the longest row, has room for
+    the shorter ones (without it, it ends up to a fifth larger).
+    """
+    held = sft.loss(model, row)
+    peak.look()
+    del held
+
+
+def _accumulate(model: PreTrainedModel, batch: Sequence[PackedRow], peak: MemoryPeak) -> float:
+    """Add the gradients of a step's rows; return its loss in nats per trained token, over all of its rows."""
+    trained = max(1, sum(row.trained_tokens for row in batch))
+    loss = 0.0
+    for row in batch:
+        nats = sft.loss(model, row) / trained
+        peak.look()
+        nats.backward()
+        loss += nats.item()
+    return loss
 
 
 def _check_finite(loss: float, norm: float, step: int, batch: Sequence[PackedRow]) -> None:
-    if not (torch.isfinite(torch.tensor(loss)) and torch.isfinite(torch.tensor(norm))):
-        names = [row_id[:12] for row in batch for row_id in row.row_ids]
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        names = ", ".join(row_id[:12] for row in batch for row_id in row.row_ids)
         raise TrainingError(
-            f"step {step + 1}: the loss is {loss} and the gradient norm {norm}, not finite numbers. The rows of the step: "
-            f"{', '.join(names)}. Look at them, or lower train.learning_rate. The last checkpoint is kept."
+            f"step {step + 1}: the loss is {loss} and the gradient norm {norm}, which are not finite numbers. "
+            f"Its rows: {names}. Look at them, or lower train.learning_rate. The last checkpoint is kept."
         )
 
 
-class _Measured:
-    """Peaks of memory. Looked at after a forward pass, when all activations are held."""
-
-    def __init__(self) -> None:
-        self.process = psutil.Process()
-        self.peak_rss = 0
-        self.step_rss = 0
-        self.device_bytes = 0
-
-    def look(self, device: torch.device) -> None:
-        self.step_rss = max(self.step_rss, self.process.memory_info().rss)
-        self.peak_rss = max(self.peak_rss, self.step_rss)
-        if device.type == "cuda":
-            self.device_bytes = torch.cuda.max_memory_allocated(device)
-
-    def rss_of_step(self) -> int:
-        rss, self.step_rss = self.step_rss, 0
-        return rss
+def _step_done(
+    numbers: TrainPlan, step: int, batch: Sequence[PackedRow], loss: float, norm: float, began: float, peak: MemoryPeak
+) -> StepDone:
+    return StepDone(
+        "train",
+        step=step + 1,
+        steps=numbers.steps,
+        loss=loss,
+        learning_rate=learning_rate(numbers, step),
+        gradient_norm=norm,
+        tokens=sum(row.tokens for row in batch),
+        trained_tokens=sum(row.trained_tokens for row in batch),
+        seconds=time.perf_counter() - began,
+        rss_bytes=peak.rss_bytes,
+        device_bytes=peak.device_bytes,
+    )
 
 
-def _summary(steps: Sequence[StepDone], measured: _Measured, first_step: int) -> TrainMeasured:
+def _summary(steps: Sequence[StepDone], first_step: int) -> TrainMeasured:
     seconds = sum(step.seconds for step in steps)
     return TrainMeasured(
         seconds=seconds,

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from burnish.core.artifacts import TrainPlan
 from burnish.core.errors import TrainingError
-from burnish.core.packing import step_rows
+from burnish.core.packing import packed_tokens, step_rows
 from burnish.core.rows import TokenRow
 from burnish.model.losses import target_loss
-from burnish.train.pack import PackedRow, pack_indices, pack_row
+from burnish.train.pack import PackedRow, lengths_of, pack_indices, pack_row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -22,16 +22,11 @@ if TYPE_CHECKING:
 def batches(
     plan: TrainPlan, rows: Sequence[TokenRow], *, first_step: int, device: torch.device
 ) -> Iterator[list[PackedRow]]:
-    """Yield the packed rows of each step from `first_step` (counted from 0) on: always the same for the same plan and rows.
+    """Yield the packed rows of each step from `first_step` (counted from 0) on: the same for the same plan and rows.
 
     Raises TrainingError when no token has a loss, a row is too long, or the plan counted other steps than there are.
     """
-    if not any(any(row.mask[1:]) for row in rows):
-        raise TrainingError(
-            f"none of the {len(rows)} rows has a token with loss, so there is nothing to learn. "
-            "Rows need an assistant's answer; look at one with: burnish show MANIFEST"
-        )
-    packed = pack_indices(rows, plan.row_tokens, plan.seed)
+    packed = _packed(plan, rows)
     steps = list(step_rows(len(packed), plan.epochs, plan.rows_per_step, plan.seed))
     if len(steps) != plan.steps:
         raise TrainingError(
@@ -39,6 +34,22 @@ def batches(
         )
     for step in steps[first_step:]:
         yield [pack_row([rows[index] for index in packed[number]], device) for number in step]
+
+
+def longest(plan: TrainPlan, rows: Sequence[TokenRow], *, device: torch.device) -> PackedRow:
+    """Return the packed row with the most tokens. Raises TrainingError as `batches` does."""
+    lengths = lengths_of(rows)
+    row = max(_packed(plan, rows), key=lambda members: packed_tokens(lengths, members))
+    return pack_row([rows[index] for index in row], device)
+
+
+def _packed(plan: TrainPlan, rows: Sequence[TokenRow]) -> list[list[int]]:
+    if not any(any(row.mask[1:]) for row in rows):
+        raise TrainingError(
+            f"none of the {len(rows)} rows has a token with loss, so there is nothing to learn. "
+            "A row needs an answer of the assistant that fits the context."
+        )
+    return pack_indices(rows, plan.row_tokens, plan.seed)
 
 
 def loss(model: PreTrainedModel, row: PackedRow) -> Tensor:
