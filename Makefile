@@ -31,4 +31,4 @@ house: setup               ## the four numbers that set loved code apart
 	@$(BIN)/python tests/house/measure.py
 
 gpu:                       ## what needs a CUDA device; installs nothing
-	@PYTHONPATH=src $(PYTHON) -m pytest -m gpu -p no:cacheprovider
+	@PYTHONPATH=src $(PYTHON) -m pytest -m gpu -p no:cacheprovider --override-ini addopts= --override-ini timeout=0 tests/model tests/train

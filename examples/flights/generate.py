@@ -31,8 +31,13 @@ def words(text: str) -> tuple[str, ...]:
 
 # ---------------------------------------------------------------------------------------------------------- sizes
 
-ROWS_PER_DAY = 11
-SHARE_WITHOUT_PRICE = 0.2
+TEST_ROWS_PER_DAY = 11
+TRAIN_DAYS = 150
+FULL_ROWS_PER_DAY, SHORT_ROWS_PER_DAY = 3, 5
+"""Many days with few rows each: whoever learns from them must look a day up, for no calendar comes back often enough to
+be remembered."""
+SHARE_WITHOUT_PRICE = {"train": 0.25, "test": 0.2}
+SHORT_SHARES = {"day": 68, "route": 22, "price": 10}
 LOOKALIKE = 0.6
 """No two clean requests share more than this part of their 5-character pieces (Jaccard)."""
 NEAR_DUPLICATE = 0.8
@@ -41,23 +46,14 @@ NEAR_DUPLICATE = 0.8
 DIRT = {"exact": 35, "near": 25, "mojibake": 25, "contact": 30, "blank": 4, "crlf": 6}
 """How many lines of each kind; broken lines are listed one by one in BROKEN, the card number is one row more."""
 
-TRAIN_DAYS = words(
-    """
-    2024-01-04 2024-02-29 2024-04-30 2024-05-18 2024-07-28 2024-10-05 2024-10-25 2025-02-17 2025-04-10 2025-04-26
-    2025-05-22 2025-06-16 2025-08-31 2025-11-16 2025-12-22 2025-12-31 2026-01-02 2026-01-31 2026-04-22 2026-06-17
-    2026-06-22 2026-07-05 2026-08-26 2026-11-03 2027-03-21 2027-03-23 2027-05-08 2027-05-31 2027-07-27 2027-10-01
-    2027-11-18 2027-11-29 2027-12-29 2028-01-13 2028-02-28 2028-03-04 2028-06-25 2028-08-13 2028-08-22 2028-09-01
-    2028-09-10 2028-09-15 2028-11-26 2028-12-27
-    """
-)
-
+FIRST_DAY, LAST_DAY = date(2024, 1, 1), date(2028, 12, 31)
 TEST_DAYS = words(
     """
     2024-02-29 2025-04-10 2025-12-31 2026-08-26 2027-05-31 2028-09-15
     2024-08-13 2025-03-07 2026-11-21 2027-02-24 2028-05-14 2028-10-30
     """
 )
-"""The first line is also in TRAIN_DAYS, the second is not."""
+"""The first line is also trained on, the second is not."""
 
 RESERVED_PAIRS = frozenset({frozenset({"NYC", "LHR"})})
 """Kept out of both splits: the pair that every visitor tries first."""
@@ -164,6 +160,9 @@ TRAIN_FAMILIES: dict[str, tuple[str, ...]] = {
         "ticket to {d} from {o} {dt}~ {tp}~",
     ),
 }
+
+SHORT_ROUTES = ("{o} to {d}", "from {o} to {d}", "to {d} from {o}", "{d} from {o}", "{o} {d}", "{o} - {d}", "{o} -> {d}")
+"""How the short rows name a route."""
 
 TEST_FAMILIES: dict[str, tuple[str, ...]] = {
     "sentence": (
@@ -329,6 +328,7 @@ TERSE_UNDER = (
 # ---------------------------------------------------------------------------------------------------------- dates
 
 DATE_SHARES = {"weekday": 35, "soon": 17, "distance": 15, "month_day": 28, "loose": 5}
+SHORT_DATE_SHARES = {"weekday": 40, "soon": 22, "distance": 20, "month_day": 13, "loose": 5}
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 SHORT_WEEKDAYS = (("Mon",), ("Tue", "Tues"), ("Wed", "Weds"), ("Thu", "Thurs"), ("Fri",), ("Sat",), ("Sun",))
 MONTHS = (
@@ -512,7 +512,7 @@ def name_weekday(rng: random.Random, today: date) -> Mention:
 
 def name_soon(rng: random.Random, today: date) -> Mention:
     """A day at hand: "today", "tomorrow morning", "the day after tomorrow"."""
-    days = rng.choices((0, 1, 2), (3, 9, 5))[0]
+    days = rng.choices((0, 1, 2), (5, 7, 5))[0]
     when, noun, short = (
         (("today", "today", "tonight", "later today", "this evening"), ("today", "tonight"), ("today", "tonight")),
         (
@@ -538,31 +538,12 @@ def name_soon(rng: random.Random, today: date) -> Mention:
 
 
 def name_distance(rng: random.Random, today: date) -> Mention:
-    """A distance: "in 5 days", "a week from today", "Friday week"."""
-    days = rng.choices((0, 7, 14), (60, 22, 18))[0] or rng.randrange(2, 14)
-    weekday = weekday_after(today, rng.randrange(7))
-    name = WEEKDAYS[weekday.weekday()]
-    if days == 7 and rng.random() < 0.5:
-        phrase, target = rng.choice(
-            (
-                ("a week from tomorrow", today + timedelta(days=8)),
-                (f"a week from {name}", weekday + timedelta(days=7)),
-                (f"{name} week", weekday + timedelta(days=7)),
-            )
-        )
-        return Mention(phrase, phrase, phrase, target)
-    if days == 7 and rng.random() < 0.8:
-        when, noun, short = (
-            ("in a week", "a week from today", "in one week"),
-            ("a week from today",),
-            ("in a week", "in 1 week"),
-        )
-    elif days == 14 and rng.random() < 0.8:
-        when, noun, short = (
-            ("in two weeks", "in 2 weeks", "two weeks from today"),
-            ("two weeks from today",),
-            ("in 2 weeks",),
-        )
+    """A distance: "in 5 days", "a week from today", "in two weeks"."""
+    days = rng.choices((0, 7, 10, 14), (58, 20, 6, 16))[0] or rng.randrange(2, 8)
+    if days in (7, 14) and rng.random() < 0.85:
+        one = days == 7
+        when = ("in a week", "a week from today", "in one week") if one else ("in two weeks", "in 2 weeks", "two weeks from today")
+        noun, short = (when[1 if one else 2],), ("in a week", "in 1 week") if one else ("in 2 weeks", "in two weeks")
     else:
         count = rng.choice((str(days), str(days), NUMBERS[days] if days < len(NUMBERS) else str(days)))
         when = (f"in {count} days", f"in {count} days", f"{count} days from now", f"in {count} days' time")
@@ -572,7 +553,7 @@ def name_distance(rng: random.Random, today: date) -> Mention:
 
 def name_month_day(rng: random.Random, today: date) -> Mention:
     """A date: "July 15", "on the 15th of July", "7/15", "2025-07-15"; mostly soon, sometimes months away."""
-    low, high = rng.choices(((0, 3), (4, 60), (61, 200), (201, 345)), (4, 56, 28, 12))[0]
+    low, high = rng.choices(((0, 3), (4, 60), (61, 150), (151, 300)), (4, 64, 24, 8))[0]
     target = today + timedelta(days=rng.randint(low, high))
     if (target.month, target.day) == (2, 29):
         target += timedelta(days=1)
@@ -725,6 +706,11 @@ def likeness(left: frozenset[str], right: frozenset[str]) -> float:
     return len(left & right) / len(left | right)
 
 
+def compact(answer: object) -> str:
+    """JSON without spaces."""
+    return json.dumps(answer, separators=(",", ":"))
+
+
 def answer_json(origin: City, destination: City, target: date, price: Price | None) -> str:
     """The compact answer, keys in the order of the README."""
     parameters: dict[str, str | int] = {
@@ -734,7 +720,7 @@ def answer_json(origin: City, destination: City, target: date, price: Price | No
     }
     if price:
         parameters |= {"max_price": price.amount, "currency": price.currency}
-    return json.dumps({"action": "search_flights", "parameters": parameters}, separators=(",", ":"))
+    return compact({"action": "search_flights", "parameters": parameters})
 
 
 class Writer:
@@ -748,6 +734,8 @@ class Writer:
         self.priceless = Deck(rng, [family for family in families if not needs_price(family)])
         self.chatter = Deck(rng, CHATTER[split])
         self.names = {city.code: Deck(rng, (city.city,) * 4 + city.aliases) for city in cities}
+        self.routes = Deck(rng, SHORT_ROUTES)
+        self.currencies = Deck(rng, tuple(WRITTEN))
 
     def draft(self, day: date, origin: City, destination: City, kind: str, priced: bool) -> Example:
         """One request. Called again, it gives another one for the same facts."""
@@ -770,6 +758,25 @@ class Writer:
             day, self.split, family, skeleton(body, slots), hand(rng, text, register),
             answer_json(origin, destination, mention.target, price),
         )  # fmt: skip
+
+
+    def draft_short(self, day: date, origin: City, destination: City, part: str) -> Example:
+        """A few words that name one part of a request, as people answer "when?", and that part of the answer."""
+        rng, answer = self.rng, dict[str, str | int]()
+        if part == "day":
+            kind = rng.choices(list(SHORT_DATE_SHARES), list(SHORT_DATE_SHARES.values()))[0]
+            mention = DATE_KINDS[kind](rng, day)
+            text, answer["departure_date"] = rng.choice(mention[:3]), mention.target.isoformat()
+        elif part == "route":
+            text = self.routes.deal().format(o=self.names[origin.code].deal(), d=self.names[destination.code].deal())
+            answer |= {"origin": origin.code, "destination": destination.code}
+        else:
+            currency = self.currencies.deal()
+            amount = rng.choice(FEW.get(currency, ROUND))
+            text = rng.choice(UNDER).format(p=write_amount(rng, amount, currency))
+            answer |= {"max_price": amount, "currency": currency}
+        text = text if rng.random() < 0.6 else text.lower()
+        return Example(day, self.split, "", f"{part}: {text}", text, compact(answer))
 
 
 def share_out(rng: random.Random, shares: dict[str, int], total: int) -> list[str]:
@@ -807,7 +814,7 @@ def write_split(
     """The clean rows of a split, none of them a lookalike of a text in `seen` (which grows)."""
     rng, total = writer.rng, len(pairs)
     kinds = share_out(rng, DATE_SHARES, total)
-    unpriced = round(total * SHARE_WITHOUT_PRICE)
+    unpriced = round(total * SHARE_WITHOUT_PRICE[writer.split])
     priced = share_out(rng, {"": unpriced, "yes": total - unpriced}, total)
     for index, (origin, destination) in enumerate(pairs):
         day = date.fromisoformat(days[index % len(days)])
@@ -820,13 +827,39 @@ def write_split(
         yield example
 
 
+def write_short(writer: Writer, days: Sequence[str], pairs: Sequence[Route]) -> Iterator[Example]:
+    """The short rows of training, none of them twice for a day."""
+    parts, seen = share_out(writer.rng, SHORT_SHARES, len(pairs)), set[tuple[str, str]]()
+    for index, (origin, destination) in enumerate(pairs):
+        day = days[index % len(days)]
+        while True:
+            example = writer.draft_short(date.fromisoformat(day), origin, destination, parts[index])
+            if (day, example.text.lower()) not in seen:
+                break
+        seen.add((day, example.text.lower()))
+        yield example
+
+
+def pick_days(rng: random.Random, total: int) -> list[str]:
+    """`total` days to train on: the first half of TEST_DAYS and others, never the second half."""
+    shared, unseen = TEST_DAYS[: len(TEST_DAYS) // 2], TEST_DAYS[len(TEST_DAYS) // 2 :]
+    every = [(FIRST_DAY + timedelta(days=n)).isoformat() for n in range((LAST_DAY - FIRST_DAY).days + 1)]
+    days = [*shared, *rng.sample([day for day in every if day not in TEST_DAYS], total - len(shared))]
+    assert not set(days) & set(unseen)
+    rng.shuffle(days)
+    return days
+
+
 def build_examples(seed: int) -> list[Example]:
     """All clean rows, test first: its city pairs are then closed to training."""
     rng, cities, seen = random.Random(seed), load_cities(), list[frozenset[str]]()
-    test_pairs = pick_pairs(rng, cities, len(TEST_DAYS) * ROWS_PER_DAY, RESERVED_PAIRS)
-    train_pairs = pick_pairs(rng, cities, len(TRAIN_DAYS) * ROWS_PER_DAY, RESERVED_PAIRS | unordered(test_pairs))
+    test_pairs = pick_pairs(rng, cities, len(TEST_DAYS) * TEST_ROWS_PER_DAY, RESERVED_PAIRS)
+    banned = RESERVED_PAIRS | unordered(test_pairs)
+    full_pairs = pick_pairs(rng, cities, TRAIN_DAYS * FULL_ROWS_PER_DAY, banned)
+    short_pairs = pick_pairs(rng, cities, TRAIN_DAYS * SHORT_ROWS_PER_DAY, banned)
     test = list(write_split(Writer(rng, "test", cities), TEST_DAYS, test_pairs, seen))
-    return test + list(write_split(Writer(rng, "train", cities), TRAIN_DAYS, train_pairs, seen))
+    writer, days = Writer(rng, "train", cities), pick_days(rng, TRAIN_DAYS)
+    return [*test, *write_split(writer, days, full_pairs, seen), *write_short(writer, days, short_pairs)]
 
 
 # ------------------------------------------------------------------------------------------------------- the dirt
@@ -886,8 +919,8 @@ def row_json(example: Example, as_messages: bool) -> str:
 
 
 def soil(rng: random.Random, train: list[Example]) -> tuple[list[Example], list[Example]]:
-    """The training rows with their accidents, and the doubles to add. No row takes part in two accidents."""
-    free, rows = list(range(len(train))), list(train)
+    """The training rows with their accidents, and the doubles to add. None takes part in two, short rows in none."""
+    free, rows = [index for index, example in enumerate(train) if example.family], list(train)
     texts = pick_rows(rng, train, free, DIRT["mojibake"], break_encoding)
     texts |= pick_rows(rng, train, free, DIRT["contact"], lambda text: add_contact(rng, text))
     texts |= pick_rows(rng, train, free, 1, lambda text: f"{text}. {CARD}" if text[-1].isalnum() else None)

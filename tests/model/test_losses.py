@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from burnish.model.losses import target_loss, token_losses
+from burnish.model.losses import target_loss
 
 
 def test_the_loss_of_two_tokens_equals_arithmetic_by_hand() -> None:
@@ -54,10 +54,3 @@ def test_no_target_costs_nothing_and_has_a_gradient_of_zero() -> None:
     loss = target_loss(hidden, torch.randn(9, 4), torch.zeros(0, dtype=torch.long))
     loss.backward()
     assert loss.item() == 0.0
-    assert token_losses(hidden.detach(), torch.randn(9, 4), torch.zeros(0, dtype=torch.long)).shape == (0,)
-
-
-def test_token_losses_sum_to_the_loss() -> None:
-    torch.manual_seed(2)
-    hidden, head, targets = torch.randn(11, 8), torch.randn(20, 8), torch.randint(0, 20, (11,))
-    torch.testing.assert_close(token_losses(hidden, head, targets, 4).sum(), target_loss(hidden, head, targets))

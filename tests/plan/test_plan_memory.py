@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from burnish.core.artifacts import MethodPlan
 from burnish.plan.adapters import resolve_targets
 from burnish.plan.architecture import read_architecture
 from burnish.plan.bases import find_config
+from burnish.plan.constants import constant
 from burnish.plan.memory import (
     Workload,
     layer_activation_bytes,
@@ -18,6 +21,8 @@ from burnish.plan.memory import (
     weight_bytes,
 )
 
+CALIBRATION = Path(__file__).with_name("calibration.jsonl")
+"""Rows of calibrate.py, measured on two AMD EPYC 7002 cores, glibc 2.36, torch 2.13.0+cpu, 2026-11-22."""
 LLAMA = read_architecture(find_config("llama-3.1-8b-instruct"))
 SMOL = read_architecture(find_config("smollm2-135m-instruct"))
 TINY: dict[str, Any] = {
@@ -172,3 +177,19 @@ def test_adapter_gradients_and_states_take_sixteen_bytes_a_number() -> None:
     trained = 30 * 16 * (2 * (576 + 576) + 2 * (576 + 192) + 3 * (576 + 1536))
     assert trained == 4_884_480
     assert found["adapter"] + found["gradients"] + found["optimizer"] == 16 * trained
+
+
+@pytest.mark.parametrize("line", CALIBRATION.read_text(encoding="utf-8").splitlines())
+def test_predicted_peaks_are_within_their_band_of_the_measured_ones(line: str) -> None:
+    row = json.loads(line)
+    samples = (row["tokens"] - row["prefix"]) // row["tail"]
+    pairs = row["prefix"] ** 2 + samples * row["tail"] * (row["prefix"] + row["tail"])
+    found = training_components(
+        SMOL,
+        method(row["method"], rank=row["rank"]),
+        device="cpu",
+        dtype="float32",
+        work=Workload(row["tokens"], pairs, samples * row["tail"] // 2),
+        checkpointed_layers=row["layers"],
+    )
+    assert row["peak"] == pytest.approx(sum(found.values()), rel=constant("memory_band"))

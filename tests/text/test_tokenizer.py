@@ -153,7 +153,7 @@ def test_the_fingerprint_follows_vocabulary_template_special_tokens_and_system(m
 
 def test_the_fingerprint_pins_how_the_calendar_is_written(chatml: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     plain, dated = chatml.fingerprint("You are"), chatml.fingerprint("{calendar}")
-    monkeypatch.setattr("burnish.text.system.CALENDAR_LINE", "{date} = {weekday}")
+    monkeypatch.setattr("burnish.text.system.CALENDAR_DAYS", (0, 1, 2))
     assert chatml.fingerprint("You are") == plain
     assert chatml.fingerprint("{calendar}") != dated
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 import torch
@@ -34,7 +35,7 @@ def test_the_rate_is_continuous_positive_and_never_over_the_peak(plan: MakePlan,
     rates = [learning_rate(numbers, step) for step in range(100)]
     assert all(0 < rate <= 1 for rate in rates)
     steepest = max(1 / (warmup + 1), 1.6 / max(1, 100 - warmup))
-    assert max(abs(a - b) for a, b in zip(rates, rates[1:], strict=False)) <= steepest + 1e-9
+    assert max(abs(a - b) for a, b in pairwise(rates)) <= steepest + 1e-9
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 CHUNK = 256
@@ -48,15 +47,3 @@ def target_loss(hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, chunk: in
     their softmax in float32, the sum in float64.
     """
     return _SummedLoss.apply(hidden_ND, head_VD, targets_N, chunk)
-
-
-@torch.no_grad()
-def token_losses(hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, chunk: int = CHUNK) -> Tensor:
-    """Return the negative log-likelihood in nats of each target, float32 (N,)."""
-    parts = [
-        F.cross_entropy(
-            (hidden_ND[at : at + chunk] @ head_VD.t()).float(), targets_N[at : at + chunk], reduction="none"
-        )
-        for at in range(0, hidden_ND.shape[0], chunk)
-    ]
-    return torch.cat(parts) if parts else hidden_ND.new_zeros(0, dtype=torch.float32)

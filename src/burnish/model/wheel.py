@@ -178,12 +178,11 @@ def _need_space(folder: Path, needed: int) -> None:
 
 def _size(folder: Path) -> int:
     total = 0
-    for root, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += os.stat(os.path.join(root, name)).st_size
-            except FileNotFoundError:
-                continue  # pip renamed it between the listing and the look
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size
+        except FileNotFoundError:
+            continue  # pip renamed it between the listing and the look
     return total
 
 

@@ -46,8 +46,8 @@ class Architecture:
 
     A layer has `hidden_norms` norms over the hidden size and, with `head_norms`, one over query heads and one over key
     heads. Of the whole model: `buffer_bytes` are rotary frequencies, always float32; `scalar_buffers` are numbers in
-    the dtype of the weights. `stored_dtype` is that of the weight files, by config.json's word. `lean`: training
-    replaces the norms and the feed-forward layer by ones that keep less for backward (model/lean.py).
+    the dtype of the weights. `lean`: training replaces the norms and the feed-forward layer by ones that keep less for
+    backward (model/lean.py).
     """
 
     model_type: str
@@ -65,7 +65,6 @@ class Architecture:
     head_norms: bool
     buffer_bytes: int
     scalar_buffers: int
-    stored_dtype: str
     lean: bool
 
     @property
@@ -233,7 +232,6 @@ def read_architecture(config: Mapping[str, Any], *, source: str = "config.json")
         buffer_bytes=_buffer_bytes(family, config, head_size),
         scalar_buffers=family.scalar_buffers,
         lean=family.lean,
-        stored_dtype=str(config.get("dtype") or config.get("torch_dtype") or "float32"),
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from burnish.core.artifacts import Adapter, EvalReport, Interval, Plan
+from burnish.plan.constants import constant
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +33,9 @@ class Compared:
 
 def predictions(plan: Plan) -> dict[str, tuple[str, Interval]]:
     """Return what a plan predicts that can be measured, by name: the unit and the band."""
-    peak = float(plan.memory.peak_bytes)
+    peak, band = float(plan.memory.peak_bytes), constant("memory_band")
     return {
-        "memory.peak_bytes": ("bytes", Interval(low=0.85 * peak, mid=peak, high=1.15 * peak)),
+        "memory.peak_bytes": ("bytes", Interval(low=(1 - band) * peak, mid=peak, high=(1 + band) * peak)),
         "time.train": ("seconds", plan.time.train),
         "time.evaluate": ("seconds", plan.time.evaluate),
         "train.steps": ("steps", Interval(low=plan.train.steps, mid=plan.train.steps, high=plan.train.steps)),

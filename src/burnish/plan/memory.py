@@ -141,7 +141,6 @@ def training_components(
         "process" if device == "cpu" else "context": round(constant(f"{device}_process_bytes")),
         "weights": weight_bytes(architecture, method.quantisation, dtype),
         "quantisation_constants": scales,
-        "mapped_file": _mapped_bytes(architecture, dtype) if nf4 and device == "cpu" else 0,
         "adapter": 4 * trained,
         "gradients": 4 * trained,
         "optimizer": ADAM_STATES * 4 * trained,
@@ -155,18 +154,12 @@ def training_components(
         return components | {"allocator": round(constant("cuda_allocator_share") * asked), "loading": 0}
     holes = constant("cpu_allocator_share") * components["activations"]
     holes += constant("cpu_recompute_share") * layer * checkpointed_layers
-    components["checkpoint"] = max(0, CHECKPOINT_BYTES * trained - components["loss"])
     left = constant("cpu_quantise_share") * ITEM_BYTES["float32"] * architecture.linear_weights if nf4 else 0
     components["allocator"] = round(max(holes, left))
-    load = components["process"] + weight_bytes(architecture, "none", dtype) + (components["weights"] if nf4 else 0)
+    components["checkpoint"] = max(0, CHECKPOINT_BYTES * trained - components["loss"])
+    load = components["process"] + weight_bytes(architecture, "none", dtype)
+    load += components["weights"] + round(left) if nf4 else 0
     return components | {"loading": max(0, load - sum(components.values()))}
-
-
-def _mapped_bytes(architecture: Architecture, dtype: Dtype) -> int:
-    """Bytes of the weight file that stay mapped beside NF4, where embeddings are read from it without a copy."""
-    if architecture.stored_dtype != dtype:
-        return 0
-    return round(constant("cpu_mapped_share") * ITEM_BYTES[dtype] * architecture.linear_weights)
 
 
 def _loss_bytes(architecture: Architecture, dtype: Dtype, work: Workload) -> int:

@@ -10,12 +10,19 @@ from typing import Any
 from burnish.core.recipe import check_system_template
 from burnish.text.messages import Message
 
-CALENDAR_DAYS = 14
-"""Days that {calendar} lists, the first one being tomorrow."""
+CALENDAR_DAYS = (0, 1, 2, 3, 4, 5, 6, 7, 10, 14)
+"""Days that {calendar} lists, by their distance from the day of the request."""
 
-CALENDAR_LINE = "{weekday} {date}"
-"""How {calendar} writes one day; days are joined by newlines. A small model does not count days, but it can look one
-up. Whoever changes this changes what trained adapters have seen, so both constants count for the text fingerprint."""
+CALENDAR_LONGEST_WEEK = 7
+"""Up to this distance a day goes by its weekday too. Only one day has each name: today has none, nor what is later."""
+
+CALENDAR_FORM = '{{{days}}}', '"{names}":"{date}"', ","
+"""How {calendar} is written: the whole, one day, and what stands between days.
+
+A small model does not count days, but it can learn to look one up, and how fast depends on the form (docs/log.md has
+the measurements). What helps: the name directly before the date; one entry for each name; the whole ISO date; and the
+JSON marks around it that an answer has too, for what precedes the date there is then the same here. Whoever changes
+this changes what trained adapters have seen, so all of it counts for the text fingerprint."""
 
 _WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 # Not strftime("%A"): that follows the machine's locale.
@@ -44,10 +51,25 @@ def with_system(messages: Sequence[Message], template: str | None, day: datetime
 
 def system_format() -> dict[str, Any]:
     """Return what decides how a system prompt's fields are written, for fingerprints."""
-    return {"calendar_days": CALENDAR_DAYS, "calendar_line": CALENDAR_LINE}
+    return {
+        "calendar_days": list(CALENDAR_DAYS), "calendar_longest_week": CALENDAR_LONGEST_WEEK,
+        "calendar_form": list(CALENDAR_FORM), "calendar_names": [_distance_name(days) for days in CALENDAR_DAYS],
+    }  # fmt: skip
 
 
 def _calendar(day: datetime.date) -> str:
-    last = min(day.toordinal() + CALENDAR_DAYS, datetime.date.max.toordinal())
-    days = (datetime.date.fromordinal(ordinal) for ordinal in range(day.toordinal() + 1, last + 1))
-    return "\n".join(CALENDAR_LINE.format(weekday=_WEEKDAYS[d.weekday()], date=d.isoformat()) for d in days)
+    """One JSON object from a day's names to its date; days after 9999-12-31 are left out."""
+    whole, one, between = CALENDAR_FORM
+    lines: list[str] = []
+    for days in CALENDAR_DAYS:
+        if day.toordinal() + days <= datetime.date.max.toordinal():
+            date = day + datetime.timedelta(days=days)
+            names = _distance_name(days)
+            if 0 < days <= CALENDAR_LONGEST_WEEK:
+                names += f" {_WEEKDAYS[date.weekday()]}"
+            lines.append(one.format(names=names, date=date.isoformat()))
+    return whole.format(days=between.join(lines))
+
+
+def _distance_name(days: int) -> str:
+    return {0: "today", 1: "tomorrow"}.get(days, f"{days} days")

@@ -7,7 +7,6 @@ renamed, so a folder `step-*` is whole; one that is not (a failing disk) is reco
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -58,7 +57,7 @@ def save_checkpoint(
         write_bytes(scratch / OPTIMIZER, save(states))
         hashes = {name: file_sha256(scratch / name) for name in (WEIGHTS, OPTIMIZER)}
         write_json(scratch / STATE, asdict(RunState(step=step, plan=plan, events_bytes=events_bytes, sha256=hashes)))
-        os.rename(scratch, target)
+        scratch.rename(target)
         sync_folder(folder)
         for old in _whole_or_not(folder)[:-KEEP]:
             shutil.rmtree(old)
@@ -91,10 +90,7 @@ def load_checkpoint(path: Path, parameters: Mapping[str, nn.Parameter], optimize
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(weights[name])
-            optimizer.state[parameter] = {
-                key: states[f"{name}.{key}"].to(parameter.device if key != "step" or parameter.is_cuda else "cpu")
-                for key in STATES
-            }
+            optimizer.state[parameter] = {key: states[f"{name}.{key}"].to(parameter.device) for key in STATES}
 
 
 def _whole_or_not(folder: Path) -> list[Path]:

@@ -49,7 +49,7 @@ def train(
     events = EventFile(folder / "events.jsonl")
     first_step = _go_on(plan, folder / "checkpoints", parameters, optimizer, events, emit)
     peak = MemoryPeak(device)
-    with _ready(model, numbers):
+    with _ready(model, numbers, device):
         if first_step < numbers.steps:
             _hold_longest(model, sft.longest(numbers, rows, device=device), peak)
         for step, batch in enumerate(
@@ -113,13 +113,18 @@ def _go_on(
 
 
 @contextmanager
-def _ready(model: PreTrainedModel, numbers: TrainPlan) -> Iterator[None]:
+def _ready(model: PreTrainedModel, numbers: TrainPlan, device: torch.device) -> Iterator[None]:
     """Within the block the model trains: packed attention, lean modules, chosen layers recomputed, threads as planned."""
     threads = torch.get_num_threads()
     torch.set_num_threads(numbers.threads)
     layers = checkpoint_layers(model, numbers.checkpointed_layers)
     try:
-        with packing(model), lean(model), layers, torch.random.fork_rng():
+        with (
+            packing(model),
+            lean(model),
+            layers,
+            torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+        ):
             model.train()
             yield
     finally:

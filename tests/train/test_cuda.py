@@ -1,0 +1,91 @@
+"""The same code on a CUDA device: QLoRA learns, resumes to the same bits, and agrees with the CPU in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from burnish.core.artifacts import MethodPlan, Plan
+from burnish.core.errors import Interrupted
+from burnish.core.events import Event, StepDone, discard
+from burnish.core.rows import TokenRow
+from burnish.model.load import load_base
+from burnish.model.lora import attach_lora
+from burnish.train.loop import train
+
+pytestmark = pytest.mark.gpu
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def run(
+    base: Path, plan: Plan, rows: Sequence[TokenRow], folder: Path, stop: Callable[[], bool] = lambda: False
+) -> list[float]:
+    """Train as the plan says, on its device, and return the loss of each step."""
+    losses: list[float] = []
+
+    def note(event: Event) -> None:
+        if isinstance(event, StepDone):
+            losses.append(event.loss)
+
+    model = load_base(
+        base, quantisation=plan.method.quantisation, device=plan.train.device, dtype=DTYPES[plan.train.compute_dtype]
+    )
+    attach_lora(model, plan.method, seed=plan.train.seed)
+    train(plan, rows, model, folder=folder, emit=note, stop=stop)
+    return losses
+
+
+def test_qlora_in_bfloat16_learns_on_the_card(
+    tiny_base: Path, tmp_path: Path, make_rows: Callable[..., list[TokenRow]],
+    make_plan: Callable[..., Plan], make_method: Callable[..., MethodPlan],
+) -> None:  # fmt: skip
+    rows = make_rows(24)
+    method = make_method(kind="qlora", quantisation="nf4")
+    plan = make_plan(rows, method=method, epochs=8.0, learning_rate=1e-2, device="cuda", compute_dtype="bfloat16")
+    losses = run(tiny_base, plan, rows, tmp_path)
+    assert losses[-1] < 0.95 * losses[0]
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("quantisation", ["none", "nf4"])
+def test_in_float32_the_card_and_the_cpu_agree(
+    tiny_base: Path, tmp_path: Path, make_rows: Callable[..., list[TokenRow]], make_plan: Callable[..., Plan],
+    make_method: Callable[..., MethodPlan], quantisation: str,
+) -> None:  # fmt: skip
+    rows = make_rows(24)
+    method = make_method(kind="qlora" if quantisation == "nf4" else "lora", quantisation=quantisation)
+    found = {}
+    for device in ("cpu", "cuda"):
+        plan = make_plan(rows, method=method, epochs=3.0, learning_rate=1e-3, device=device)
+        found[device] = run(tiny_base, plan, rows, tmp_path / device)
+    worst = max(abs(a - b) / b for a, b in zip(found["cuda"], found["cpu"], strict=True))
+    assert worst < 1e-3, worst
+
+
+def test_stopped_on_the_card_it_goes_on_to_the_same_bits(
+    tiny_base: Path, tmp_path: Path, make_rows: Callable[..., list[TokenRow]],
+    make_plan: Callable[..., Plan], make_method: Callable[..., MethodPlan],
+) -> None:  # fmt: skip
+    rows = make_rows(24)
+    method = make_method(kind="qlora", quantisation="nf4", dropout=0.1)
+    plan = make_plan(rows, method=method, epochs=3.0, device="cuda", compute_dtype="bfloat16")
+    run(tiny_base, plan, rows, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        run(tiny_base, plan, rows, tmp_path / "cut", stop=lambda: True)
+    run(tiny_base, plan, rows, tmp_path / "cut")
+    whole, cut = ((tmp_path / name / "adapter" / "adapter_model.safetensors").read_bytes() for name in ("whole", "cut"))
+    assert whole == cut
+
+
+def test_memory_of_the_card_is_measured(
+    tiny_base: Path, tmp_path: Path, make_rows: Callable[..., list[TokenRow]], make_plan: Callable[..., Plan]
+) -> None:
+    rows = make_rows(12)
+    plan = make_plan(rows, device="cuda")
+    model = load_base(tiny_base, device="cuda")
+    attach_lora(model, plan.method, seed=0)
+    measured = train(plan, rows, model, folder=tmp_path, emit=discard, stop=lambda: False)
+    assert 0 < measured.peak_device_bytes <= torch.cuda.max_memory_allocated()
