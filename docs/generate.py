@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from pathlib import Path
@@ -58,7 +59,39 @@ def command_page() -> str:
     return "".join(parts)
 
 
-PAGES = {"recipe.md": recipe_page, "commands.md": command_page}
+def demo_numbers() -> str:
+    """Return the README's table of what the demo measured, from benchmarks/results/demo.json."""
+    record = json.loads((DOCS.parent / "benchmarks" / "results" / "demo.json").read_text(encoding="utf-8"))
+    scores = {(s["task"], s["metric"], s["subject"]): s for s in record["scores"]}
+
+    def cell(task: str, metric: str, subject: str) -> str:
+        score = scores[task, metric, subject]
+        return f"{score['value']:.2f} ({score['low']:.2f} to {score['high']:.2f})"
+
+    tasks = [("test", "held-out phrasings and routes"), ("handwritten", "written by hand, never trained on")]
+    rows = [
+        f"| {what}, {scores[task, metric, 'tuned']['n']} requests | {name} | {cell(task, metric, 'base')} | {cell(task, metric, 'tuned')} |"
+        for task, what in tasks
+        for metric, name in (("exact_match", "exact match"), ("field_f1", "field F1"), ("json_valid", "valid JSON"))
+    ]
+    seconds, rss = record["seconds"], record["peak_rss_bytes"]
+    return (
+        "What the demo measured (95% intervals):\n\n| requests | metric | base | tuned |\n|---|---|--:|--:|\n"
+        + "\n".join(rows)
+        + f"\n\nIt took {seconds['total'] / 60:.1f} minutes on {record['threads']} CPU cores without a GPU "
+        f"(training {record['train']['seconds'] / 60:.1f}), {rss / 2**30:.1f} GiB of memory at its peak, and {seconds['second_run']:.1f} s "
+        f"when run again ({record['date']}, torch {record['versions']['torch']}; `python benchmarks/demo.py`).\n"
+    )
+
+
+def readme_page() -> str:
+    """Return the README with the demo's numbers as they were last measured."""
+    text = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    begin, end = "<!-- demo numbers: begin -->\n", "<!-- demo numbers: end -->"
+    return text[: text.index(begin) + len(begin)] + demo_numbers() + text[text.index(end) :]
+
+
+PAGES = {"docs/recipe.md": recipe_page, "docs/commands.md": command_page, "README.md": readme_page}
 
 
 def main() -> int:
@@ -66,17 +99,17 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
+    root = DOCS.parent
+    fresh = {name: page() for name, page in PAGES.items()}
     stale = [
-        name
-        for name, page in PAGES.items()
-        if not (DOCS / name).exists() or (DOCS / name).read_text(encoding="utf-8") != page()
+        name for name, text in fresh.items() if not (root / name).exists() or (root / name).read_text(encoding="utf-8") != text
     ]
     if check:
-        sys.stdout.write("".join(f"docs/{name} is stale: run make docs\n" for name in stale))
+        sys.stdout.write("".join(f"{name} is stale: run make docs\n" for name in stale))
         return 1 if stale else 0
     for name in stale:
-        (DOCS / name).write_text(PAGES[name](), encoding="utf-8")
-        sys.stdout.write(f"wrote docs/{name}\n")
+        (root / name).write_text(fresh[name], encoding="utf-8")
+        sys.stdout.write(f"wrote {name}\n")
     return 0
 
 
