@@ -70,7 +70,8 @@ def demo_numbers() -> str:
 
     tasks = [("test", "held-out phrasings and routes"), ("handwritten", "written by hand, never trained on")]
     rows = [
-        f"| {what}, {scores[task, metric, 'tuned']['n']} requests | {name} | {cell(task, metric, 'base')} | {cell(task, metric, 'tuned')} |"
+        f"| {what}, {scores[task, metric, 'tuned']['n']} requests | {name} | "
+        f"{cell(task, metric, 'base')} | {cell(task, metric, 'tuned')} |"
         for task, what in tasks
         for metric, name in (("exact_match", "exact match"), ("field_f1", "field F1"), ("json_valid", "valid JSON"))
     ]
@@ -79,7 +80,8 @@ def demo_numbers() -> str:
         "What the demo measured (95% intervals):\n\n| requests | metric | base | tuned |\n|---|---|--:|--:|\n"
         + "\n".join(rows)
         + f"\n\nIt took {seconds['total'] / 60:.1f} minutes on {record['threads']} CPU cores without a GPU "
-        f"(training {record['train']['seconds'] / 60:.1f}), {rss / 2**30:.1f} GiB of memory at its peak, and {seconds['second_run']:.1f} s "
+        f"(training {record['train']['seconds'] / 60:.1f}), {rss / 2**30:.1f} GiB of memory at its peak, "
+        f"and {seconds['second_run']:.1f} s "
         f"when run again ({record['date']}, torch {record['versions']['torch']}; `python benchmarks/demo.py`).\n"
     )
 
@@ -102,7 +104,9 @@ def main() -> int:
     root = DOCS.parent
     fresh = {name: page() for name, page in PAGES.items()}
     stale = [
-        name for name, text in fresh.items() if not (root / name).exists() or (root / name).read_text(encoding="utf-8") != text
+        name
+        for name, text in fresh.items()
+        if not (root / name).exists() or (root / name).read_text(encoding="utf-8") != text
     ]
     if check:
         sys.stdout.write("".join(f"{name} is stale: run make docs\n" for name in stale))

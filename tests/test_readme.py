@@ -1,4 +1,4 @@
-"""What the README and the start page tell people to type is real: targets exist, commands parse, and on the demo's home they run."""
+"""What the pages tell people to type is real: targets exist, commands parse, and on the demo's home they run."""
 
 from __future__ import annotations
 

@@ -90,7 +90,8 @@ def _open_engine(home: Home, releases: Sequence[Release], emit: Emit) -> tuple[E
     for release in releases:
         adapter = adapters[release.id]
         same = (adapter.base.digest, adapter.method.quantisation) == (leading.base.digest, store.quantisation)
-        fits = adapter.fingerprint.tokenizer_sha256 == base.tokenizer.fingerprint(None).tokenizer_sha256
+        text = base.tokenizer.fingerprint(adapter.fingerprint.system)
+        fits = text == adapter.fingerprint
         if same and fits:
             served.append(release)
         else:
@@ -100,6 +101,10 @@ def _open_engine(home: Home, releases: Sequence[Release], emit: Emit) -> tuple[E
                     f"{release.name} is left out: it was trained on another base ({adapter.base.name}, {adapter.method.kind})",
                 )
             )
+    if leading not in served:
+        raise ServeError(
+            f"{leading.name} was trained with another template or calendar than this burnish writes. Run its recipe again."
+        )
     folders = {release.name: home.path(adapters[release.id].weights_file).parent for release in served}
     missing = [name for name, folder in folders.items() if not folder.is_dir()]
     if missing:

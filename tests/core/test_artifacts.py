@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from burnish.core.artifacts import FileRef, GateVerdict, Ledger, Release
-from burnish.core.artifacts import BaseRef
+from burnish.core.artifacts import BaseRef, FileRef, GateVerdict, Ledger, Release
 from burnish.core.ids import content_id
 
 

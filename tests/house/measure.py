@@ -69,9 +69,9 @@ def guesses() -> list[Finding]:
     found: list[Finding] = []
     for path, _, tree in trees():
         for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-                if node.func.id == "hasattr" or (node.func.id == "getattr" and len(node.args) > 2):
-                    found.append(Finding(str(path.relative_to(SOURCE)), node.lineno, ast.unparse(node)))
+            name = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""
+            if name == "hasattr" or (name == "getattr" and isinstance(node, ast.Call) and len(node.args) > 2):
+                found.append(Finding(str(path.relative_to(SOURCE)), node.lineno, ast.unparse(node)))
     return found
 
 

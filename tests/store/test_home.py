@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 from pathlib import Path
 
 import pytest
@@ -124,7 +123,7 @@ def test_a_write_leaves_the_old_bytes_or_the_new_and_no_rest(tmp_path: Path) -> 
     write_json(path, {"ä": 1})
     write_json(path, {"ä": 2})
     assert path.read_text(encoding="utf-8") == '{\n  "ä": 2\n}\n'
-    assert os.listdir(tmp_path) == ["a.json"]
+    assert [item.name for item in tmp_path.iterdir()] == ["a.json"]
 
 
 def test_a_full_disk_says_so() -> None:

@@ -138,9 +138,20 @@ class Recipe(Section):
         "May use {date}, {weekday} and {calendar}; the day is the row's `date`, or today when serving.",
     )
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of everything random.")
-    prepare: Prepare = Field(default_factory=lambda: Prepare.model_validate({}), description="How raw rows become a dataset.")
+    prepare: Prepare = Field(
+        default_factory=lambda: Prepare.model_validate({}), description="How raw rows become a dataset."
+    )
     train: Train = Field(default_factory=lambda: Train.model_validate({}), description="The training loop.")
     evaluate: Evaluate = Field(default_factory=lambda: Evaluate.model_validate({}), description="What is measured.")
+
+    @field_validator("name")
+    @classmethod
+    def _base_is_the_base(cls, value: str) -> str:
+        if value == "base":
+            raise ValueError(
+                'a specialist cannot be called "base": that is how people ask for the model without an adapter'
+            )
+        return value
 
     @field_validator("method", mode="before")
     @classmethod
