@@ -237,12 +237,12 @@ def test_the_same_seed_gives_the_committed_bytes(tmp_path: Path, monkeypatch: py
 
 def test_the_file_has_the_size_the_readme_promises() -> None:
     distinct = {(row.day, repair(row.text), row.response) for row in of("train") if row.full}
-    assert len(LINES) == 1408
-    assert len(distinct) == 450 + 25
-    assert sum(not row.full for row in of("train")) == 750
+    assert len(LINES) == 1648
+    assert len(distinct) == 480 + 25
+    assert sum(not row.full for row in of("train")) == 960
     assert all(row.full for row in of("test") + HANDWRITTEN)
     assert len(of("test")) == len({row.text for row in of("test")}) == 132
-    assert len({row.day for row in of("train")}) == 150
+    assert len({row.day for row in of("train")}) == 160
     assert len({row.day for row in of("test")}) == 12
     assert len({row.day for row in of("test")} & {row.day for row in of("train")}) == 6
     assert {row.day.weekday() for row in of("train")} == set(range(7))
@@ -334,7 +334,9 @@ def test_no_sentence_pattern_is_in_both_splits() -> None:
 
 def test_the_readme_counts_the_patterns_and_cities_right() -> None:
     readme = (FOLDER / "README.md").read_text(encoding="utf-8")
-    trained, tested = (len({e.family for e in EXAMPLES if e.split == split and e.family}) for split in ("train", "test"))
+    trained, tested = (
+        len({e.family for e in EXAMPLES if e.split == split and e.family}) for split in ("train", "test")
+    )
     assert f"({trained} in training, {tested} others in test)" in readme
     assert f"{len(CITIES)} cities" in readme
 

@@ -9,6 +9,8 @@ import pytest
 from burnish.core.artifacts import Plan
 from burnish.plan.compare import compare, measurements, predictions
 from burnish.plan.constants import constants
+from burnish.plan.hardware import Hardware
+from burnish.plan.memory import COMPONENTS
 from burnish.plan.table import component_rows, plan_rows
 
 MakePlan = Callable[..., Plan]
@@ -56,6 +58,12 @@ def test_components_are_listed_largest_first(plan_of: MakePlan) -> None:
     assert [row.what for row in rows] == [
         f"memory.{name}" for name, size in sorted(plan.memory.components.items(), key=lambda i: -i[1]) if size
     ]
+
+
+def test_every_component_says_what_it_is(plan_of: MakePlan, machines: dict[str, Hardware]) -> None:
+    parts = {name for machine in machines.values() for name in plan_of(hardware=machine).memory.components}
+    assert parts == set(COMPONENTS)
+    assert all(row.because for row in component_rows(plan_of()))
 
 
 def test_every_constant_says_where_it_comes_from() -> None:

@@ -35,6 +35,24 @@ LOSS_CHUNK = 256
 LOGIT_COPIES = 2
 """Chunks of logits alive at once: the logits and what logsumexp makes of them."""
 
+COMPONENTS: dict[str, str] = {
+    "process": "Python with torch, transformers and bitsandbytes, before any weight",
+    "context": "what CUDA takes on the device before the first tensor",
+    "weights": "the base model as loaded",
+    "quantisation_constants": "scales and tables of NF4, which the footprint of the weights does not count",
+    "adapter": "A and B of each target, float32",
+    "gradients": "one float32 number for each trained one",
+    "optimizer": "AdamW's two float32 states for each trained number",
+    "activations": "what autograd keeps of the fullest packed row, all layers",
+    "recomputed_layer": "the activations of one layer while it is computed a second time",
+    "loss": "logits of a chunk of positions, and hidden states with their gradients",
+    "dequantised_weight": "the largest NF4 weight, unpacked for its product",
+    "allocator": "holes that the allocator keeps between blocks",
+    "checkpoint": "a checkpoint being written, beyond the loss, which it follows",
+    "loading": "by how much reading and quantising the weights takes more than training",
+}
+"""What each component of the peak is."""
+
 
 @dataclass(frozen=True, slots=True)
 class Workload:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, cast
 
 from burnish.core.artifacts import Interval, Plan
 from burnish.core.units import format_bytes, format_count, format_seconds
+from burnish.plan.memory import COMPONENTS
 
 
 class Row(NamedTuple):
@@ -38,11 +39,7 @@ def plan_rows(plan: Plan) -> list[Row]:
 def component_rows(plan: Plan) -> list[Row]:
     """Return the components of the memory's peak, largest first."""
     ordered = sorted(plan.memory.components.items(), key=lambda item: -item[1])
-    return [
-        Row(f"memory.{name}", format_bytes(size), plan.because.get(f"memory.{name}", ""))
-        for name, size in ordered
-        if size
-    ]
+    return [Row(f"memory.{name}", format_bytes(size), COMPONENTS[name]) for name, size in ordered if size]
 
 
 def _band(interval: Interval) -> str:

@@ -16,7 +16,7 @@ CALENDAR_DAYS = (0, 1, 2, 3, 4, 5, 6, 7, 10, 14)
 CALENDAR_LONGEST_WEEK = 7
 """Up to this distance a day goes by its weekday too. Only one day has each name: today has none, nor what is later."""
 
-CALENDAR_FORM = '{{{days}}}', '"{names}":"{date}"', ","
+CALENDAR_FORM = "{{{days}}}", '"{names}":"{date}"', ","
 """How {calendar} is written: the whole, one day, and what stands between days.
 
 A small model does not count days, but it can learn to look one up, and how fast depends on the form (docs/log.md has
