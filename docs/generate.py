@@ -16,6 +16,7 @@ from burnish.core import errors
 from burnish.core.recipe import recipe_fields
 
 DOCS = Path(__file__).parent
+DEMO = DOCS.parent / "benchmarks" / "results" / "demo.json"
 
 RECIPE_HEAD = """# The recipe
 
@@ -61,7 +62,7 @@ def command_page() -> str:
 
 def demo_numbers() -> str:
     """Return the README's table of what the demo measured, from benchmarks/results/demo.json."""
-    record = json.loads((DOCS.parent / "benchmarks" / "results" / "demo.json").read_text(encoding="utf-8"))
+    record = json.loads(DEMO.read_text(encoding="utf-8"))
     scores = {(s["task"], s["metric"], s["subject"]): s for s in record["scores"]}
 
     def cell(task: str, metric: str, subject: str) -> str:
@@ -89,6 +90,8 @@ def demo_numbers() -> str:
 def readme_page() -> str:
     """Return the README with the demo's numbers as they were last measured."""
     text = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    if not DEMO.exists():
+        return text
     begin, end = "<!-- demo numbers: begin -->\n", "<!-- demo numbers: end -->"
     return text[: text.index(begin) + len(begin)] + demo_numbers() + text[text.index(end) :]
 

@@ -63,8 +63,12 @@ def test_a_recipe_becomes_a_release_and_a_second_run_does_no_work(
     assert {"metric", "a", "b", "difference", "low", "high", "p"} <= set(report["comparisons"][0])
     assert {score["subject"] for score in report["scores"]} == {"base", "tuned"}
 
+    for path in (project / ".burnish" / "registry").iterdir():
+        path.unlink()
     code, changed = run_json(capsys, "run", "support.yaml", "--set", "method.rank=4")
     assert code == 0
+    code, second = run_json(capsys, "show", changed["release"])
+    assert second["version"] == 2, "a lost registry is made again from the artifacts, versions included"
     assert changed["manifest"] == first["manifest"]
     assert changed["adapter"] != first["adapter"]
     code, kept = run_json(capsys, "show", first["adapter"])

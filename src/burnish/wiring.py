@@ -5,6 +5,7 @@ Stage rooms are imported inside the functions: a command that needs no torch loa
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from burnish.evaluate.run import Subject
     from burnish.model.bases import BaseFiles
     from burnish.plan.compare import Compared
+    from burnish.registry.entry import Entry
     from burnish.text.tokenizer import Tokenizer
 
 
@@ -303,19 +305,39 @@ def decide(report: EvalReport, thresholds: Mapping[str, float]) -> GateVerdict:
 
 def tracking_uri(home: Home) -> str:
     """Return where the registry is: $BURNISH_REGISTRY, or a SQLite file in the home."""
-    import os
+    return os.environ.get("BURNISH_REGISTRY") or sqlite_uri_of(home)
 
+
+def registry_file(home: Home) -> Path:
+    """Return the SQLite file that is the registry by default."""
+    return home.root / "registry" / "mlflow.db"
+
+
+def sqlite_uri_of(home: Home) -> str:
+    """Return the tracking URI of the home's own registry."""
     from burnish.registry.mlflow_store import sqlite_uri
 
-    return os.environ.get("BURNISH_REGISTRY") or sqlite_uri(home.root / "registry" / "mlflow.db")
+    return sqlite_uri(registry_file(home))
+
+
+def _entry(release: Release, home: Home) -> Entry:
+    from burnish.registry.entry import Entry
+
+    adapter = home.load(Adapter, release.adapter)
+    folder = home.path(adapter.weights_file).parent
+    return Entry(release, home.load(EvalReport, release.report), home.load(Plan, release.plan), folder)
 
 
 def release(
     recipe: Recipe, adapter: Adapter, report: EvalReport, plan: Plan, manifest: Manifest, gate: GateVerdict, home: Home
 ) -> Release:
-    """Register the adapter as a version that may be served."""
-    from burnish.registry.publish import publish
+    """Register the adapter as a version that may be served. A registry that was lost is made again from our artifacts."""
+    from burnish.registry.publish import publish, rebuild
 
+    uri = tracking_uri(home)
+    earlier = home.all(Release)
+    if earlier and not registry_file(home).exists() and uri == sqlite_uri_of(home):
+        rebuild([_entry(item, home) for item in earlier], uri)
     return publish(
         recipe_name=recipe.name,
         adapter=adapter,
@@ -324,7 +346,7 @@ def release(
         manifest=manifest,
         thresholds=gate.thresholds,
         folder=home.path(adapter.weights_file).parent,
-        tracking_uri=tracking_uri(home),
+        tracking_uri=uri,
         now=datetime.now(UTC),
     )
 

@@ -338,7 +338,7 @@ class EvalReport(Artifact):
 
 
 class GateVerdict(Record):
-    """Whether the report meets the recipe's thresholds, and one sentence for each number that does not."""
+    """Whether the report meets the recipe's thresholds; one sentence for each number that falls short, or that was reached."""
 
     passed: bool
     thresholds: dict[str, float]

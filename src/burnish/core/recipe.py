@@ -124,7 +124,7 @@ class Evaluate(Section):
 class Recipe(Section):
     """One specialist: its name, base model, data and method, and what must hold before it is released."""
 
-    name: Name = Field(description="Name of the specialist and alias of its release: a-z, 0-9, '.', '_', '-'.")
+    name: Name = Field(description="Name of the specialist, by which its release is called: a-z, 0-9, '.', '_', '-'.")
     base: str = Field(min_length=1, description="Bundled name, Hub id, or folder of the base model.")
     data: str = Field(min_length=1, description="File of raw rows (.jsonl), relative to the working folder.")
     method: Method = Field(description="`qlora`, `lora`, or a mapping with more settings.")
