@@ -5,8 +5,13 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -140,6 +145,96 @@ def test_an_unreachable_hub_is_an_error_that_says_what_to_do(tmp_path: Path) -> 
     ).stdout
     assert 'could not fetch the base "someone/some-model"' in said
     assert NAME in said
+
+
+FETCH = """
+import json, sys
+from burnish.core.events import Progress
+from burnish.model.bases import resolve_base
+seen = []
+files = resolve_base("someone/some-model", emit=seen.append)
+bars = [event for event in seen if isinstance(event, Progress)]
+print(json.dumps([str(files.folder), files.ref.digest, [bars[-1].done, bars[-1].total]]))
+"""
+
+
+def test_a_hub_model_is_fetched_without_pickles_and_code(base: Path, tmp_path: Path) -> None:
+    """Against a server that speaks what the Hub's client asks for: the listing, and each file with its hash."""
+    for name in ("pytorch_model.bin", "modeling_evil.py", "README.md"):
+        (base / name).write_bytes(b"not wanted")
+    with serve_hub(base) as (address, asked):
+        environment = {
+            **os.environ,
+            "HF_ENDPOINT": address,
+            "HF_HOME": str(tmp_path / "hf"),
+            "BURNISH_CACHE": str(tmp_path),
+        }
+        environment |= {"HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1"}
+        done = subprocess.run(
+            [sys.executable, "-c", FETCH], env=environment, capture_output=True, text=True, check=True
+        )
+    folder, digest, (fetched, total) = json.loads(done.stdout)
+    wanted = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    assert {path.name for path in Path(folder).iterdir()} == wanted
+    assert not {name for name in asked if name.endswith((".bin", ".py", ".md"))}
+    assert digest == resolve_base(str(base), cache=tmp_path / "other").ref.digest
+    assert fetched == total == sum((base / name).stat().st_size for name in wanted)
+    assert done.stderr == ""
+
+
+@contextmanager
+def serve_hub(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    commit, asked = "0" * 39 + "1", list[str]()
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.answer(body=False)
+
+        def do_GET(self) -> None:
+            self.answer(body=True)
+
+        def answer(self, *, body: bool) -> None:
+            path = urlsplit(self.path).path
+            headers = {"X-Repo-Commit": commit}
+            if path.startswith("/api/models/"):
+                files = sorted(folder.iterdir())
+                listing = [
+                    {
+                        "type": "file",
+                        "path": file.name,
+                        "rfilename": file.name,
+                        "size": file.stat().st_size,
+                        "oid": "0" * 40,
+                    }
+                    for file in files
+                ]
+                about = {"id": "someone/some-model", "sha": commit, "siblings": listing}
+                content = json.dumps(listing if "/tree/" in path else about).encode()
+                headers["Content-Type"] = "application/json"
+            else:
+                file = folder / Path(path).name
+                asked.append(file.name)
+                content = file.read_bytes()
+                headers["ETag"] = f'"{file_sha256(file)}"'
+            self.send_response(200)
+            for key, value in {**headers, "Content-Length": str(len(content))}.items():
+                self.send_header(key, value)
+            self.end_headers()
+            if body:
+                self.wfile.write(content)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    thread = Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", asked
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 def test_looking_up_a_base_imports_no_torch(base: Path, tmp_path: Path) -> None:

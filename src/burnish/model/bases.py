@@ -6,6 +6,7 @@ bundled base has to be made for the first time.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -17,9 +18,9 @@ from typing import Any
 
 from burnish.core.artifacts import BaseRef
 from burnish.core.errors import BaseModelError, ResourceError, did_you_mean
-from burnish.core.events import Emit, Note, discard
+from burnish.core.events import Emit, Note, Progress, discard
 from burnish.core.ids import content_id, file_sha256
-from burnish.store.files import write_json
+from burnish.store.files import NO_SPACE, write_json
 
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer*", "*.jinja",
@@ -165,16 +166,34 @@ def _hub_folder(name: str, emit: Emit) -> Path:
 
     emit(Note(stage="base", text=f"looking for {name} on the Hugging Face Hub"))
     try:
-        return Path(snapshot_download(name, allow_patterns=list(HUB_FILES)))
+        return Path(snapshot_download(name, allow_patterns=list(HUB_FILES), tqdm_class=_emitting_bar(name, emit)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError) as error:
         first = " ".join(str(error).split())[:300]
         raise BaseModelError(
-            f'could not fetch the base "{name}" from the Hugging Face Hub: {first} Check the name, the network and, for a gated '
-            f"model, HF_TOKEN. Without a network, use a bundled base ({', '.join(BUNDLED)}) or a folder."
+            f'could not fetch the base "{name}" from the Hugging Face Hub: {first} Check the name, the network and, for a '
+            f"gated model, HF_TOKEN. Without a network, use a bundled base ({', '.join(BUNDLED)}) or a folder."
         ) from error
     except OSError as error:
-        if error.errno == 28:
+        if error.errno in NO_SPACE:
             raise ResourceError(
                 f"no space left on the disk while fetching {name}. Free some, or set HF_HOME elsewhere."
             ) from error
         raise
+
+
+def _emitting_bar(name: str, emit: Emit) -> type[Any]:
+    """Return the class of progress bars that the Hub's client asks for, one that emits instead of drawing."""
+    from tqdm.auto import tqdm
+
+    class Bar(tqdm):
+        monitor_interval = 0
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            kwargs.pop("name", None)
+            super().__init__(*args, **{**kwargs, "file": io.StringIO(), "disable": False})
+
+        def display(self, *args: Any, **kwargs: Any) -> None:
+            if self.unit == "B" and self.total:
+                emit(Progress("base", f"fetching {name}", min(int(self.n), int(self.total)), int(self.total), "bytes"))
+
+    return Bar

@@ -10,18 +10,16 @@ from typing import Any
 from burnish.core.recipe import check_system_template
 from burnish.text.messages import Message
 
-CALENDAR_DAYS = (0, 1, 2, 3, 4, 5, 6, 7, 10, 14)
+CALENDAR_DAYS = (0, 1, 2, 3, 4, 5, 6, 7)
 """Days that {calendar} lists, by their distance from the day of the request."""
 
-CALENDAR_LONGEST_WEEK = 7
-"""Up to this distance a day goes by its weekday too. Only one day has each name: today has none, nor what is later."""
-
-CALENDAR_FORM = "{{{days}}}", '"{names}":"{date}"', ","
-"""How {calendar} is written: the whole, one day, and what stands between days.
+CALENDAR_LINE = '{name} {weekday}":"{date}"'
+"""How {calendar} writes one day, a line each.
 
 A small model does not count days, but it can learn to look one up, and how fast depends on the form (docs/log.md has
-the measurements). What helps: the name directly before the date; one entry for each name; the whole ISO date; and the
-JSON marks around it that an answer has too, for what precedes the date there is then the same here. Whoever changes
+the measurements). What helps: the name directly before the date; one line for each name; the whole ISO date; and the
+marks between them that an answer has too ("departure_date":"2025-07-15"), so that what precedes a date is the same there
+and here. Whoever changes
 this changes what trained adapters have seen, so all of it counts for the text fingerprint."""
 
 _WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
@@ -51,24 +49,19 @@ def with_system(messages: Sequence[Message], template: str | None, day: datetime
 
 def system_format() -> dict[str, Any]:
     """Return what decides how a system prompt's fields are written, for fingerprints."""
-    return {
-        "calendar_days": list(CALENDAR_DAYS), "calendar_longest_week": CALENDAR_LONGEST_WEEK,
-        "calendar_form": list(CALENDAR_FORM), "calendar_names": [_distance_name(days) for days in CALENDAR_DAYS],
-    }  # fmt: skip
+    names = [_distance_name(days) for days in CALENDAR_DAYS]
+    return {"calendar_days": list(CALENDAR_DAYS), "calendar_line": CALENDAR_LINE, "calendar_names": names}
 
 
 def _calendar(day: datetime.date) -> str:
-    """One JSON object from a day's names to its date; days after 9999-12-31 are left out."""
-    whole, one, between = CALENDAR_FORM
+    """One line a day; days after 9999-12-31 are left out."""
     lines: list[str] = []
     for days in CALENDAR_DAYS:
         if day.toordinal() + days <= datetime.date.max.toordinal():
             date = day + datetime.timedelta(days=days)
-            names = _distance_name(days)
-            if 0 < days <= CALENDAR_LONGEST_WEEK:
-                names += f" {_WEEKDAYS[date.weekday()]}"
-            lines.append(one.format(names=names, date=date.isoformat()))
-    return whole.format(days=between.join(lines))
+            name, weekday = _distance_name(days), _WEEKDAYS[date.weekday()]
+            lines.append(CALENDAR_LINE.format(name=name, weekday=weekday, date=date.isoformat()))
+    return "\n".join(lines)
 
 
 def _distance_name(days: int) -> str:
