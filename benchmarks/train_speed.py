@@ -28,7 +28,14 @@ from burnish.model.lora import attach_lora, lora_parameters
 from burnish.train import sft
 from burnish.train.pack import lengths_of, pack_row
 
-METHOD = {"kind": "lora", "rank": 16, "alpha": 32.0, "dropout": 0.0, "targets": ("all-linear",), "double_quantisation": True}
+METHOD = {
+    "kind": "lora",
+    "rank": 16,
+    "alpha": 32.0,
+    "dropout": 0.0,
+    "targets": ("all-linear",),
+    "double_quantisation": True,
+}
 
 
 def chat_rows(count: int) -> list[TokenRow]:

@@ -86,6 +86,12 @@ def test_names_that_could_leave_a_folder_or_hide_the_base_are_refused(name: str)
         parse_recipe(SHORT | {"name": name}, source="test")
 
 
+@pytest.mark.parametrize("name", ["train", "test", "general"])
+def test_a_task_cannot_have_the_name_of_a_split_or_of_the_general_texts(name: str) -> None:
+    with pytest.raises(RecipeError, match=f'a task cannot be called "{name}"'):
+        parse_recipe(SHORT | {"evaluate": {"tasks": {name: "rows.jsonl"}}}, source="test")
+
+
 def test_every_field_has_a_description_for_the_reference() -> None:
     rows = list(recipe_fields())
     assert {"name", "method.rank", "train.epochs", "evaluate.tasks"} <= {key for key, *_ in rows}

@@ -35,7 +35,6 @@ def prepare(recipe: Recipe, *, tokenizer: Tokenizer, folder: Path, root: Path, e
     Raises DataError when a file is missing, empty or without a usable row, when no row is left to train or to test on,
     and when rows are too long for the recipe's policy.
     """
-    _check_task_names(recipe)
     limit = _token_limit(recipe, tokenizer)
     book = Book()
     reader = Reader(recipe, book, emit)
@@ -68,12 +67,6 @@ def prepare(recipe: Recipe, *, tokenizer: Tokenizer, folder: Path, root: Path, e
         rejected_file=file_ref(rejected, root),
         settings=_settings(recipe, limit, tokenizer),
     )
-
-
-def _check_task_names(recipe: Recipe) -> None:
-    for name in (TRAIN, TEST):
-        if name in recipe.evaluate.tasks:
-            raise DataError(f'evaluate.tasks names a task "{name}", which is the name of a split. Choose another name.')
 
 
 def _token_limit(recipe: Recipe, tokenizer: Tokenizer) -> int:

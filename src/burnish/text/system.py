@@ -19,8 +19,7 @@ CALENDAR_LINE = '{name} {weekday}":"{date}"'
 A small model does not count days, but it can learn to look one up, and how fast depends on the form (docs/log.md has
 the measurements). What helps: the name directly before the date; one line for each name; the whole ISO date; and the
 marks between them that an answer has too ("departure_date":"2025-07-15"), so that what precedes a date is the same there
-and here. Whoever changes
-this changes what trained adapters have seen, so all of it counts for the text fingerprint."""
+and here. Whoever changes this changes what trained adapters have seen, so all of it counts for the text fingerprint."""
 
 _WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 # Not strftime("%A"): that follows the machine's locale.
