@@ -129,7 +129,10 @@ def read_until(terminal: int, pattern: str, seconds: float = 60) -> str:
     until = time.monotonic() + seconds
     while not re.search(pattern, shown := seen.decode("utf-8", "replace"), re.DOTALL):
         assert time.monotonic() < until, shown
-        seen += os.read(terminal, 4096)
+        try:
+            seen += os.read(terminal, 4096)
+        except OSError as error:
+            raise AssertionError(f"the program left the terminal; it had shown: {shown}") from error
     return shown
 
 
