@@ -84,6 +84,7 @@ def demo_numbers() -> str:
         f"(training {record['train']['seconds'] / 60:.1f}), {rss / 2**30:.1f} GiB of memory at its peak, "
         f"and {seconds['second_run']:.1f} s "
         f"when run again ({record['date']}, torch {record['versions']['torch']}; `python benchmarks/demo.py`).\n"
+        "Settings were chosen while looking at these requests, so expect a little less on new ones ([log](docs/log.md)).\n"
     )
 
 
