@@ -98,7 +98,7 @@ def plan_inputs(recipe: Recipe, base: Base, manifest: Manifest) -> dict[str, Any
         "train": recipe.train.model_dump(mode="json"),
         "evaluate": recipe.evaluate.model_dump(mode="json"),
         "seed": recipe.seed,
-        "machine": [hardware.device, hardware.cores, hardware.gpu_name],
+        "machine": [hardware.device, hardware.cores, hardware.cpu_bf16, hardware.gpu_name],
     }
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from burnish.plan.hardware import detect, free_ram_bytes, parse_nvidia_smi, probe_gflops, usable_cores
+from burnish.plan.hardware import detect, free_ram_bytes, has_bf16, parse_nvidia_smi, probe_gflops, usable_cores
 
 AFFINITY = len(os.sched_getaffinity(0))
 
@@ -99,6 +99,21 @@ def test_a_driver_that_does_not_answer_is_no_gpu(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     found = detect(probe=False)
     assert (found.gpu_name, found.device) == (None, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "found"),
+    [
+        ("processor : 0\nflags\t\t: fpu avx2 avx512f avx512_bf16 avx512_vnni\n", True),
+        ("flags\t\t: fpu avx512f amx_bf16 amx_tile\n", True),
+        ("Features\t: fp asimd bf16 i8mm\n", True),
+        ("flags\t\t: fpu avx2 fma avx512f\n", False),
+        ("model name\t: a CPU with avx512_bf16 in its name\nflags\t\t: fpu\n", False),
+        ("", False),
+    ],
+)
+def test_bfloat16_units_are_read_from_the_flags(cpuinfo: str, found: bool) -> None:
+    assert has_bf16(cpuinfo) is found
 
 
 def test_this_machine_is_found() -> None:

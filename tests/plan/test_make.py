@@ -124,6 +124,15 @@ def test_a_gpu_computes_in_the_half_precision_it_has(
     assert (plan.train.device, plan.train.compute_dtype) == ("cuda", dtype)
 
 
+@pytest.mark.parametrize(("cpu_bf16", "dtype"), [(True, "bfloat16"), (False, "float32")])
+def test_a_cpu_computes_in_bfloat16_where_it_has_units_for_it(
+    cpu_bf16: bool, dtype: str, plan_of: MakePlan, machines: dict[str, Hardware]
+) -> None:
+    plan = plan_of(hardware=replace(machines["laptop"], cpu_bf16=cpu_bf16))
+    assert (plan.train.device, plan.train.compute_dtype) == ("cpu", dtype)
+    assert "bfloat16" in plan.because["train.compute_dtype"]
+
+
 def test_a_cpu_is_used_when_asked_for_and_a_missing_gpu_is_refused(
     plan_of: MakePlan, machines: dict[str, Hardware]
 ) -> None:

@@ -66,6 +66,14 @@ def test_a_band_surrounds_its_middle_and_no_probe_widens_it() -> None:
     assert "guessed" in guessed.source
 
 
+def test_units_for_bfloat16_make_a_cpu_faster_and_are_named() -> None:
+    plain, fast = (rates(Hardware(cores=2, gemm_gflops=100.0, cpu_bf16=bf16), "cpu") for bf16 in (False, True))
+    assert fast.train.mid / plain.train.mid == pytest.approx(fast.decode.mid / plain.decode.mid)
+    assert fast.train.mid > plain.train.mid
+    assert "bfloat16" in fast.source
+    assert "bfloat16" not in plain.source
+
+
 def test_a_run_takes_longer_with_more_tokens() -> None:
     rate = rates(Hardware(cores=2, gemm_gflops=100.0), "cpu")
     assert (

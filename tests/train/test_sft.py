@@ -182,3 +182,46 @@ def test_a_row_longer_than_a_packed_row_is_an_error(make_rows: Rows, make_plan: 
     rows = make_rows(3)
     with pytest.raises(TrainingError, match="a row holds up to 8"):
         next(sft.batches(make_plan(rows, steps=1, row_tokens=8).train, rows, first_step=0, device=CPU))
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma3"])
+def test_filler_rounds_a_row_up_and_changes_neither_loss_nor_gradients(
+    make_adapted: Adapted, make_rows: Rows, architecture: str
+) -> None:
+    rows = make_rows(7)
+    plain, filled = pack_row(rows, CPU), pack_row(rows, CPU, multiple_of=32)
+    assert filled.tokens == plain.tokens == len(plain.ids_T)
+    assert len(filled.ids_T) % 32 == 0 < len(filled.ids_T) - filled.tokens
+    results: list[tuple[float, torch.Tensor]] = []
+    for row in (plain, filled):
+        model = make_adapted(architecture)
+        with packing(model):
+            loss = sft.loss(model, row)
+        loss.backward()
+        results.append((loss.item(), gradients(model)))
+    assert_same(results[1], results[0])
+
+
+def test_only_bfloat16_on_a_cpu_is_filled(make_plan: MakePlan, make_rows: Rows) -> None:
+    rows = make_rows(7)
+    for dtype, filled in (("float32", False), ("bfloat16", True)):
+        plan = make_plan(rows, compute_dtype=dtype, row_tokens=120).train
+        steps = [row for step in sft.batches(plan, rows, first_step=0, device=CPU) for row in step]
+        assert all((len(row.ids_T) % sft.CPU_TOKENS == 0) is filled for row in steps)
+        assert sum(row.trained_tokens for row in steps) == sum(sum(row.mask[1:]) for row in rows)
+
+
+def test_bfloat16_gradients_point_where_those_of_float32_do(make_adapted: Adapted, make_rows: Rows) -> None:
+    rows = make_rows(9)
+    exact = packed(make_adapted(), [rows])
+    model = make_adapted()
+    parameters = lora_parameters(model)
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if "lora_" not in name:
+            tensor.data = tensor.data.bfloat16()
+    with packing(model):
+        loss = sft.loss(model, pack_row(rows, CPU, multiple_of=32))
+    loss.backward()
+    assert all(parameter.grad.dtype == torch.float32 for parameter in parameters.values())
+    assert loss.item() == pytest.approx(exact[0], rel=0.02)
+    assert torch.cosine_similarity(gradients(model), exact[1], dim=0) > 0.99

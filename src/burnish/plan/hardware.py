@@ -15,6 +15,9 @@ import psutil
 
 PROBE_SIZE = 1024
 """Width of the probe's square float32 matrices: 2 * 1024^3 operations a product, enough to fill two dozen cores."""
+CPU_INFO = Path("/proc/cpuinfo")
+BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+"""Units that multiply bfloat16 and add in float32: AVX-512 and AMX of x86-64, and Arm's."""
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 CGROUP_MEMORY = (
     ("memory.max", "memory.current", "memory.stat"),
@@ -28,14 +31,15 @@ class Hardware:
     """One machine. Bytes are those free to use now; None where it could not be found out.
 
     `cores` counts what affinity, the cgroup's quota and OMP_NUM_THREADS leave. `gemm_gflops` is the measured float32
-    matrix product of NumPy on the CPU, in 1e9 operations a second. `gpu_capability` is CUDA's compute capability, such
-    as (9, 0).
+    matrix product of NumPy on the CPU, in 1e9 operations a second. `cpu_bf16` says whether the CPU multiplies bfloat16 in
+    its own units. `gpu_capability` is CUDA's compute capability, such as (9, 0).
     """
 
     cores: int
     ram_bytes: int | None = None
     cpu_name: str = ""
     gemm_gflops: float | None = None
+    cpu_bf16: bool = False
     gpu_name: str | None = None
     gpu_bytes: int | None = None
     gpu_capability: tuple[int, int] | None = None
@@ -54,6 +58,7 @@ def detect(*, probe: bool = True) -> Hardware:
         ram_bytes=free_ram_bytes(),
         cpu_name=_cpu_name(),
         gemm_gflops=probe_gflops() if probe else None,
+        cpu_bf16=has_bf16(_read(CPU_INFO) or ""),
         gpu_name=gpu_name,
         gpu_bytes=gpu_bytes,
         gpu_capability=capability,
@@ -91,6 +96,12 @@ def _inactive_file_bytes(path: Path) -> int:
         if name in ("inactive_file", "total_inactive_file") and value.isdigit():
             return int(value)
     return 0
+
+
+def has_bf16(cpuinfo: str) -> bool:
+    """Return whether the flags that /proc/cpuinfo lists name units for bfloat16; False without such a file."""
+    flags = (line.partition(":")[2] for line in cpuinfo.splitlines() if line.startswith(("flags", "Features")))
+    return not BF16_FLAGS.isdisjoint(next(flags, "").split())
 
 
 def probe_gflops(seconds: float = 0.05) -> float:
@@ -137,7 +148,7 @@ def _read(path: Path) -> str | None:
 
 
 def _cpu_name() -> str:
-    for line in (_read(Path("/proc/cpuinfo")) or "").splitlines():
+    for line in (_read(CPU_INFO) or "").splitlines():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()

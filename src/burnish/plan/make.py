@@ -162,6 +162,11 @@ def _device(recipe: Recipe, hardware: Hardware, because: dict[str, str]) -> Devi
 
 def _dtype(device: Device, hardware: Hardware, because: dict[str, str]) -> Dtype:
     if device == "cpu":
+        if hardware.cpu_bf16:
+            because["train.compute_dtype"] = (
+                "this CPU multiplies bfloat16 in its own units, about twice as fast as float32"
+            )
+            return "bfloat16"
         because["train.compute_dtype"] = "CPUs without bfloat16 units compute it many times slower than float32"
         return "float32"
     if hardware.gpu_capability is not None and hardware.gpu_capability < BF16_CAPABILITY:

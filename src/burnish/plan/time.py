@@ -73,11 +73,13 @@ def rates(hardware: Hardware, device: str) -> Rates:
             f"{gpu.name}: shares of its {gpu.tflops:g} TFLOP/s and {gpu.gigabytes_per_second:g} GB/s ({gpu.source})"
         )
         return Rates(_band("cuda_train_share", gpu.tflops * 1e12), _decode_rate(gpu), source)
-    probed = hardware.gemm_gflops
+    probed, gain = hardware.gemm_gflops, constant("cpu_bf16_gain") if hardware.cpu_bf16 else 1.0
     if probed is not None:
         source = f"{probed:.0f} GFLOP/s by a probe of 50 ms on {hardware.cores} cores, and measured shares of it"
-        return Rates(_band("cpu_train_share", probed * 1e9), _band("cpu_decode_share", probed * 1e9), source)
-    guessed = constant("cpu_gflops_per_core") * hardware.cores
+        source += f", {gain:g} times as fast in bfloat16" if hardware.cpu_bf16 else ""
+        peak = probed * gain * 1e9
+        return Rates(_band("cpu_train_share", peak), _band("cpu_decode_share", peak), source)
+    guessed = constant("cpu_gflops_per_core") * hardware.cores * gain
     source = f"{guessed:.0f} GFLOP/s guessed for {hardware.cores} cores without a probe"
     wide = constant("unprobed_factor")
     train, decode = (_band(name, guessed * 1e9) for name in ("cpu_train_share", "cpu_decode_share"))

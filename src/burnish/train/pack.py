@@ -16,18 +16,17 @@ from burnish.model.attention import PackedLayout, Segment
 
 @dataclass(frozen=True, slots=True)
 class PackedRow:
-    """One forward pass. `at_N` are the positions that predict `targets_N`; T tokens, N of them with a target."""
+    """One forward pass. `at_N` are the positions that predict `targets_N`; T tokens, N of them with a target.
+
+    `tokens` of the T belong to samples: every tail, and each shared prefix once. What follows them is filler.
+    """
 
     row_ids: tuple[str, ...]
+    tokens: int
     ids_T: Tensor
     layout: PackedLayout
     at_N: Tensor
     targets_N: Tensor
-
-    @property
-    def tokens(self) -> int:
-        """Tokens computed: every tail, and each shared prefix once."""
-        return self.ids_T.shape[0]
 
     @property
     def trained_tokens(self) -> int:
@@ -48,8 +47,11 @@ def pack_indices(rows: Sequence[TokenRow], row_tokens: int, seed: int) -> list[l
         raise TrainingError(f"cannot pack the rows: {error}") from error
 
 
-def pack_row(rows: Sequence[TokenRow], device: torch.device) -> PackedRow:
-    """Lay out some rows as one packed row: for each prefix [prefix][tail][tail]..., positions restarting after it."""
+def pack_row(rows: Sequence[TokenRow], device: torch.device, *, multiple_of: int = 1) -> PackedRow:
+    """Lay out some rows as one packed row: for each prefix [prefix][tail][tail]..., positions restarting after it.
+
+    A sample of filler, which nothing sees and which has no loss, rounds its tokens up to `multiple_of`.
+    """
     ids: list[int] = []
     positions: list[int] = []
     segments: list[Segment] = []
@@ -71,7 +73,13 @@ def pack_row(rows: Sequence[TokenRow], device: torch.device) -> PackedRow:
                 if row.mask[len(prefix) + offset]:
                     at.append(first + offset - 1)
                     targets.append(tail[offset])
+    tokens = len(ids)
+    if filler := -tokens % multiple_of:
+        segments.append(Segment(tokens, tokens + filler))
+        ids += [0] * filler
+        positions += range(filler)
     return PackedRow(
+        tokens=tokens,
         row_ids=tuple(row.row_id for row in rows),
         ids_T=torch.tensor(ids, device=device),
         layout=PackedLayout(tuple(segments), torch.tensor(positions, device=device)),

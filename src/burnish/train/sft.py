@@ -18,6 +18,10 @@ from burnish.train.pack import PackedRow, lengths_of, pack_indices, pack_row
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+CPU_TOKENS = 32
+"""On a CPU the tokens of a packed row are rounded up to a multiple of this. Its bfloat16 products are compiled and kept for
+each number of tokens: hundreds of them cost more time and memory than a few tokens of filler."""
+
 
 def batches(
     plan: TrainPlan, rows: Sequence[TokenRow], *, first_step: int, device: torch.device
@@ -33,14 +37,19 @@ def batches(
             f"the plan counts {plan.steps} steps, the rows make {len(steps)}. Plan again with the rows that are trained on."
         )
     for step in steps[first_step:]:
-        yield [pack_row([rows[index] for index in packed[number]], device) for number in step]
+        yield [_row(plan, [rows[index] for index in packed[number]], device) for number in step]
 
 
 def longest(plan: TrainPlan, rows: Sequence[TokenRow], *, device: torch.device) -> PackedRow:
     """Return the packed row with the most tokens. Raises TrainingError as `batches` does."""
     lengths = lengths_of(rows)
     row = max(_packed(plan, rows), key=lambda members: packed_tokens(lengths, members))
-    return pack_row([rows[index] for index in row], device)
+    return _row(plan, [rows[index] for index in row], device)
+
+
+def _row(plan: TrainPlan, rows: Sequence[TokenRow], device: torch.device) -> PackedRow:
+    compiled = device.type == "cpu" and plan.compute_dtype == "bfloat16"
+    return pack_row(rows, device, multiple_of=CPU_TOKENS if compiled else 1)
 
 
 def _packed(plan: TrainPlan, rows: Sequence[TokenRow]) -> list[list[int]]:
