@@ -127,8 +127,8 @@ def calendar_day(text: str, today: date) -> date | None:
     if found := re.search(r"\b(\d{4})-(\d\d)-(\d\d)\b", text):
         return date(*map(int, found.groups()))
     day = r"(\d{1,2})(?:st|nd|rd|th)?"
-    first = re.search(rf"\b{day}(?: of)? {MONTH}\b(?: (20\d\d)\b)?", text)
-    second = re.search(rf"\b{MONTH} {day}\b(?:,? (20\d\d)\b)?", text)
+    first = re.search(rf"\b{day}(?: of)? {MONTH}\b(?: (20\d\d)\b(?! ?[$€£¥₹]))?", text)
+    second = re.search(rf"\b{MONTH} {day}\b(?:,? (20\d\d)\b(?! ?[$€£¥₹]))?", text)
     slash = re.search(r"(?<![\d/])(\d{1,2})/(\d{1,2})(?![\d/])", text)
     if first:
         number, name, year = first.groups()
@@ -370,7 +370,7 @@ def test_the_dirt_is_there_in_the_promised_amount() -> None:
 
 def hide_facts(text: str) -> str:
     """The request without its dates, years and amounts, which are no phone numbers."""
-    return re.sub(r"\d{4}-\d\d-\d\d|\b20\d\d\b(?! \d)|\d{1,3},\d{3}", "", text)
+    return re.sub(r"\d{4}-\d\d-\d\d|\b20\d\d\b(?! \d)|(?<=[a-z] )20\d\d\b|\d{1,3},\d{3}", "", text)
 
 
 def passes_luhn(text: str) -> bool:
