@@ -10,14 +10,20 @@ import re
 from collections.abc import Iterator
 
 _SEP = r"[ .\-\u00a0\u2010\u2011\u2013]"
-_START = r"(?<![\w.,$€£¥+\-])(?<!\d/)"
+_ESCAPE = r"(?<=\\[nrt])"
+"""In raw JSON or source a line's end is a backslash and a letter."""
+_START = rf"(?:{_ESCAPE}|(?<![\w.$€£¥+\-])(?<!\d[,/])(?<![$€£¥],))"
 _END = r"(?:\s?(?:x|ext\.?)\s?\d{1,5})?(?![\w%$€£¥]|[.,\-/:]\d)"
 
-_INTERNATIONAL = re.compile(rf"(?<![\w+])(?:\+|00)[1-9](?:(?:{_SEP}|/)?(?:\(\d+\)|\d+)){{0,12}}", re.ASCII)
+_INTERNATIONAL = re.compile(
+    rf"(?:{_ESCAPE}|(?<![\w+]))(?:\+|00)[1-9](?:(?:{_SEP}|/)?(?:\(\d+\)|\d+)){{0,12}}", re.ASCII
+)
 _NATIONAL = re.compile(
     _START
     + r"(?:"
     + rf"(?:1{_SEP})?(?:\([2-9]\d\d\) ?|[2-9]\d\d{_SEP})\d{{3}}{_SEP}\d{{4}}"  # North America: 212-555-0123
+    + r"|\d{3}(?P<same>[-.])\d{3}(?P=same)\d{4}"  # the same from a generator: 060.804.1932
+    + rf"|0\d{{2,3}}[ /]\d{{2,3}}(?:{_SEP}\d\d){{2}}"  # Austria, Switzerland, Belgium, Hungary: 0472 51 11 42
     + r"|555[-.]\d{4}"  # the local half of one
     + r"|(?P<plain>(?:\d{3}555|555\d{3})\d{4})"  # without groups, where the 555 gives it away
     + rf"|0\d(?:{_SEP}\d\d){{4}}"  # France, Belgium: 06 12 34 56 78
@@ -28,12 +34,20 @@ _NATIONAL = re.compile(
     + _END,
     re.ASCII,
 )
-_AFTER_A_WORD = re.compile(
-    r"(?:\b(?:call|phone|telephone|tel|text|reach|dial|ring|sms|fax|whatsapp|cell|cellphone|mobile)(?:_?(?:no|number))?"
-    r"|\b(?:my|his|her|their|our) number)\b[^\d\n+,;]{0,16}"
-    + rf"(?P<number>\(?\d(?:{_SEP}?[()]?\d){{6,14}})(?![\w%$€£¥]|[.,\-/:]\d)",
+_SAID = re.compile(
+    r"(?:(?:\b|(?<=\\n))(?:call|phone|telephone|tel|text|reach|reached|dial|ring|sms|fax|whatsapp|cell|cellphone|mobile|desk"
+    r"|messages? to|answering at|reached (?:at|on))(?:_?(?:no|number))?|\b(?:my|his|her|their|our) number)\b"
+    r"(?:[^\d\n+,;]{0,16}|:\s{1,4})\Z",
     re.ASCII | re.IGNORECASE,
 )
+_THEN_SAID = re.compile(
+    r"[ ]?[-(]?[ ]?(?:is (?:my|his|her|their|our|the) )?(?:office|fax|mobile|cell|desk|home|work|phone)\b",
+    re.ASCII | re.IGNORECASE,
+)
+_LOOK_BACK = 40
+_NUMBER = re.compile(rf"\(?\d(?:[()]?{_SEP}?[()]?\d){{6,14}}(?![\w%$€£¥]|[.,\-/:]\d)", re.ASCII)
+_EXTENSION = 12
+"""Characters after a run that an extension ("ext. 12345") or a look at what follows may need."""
 _AFTER_AN_ID = re.compile(
     r"(?:\b|_)(?:id|no|nr|ref|reference|order|invoice|ticket|account|code|booking)[\"'\s:#._=-]{0,6}$", re.I
 )
@@ -53,18 +67,39 @@ _NATIONAL_DIGITS: dict[str, tuple[int, int]] = {
 """Fewest and most digits after the country code, from national numbering plans; others 7 to 11."""
 
 
-def phones(text: str) -> Iterator[tuple[int, int]]:
-    """Yield where phone numbers begin and end; the places may overlap."""
-    for match in _INTERNATIONAL.finditer(text):
-        end = _international_end(match)
-        if end is not None:
-            yield match.start(), end
-    for match in _NATIONAL.finditer(text):
+def phones(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield where phone numbers are in a run of digits and separators; the places may overlap.
+
+    start, end: the run, first and last character digits, what stands around it no digit. A sign or bracket before it
+    belongs to the number.
+    """
+    opening = _opening(text, start)
+    found = False
+    for match in _INTERNATIONAL.finditer(text, opening, end):
+        last = _international_end(match)
+        if last is not None:
+            found = True
+            yield match.start(), last
+    for match in _NATIONAL.finditer(text, opening, end + _EXTENSION):
+        if match.start() >= end:
+            break
         if not (match["plain"] and _AFTER_AN_ID.search(text, max(0, match.start() - 24), match.start())):
+            found = True
             yield match.span()
-    for match in _AFTER_A_WORD.finditer(text):
-        if not _DATE.match(match["number"]):
-            yield match.span("number")
+    if found:
+        return
+    said = _SAID.search(text, max(0, opening - _LOOK_BACK), opening)
+    if said is not None or _THEN_SAID.match(text, end):
+        number = _NUMBER.match(text, opening)
+        if number is not None and not _DATE.match(number[0]):
+            yield number.span()
+
+
+def _opening(text: str, start: int) -> int:
+    """The place of the + and the bracket that belong to a run, or its own start."""
+    while start and text[start - 1] in "+(":
+        start -= 1
+    return start
 
 
 def _international_end(match: re.Match[str]) -> int | None:

@@ -1,0 +1,70 @@
+"""What is looked for, which kind wins where two overlap, and which kinds today's placeholders cover."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class Kind(StrEnum):
+    """A type of personal data. The value is also the word in the placeholder: [EMAIL]."""
+
+    SECRET = "SECRET"
+    EMAIL = "EMAIL"
+    IBAN = "IBAN"
+    CRYPTO = "CRYPTO"
+    MAC = "MAC"
+    IP = "IP"
+    CARD = "CARD"
+    SSN = "SSN"
+    NATIONAL_ID = "NATIONAL_ID"
+    DATE_OF_BIRTH = "DATE_OF_BIRTH"
+    COORDINATES = "COORDINATES"
+    PHONE = "PHONE"
+    URL = "URL"
+    PERSON = "PERSON"
+    PLACE = "PLACE"
+    ORGANISATION = "ORGANISATION"
+
+
+class Found(NamedTuple):
+    """Personal data in a text: characters start to end, and the rule that saw it (a provider, a country's id)."""
+
+    kind: Kind
+    start: int
+    end: int
+    rule: str = ""
+
+
+NAMED = frozenset({Kind.PERSON, Kind.PLACE, Kind.ORGANISATION})
+"""Kinds that only a language model finds; see `names`."""
+STRUCTURED = frozenset(Kind) - NAMED - {Kind.URL}
+"""Kinds that rules find, and what `find` looks for by default. A plain web address is no personal data unless asked for."""
+PLACEHOLDERS = frozenset({Kind.SECRET, Kind.EMAIL, Kind.IBAN, Kind.CARD, Kind.PHONE})
+"""What `redact` replaces: the kinds whose placeholders models were trained with so far."""
+
+_RANK = {kind: rank for rank, kind in enumerate(Kind)}
+
+
+def resolve(found: list[Found]) -> list[Found]:
+    """Return the finds in order of the text without overlaps: of two kinds the earlier in `Kind`, of one kind their union."""
+    if len(found) < 2:
+        return found
+    taken: list[Found] = []
+    for item in _merged(sorted(found, key=lambda f: (_RANK[f.kind], f.start, -f.end))):
+        if all(item.end <= other.start or other.end <= item.start for other in taken):
+            taken.append(item)
+    return sorted(taken, key=lambda f: f.start)
+
+
+def _merged(found: Iterable[Found]) -> list[Found]:
+    """Join overlapping finds of one kind, which stand one after the other."""
+    merged: list[Found] = []
+    for item in found:
+        last = merged[-1] if merged else None
+        if last is not None and last.kind == item.kind and item.start < last.end:
+            merged[-1] = last._replace(end=max(last.end, item.end))
+        else:
+            merged.append(item)
+    return merged
