@@ -3,17 +3,23 @@
 Answers are found by rendering twice and taking the difference, so any chat template works without tags in it. The text
 is encoded border by border: the ids of a prompt never depend on what follows it, so a server, which encodes the prompt
 alone, feeds the model exactly the ids it was trained on, even where the tokenizer would merge across the border.
+
+Where a template rewrites earlier turns, a conversation has several renderings: each answer is trained once, after exactly
+the prompt that a server would send for it.
 """
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum, auto
+from itertools import islice
+from typing import Any
 
 from burnish.core.errors import DataError
+from burnish.text.borders import encode_pieces
 from burnish.text.messages import Message
+from burnish.text.pieces import Chain, Conversation, Cutter, Kind, Piece, texts_of
 from burnish.text.tokenizer import Tokenizer
 
 
@@ -32,140 +38,134 @@ class Rendered:
     prompt: int
 
 
-class _Kind(Enum):
-    SYSTEM = auto()
-    PROMPT = auto()
-    ANSWER = auto()
-
-
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    kind: _Kind
-    text: str
-    answer: str = ""
-
-
-def render_example(tokenizer: Tokenizer, messages: Sequence[Message], *, day: datetime.date | None = None) -> Rendered:
+def render_example(
+    tokenizer: Tokenizer,
+    messages: Sequence[Message],
+    *,
+    tools: Sequence[Mapping[str, Any]] = (),
+    day: datetime.date | None = None,
+) -> Rendered:
     """Render a conversation that ends with an answer. `day` is what the template's own clock shows, if it has one.
 
-    Raises DataError when the template refuses the conversation, leaves the system prompt out, rewrites what it rendered
-    before, ends an answer without a stop token, or begins the sequence twice; and when an answer contains a stop token.
+    Raises DataError as `render_answers` does, and where the template rewrites earlier turns, so that one sequence cannot
+    hold all answers.
     """
-    if not messages or messages[-1]["role"] != "assistant":
-        raise DataError("a conversation to learn from must end with an answer of the assistant")
-    ids: list[int] = []
-    mask: list[int] = []
-    prefix = prompt = 0
-    text = ""
-    for piece in _pieces(tokenizer, messages, day):
-        before, text = len(ids), text + piece.text
-        ids = _extend(tokenizer, ids, text, piece.text)
-        trained = 0
-        if piece.kind is _Kind.ANSWER:
-            prompt = before
-            trained = _answer_tokens(tokenizer, ids[before:], piece)
-        elif piece.kind is _Kind.SYSTEM:
-            prefix = len(ids)
-        mask += [1] * trained + [0] * (len(ids) - before - trained)
-    _check_start(tokenizer, ids)
-    return Rendered(ids, mask, prefix, prompt)
+    found = render_answers(tokenizer, messages, tools=tools, day=day)
+    if len(found) > 1:
+        raise DataError(_rewritten(tokenizer, Conversation(messages, tools, day)))
+    return found[0]
 
 
-def render_prompt(tokenizer: Tokenizer, messages: Sequence[Message], *, day: datetime.date | None = None) -> list[int]:
+def render_answers(
+    tokenizer: Tokenizer,
+    messages: Sequence[Message],
+    *,
+    tools: Sequence[Mapping[str, Any]] = (),
+    day: datetime.date | None = None,
+) -> list[Rendered]:
+    """Render a conversation that ends with an answer, so that each answer has loss in exactly one rendering.
+
+    One rendering, unless the template rewrites earlier turns. Raises DataError when the template refuses the conversation,
+    leaves something of it out, ends an answer without a stop token, or begins the sequence twice; when an answer contains
+    a stop token; and when nothing or everything has loss.
+    """
+    (found,) = render_many(tokenizer, [Conversation(messages, tools, day)])
+    if isinstance(found, DataError):
+        raise found
+    return found
+
+
+def render_many(
+    tokenizer: Tokenizer, rows: Iterable[Conversation], *, batch_rows: int = 256
+) -> Iterator[list[Rendered] | DataError]:
+    """Yield for each row what `render_answers` returns or raises, faster than one by one.
+
+    Shared turns are rendered and encoded once in a batch; one batch is held in memory.
+    """
+    waiting = iter(rows)
+    while batch := list(islice(waiting, batch_rows)):
+        yield from _render_batch(tokenizer, batch)
+
+
+def render_prompt(
+    tokenizer: Tokenizer,
+    messages: Sequence[Message],
+    *,
+    tools: Sequence[Mapping[str, Any]] = (),
+    day: datetime.date | None = None,
+) -> list[int]:
     """Return the ids of a conversation that waits for an answer, the generation prompt included.
 
-    For the same messages these are `render_example(...).ids[:prompt]`. Raises DataError as `render_example` does.
+    For the same messages these are `render_answers(...)[-1].ids[:prompt]`. Raises DataError as `render_answers` does.
     """
     if not messages:
         raise DataError("a conversation needs at least one message")
-    ids: list[int] = []
-    text = ""
-    pieces = _pieces(tokenizer, messages, day)
-    rendered = "".join(piece.text for piece in pieces)
-    whole = tokenizer.chat.render(messages, generation_prompt=True, day=day)
-    for piece in [*pieces, _Piece(_Kind.PROMPT, _rest(whole, rendered))]:
-        text += piece.text
-        ids = _extend(tokenizer, ids, text, piece.text)
+    chain = _cutter(tokenizer).prompt(Conversation(messages, tools, day))
+    ((ids, _),) = encode_pieces(tokenizer, [[piece.text for piece in chain]], {})
     _check_start(tokenizer, ids)
     return ids
 
 
-def _pieces(tokenizer: Tokenizer, messages: Sequence[Message], day: datetime.date | None) -> list[_Piece]:
-    """Cut the text of a conversation at the end of the system turn, and before and after each answer."""
-    pieces: list[_Piece] = []
-    text = ""
-    first = next((i for i, message in enumerate(messages) if message["role"] == "assistant"), len(messages))
-    if messages[0]["role"] == "system":
-        whole = tokenizer.chat.render(messages[:first], generation_prompt=True, day=day)
-        if messages[0]["content"].strip() not in whole:
-            raise DataError(
-                "the chat template leaves the system prompt out, or rewrites it: the model would never see it"
-            )
-        text = _system_text(tokenizer, messages[0], whole, day)
-        pieces.append(_Piece(_Kind.SYSTEM, text))
-    for index in range(first, len(messages)):
-        if messages[index]["role"] != "assistant":
+def control_token_in(tokenizer: Tokenizer, message: Message) -> str | None:
+    """Return a token in any text of the message that would break the turns apart, or None."""
+    return next((token for text in texts_of(message) if (token := tokenizer.control_token_in(text))), None)
+
+
+def _cutter(tokenizer: Tokenizer) -> Cutter:
+    return Cutter(tokenizer.chat, [tokenizer.token(stop) for stop in sorted(tokenizer.stop_ids)])
+
+
+def _render_batch(tokenizer: Tokenizer, rows: Sequence[Conversation]) -> Iterator[list[Rendered] | DataError]:
+    cutter = _cutter(tokenizer)
+    cut: list[list[Chain] | DataError] = []
+    for row in rows:
+        try:
+            cut.append(_chains(cutter, row))
+        except DataError as error:
+            cut.append(error)
+    texts = [[piece.text for piece in chain] for chains in cut if not isinstance(chains, DataError) for chain in chains]
+    encoded = iter(encode_pieces(tokenizer, texts, {}))
+    for chains in cut:
+        if isinstance(chains, DataError):
+            yield chains
             continue
-        prompt = tokenizer.chat.render(messages[:index], generation_prompt=True, day=day)
-        pieces.append(_Piece(_Kind.PROMPT, _rest(prompt, text)))
-        text = tokenizer.chat.render(messages[: index + 1], generation_prompt=False, day=day)
-        pieces.append(_Piece(_Kind.ANSWER, _rest(text, prompt), messages[index]["content"]))
-    return pieces
+        pairs = [(chain, *next(encoded)) for chain in chains]
+        try:
+            yield [_rendered(tokenizer, chain, ids, ends) for chain, ids, ends in pairs]
+        except DataError as error:
+            yield error
 
 
-def _system_text(tokenizer: Tokenizer, system: Message, whole: str, day: datetime.date | None) -> str:
-    """The text of the system turn alone, or, where the template cannot render that, of all before any user text."""
-    try:
-        alone = tokenizer.chat.render([system], generation_prompt=False, day=day)
-        if alone and whole.startswith(alone):
-            return alone
-        probes = [
-            tokenizer.chat.render([system, Message(role="user", content=user)], generation_prompt=True, day=day)
-            for user in ("0", "x")
-        ]
-    except DataError:
-        return ""
-    shared = probes[0][: _agree(*probes)]
-    return shared if whole.startswith(shared) else ""
+def _chains(cutter: Cutter, row: Conversation) -> list[Chain]:
+    if not row.messages or row.messages[-1]["role"] != "assistant":
+        raise DataError("a conversation to learn from must end with an answer of the assistant")
+    return cutter.answers(row)
 
 
-def _rest(whole: str, beginning: str) -> str:
-    """What `whole` adds to `beginning`. Raises DataError with the place where they part."""
-    if whole.startswith(beginning):
-        return whole[len(beginning) :]
-    at = _agree(whole, beginning)
-    start = max(0, at - 20)
-    raise DataError(
-        "the chat template rewrites what it rendered before, so the prompt is not the beginning of the whole "
-        f"conversation. At character {at}: the prompt has {beginning[start : at + 40]!r}, "
-        f"the conversation has {whole[start : at + 40]!r}. Use another chat template, or single-turn rows."
-    )
+def _rendered(tokenizer: Tokenizer, chain: Chain, ids: list[int], ends: Sequence[int]) -> Rendered:
+    mask: list[int] = []
+    prefix = prompt = 0
+    for piece, end in zip(chain, ends, strict=True):
+        trained = 0
+        if piece.kind is Kind.ANSWER:
+            prompt = len(mask)
+            trained = _answer_tokens(tokenizer, ids[prompt:end], piece)
+        elif piece.kind is Kind.SYSTEM:
+            prefix = end
+        mask += [1] * trained + [0] * (end - len(mask) - trained)
+    _check_start(tokenizer, ids)
+    if all(mask):
+        raise DataError(
+            "every token of the row has loss: the chat template gives the request no token of its own, so nothing would be "
+            "asked. Use another chat template."
+        )
+    return Rendered(ids, mask, prefix, prompt)
 
 
-def _agree(one: str, other: str) -> int:
-    """How many first characters two texts share."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
-
-
-def _extend(tokenizer: Tokenizer, ids: list[int], text: str, piece: str) -> list[int]:
-    """Return the ids of `text`, which ends with `piece`, keeping the ids of what is before the piece.
-
-    Where the tokenizer does not merge across the border, these are the ids of the text encoded as one.
-    """
-    whole = tokenizer.encode(text)
-    if whole[: len(ids)] == ids:
-        return whole
-    # A special token in front: vocabularies with a word-start mark would add one at the beginning of a text.
-    guard = min(tokenizer.special_ids, default=None)
-    if guard is None:
-        return ids + tokenizer.encode(piece)
-    return ids + tokenizer.encode(tokenizer.token(guard) + piece)[1:]
-
-
-def _answer_tokens(tokenizer: Tokenizer, ids: list[int], piece: _Piece) -> int:
+def _answer_tokens(tokenizer: Tokenizer, ids: list[int], piece: Piece) -> int:
     """How many of an answer's ids have loss: up to and with the first stop token."""
-    if any(tokenizer.token(stop) in piece.answer for stop in tokenizer.stop_ids):
+    said = texts_of(piece.answer) if piece.answer is not None else []
+    if any(tokenizer.token(stop) in text for stop in tokenizer.stop_ids for text in said):
         raise DataError("an answer contains a stop token of the base model")
     for position, token_id in enumerate(ids):
         if token_id in tokenizer.stop_ids:
@@ -180,3 +180,15 @@ def _answer_tokens(tokenizer: Tokenizer, ids: list[int], piece: _Piece) -> int:
 def _check_start(tokenizer: Tokenizer, ids: list[int]) -> None:
     if len(ids) > 1 and ids[0] == ids[1] == tokenizer.bos_id:
         raise DataError(f"the text begins with {tokenizer.token(ids[0])} twice; the chat template writes it already")
+
+
+def _rewritten(tokenizer: Tokenizer, row: Conversation) -> str:
+    """The sentence about a template that rewrites earlier turns, with the place."""
+    one, other, *_ = ("".join(piece.text for piece in chain) for chain in _cutter(tokenizer).answers(row))
+    at = next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), 0)
+    start = max(0, at - 20)
+    return (
+        "the chat template rewrites what it rendered before, so one sequence cannot hold all answers of the conversation. "
+        f"At character {at}: an earlier answer was trained on {one[start : at + 40]!r}, a later prompt has "
+        f"{other[start : at + 40]!r}. Render each answer by itself, or use single-turn rows."
+    )

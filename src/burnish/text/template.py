@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import jinja2
 from jinja2 import nodes
@@ -26,37 +26,84 @@ _REFUSALS = (jinja2.TemplateError, TypeError, ValueError, LookupError, Arithmeti
 class ChatTemplate:
     """A compiled chat template: conversation in, text out."""
 
-    def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        source: str,
+        special_tokens: Mapping[str, str],
+        variables: Mapping[str, Any] | None = None,
+        tool_source: str | None = None,
+    ) -> None:
         """Compile `source`. `special_tokens` (bos_token, eos_token, ...) are variables that the template may use.
 
+        `variables` are more of them, by which some templates let themselves be steered (enable_thinking).
+        `tool_source` is the template for conversations with tools, where the base model has one of its own.
         Raises BaseModelError when the source is not a template.
         """
         self.source = source
-        self.uses_clock = "strftime_now" in source
-        self._special_tokens = dict(special_tokens)
+        self.tool_source = tool_source
+        self.uses_clock = any("strftime_now" in text for text in (source, tool_source or ""))
+        self._variables = {**(variables or {}), **special_tokens}
         try:
             self._compiled = _environment().from_string(source)
+            self._with_tools = self._compiled if tool_source is None else _environment().from_string(tool_source)
         except jinja2.TemplateError as error:
             raise BaseModelError(f"the base model's chat template is not valid Jinja: {error}") from error
 
-    def render(self, messages: Sequence[Message], *, generation_prompt: bool, day: datetime.date | None = None) -> str:
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        generation_prompt: bool,
+        tools: Sequence[Mapping[str, Any]] = (),
+        day: datetime.date | None = None,
+    ) -> str:
         """Return the text of a conversation. `day` is what the template's own clock shows; default: today.
 
-        Raises DataError when the template refuses the conversation.
+        `tools` are OpenAI's tool schemas. The arguments of tool calls may be JSON as text, as OpenAI has them; the template
+        gets them as an object, as transformers and vLLM hand them over.
+        Raises DataError when the template refuses the conversation, or arguments are not a JSON object.
         """
         variables: dict[str, Any] = {
-            **self._special_tokens,
-            "messages": [dict(message) for message in messages],
-            "tools": None,
+            **self._variables,
+            "messages": [_opened(message) for message in messages],
+            "tools": [dict(tool) for tool in tools] or None,
             "documents": None,
             "add_generation_prompt": generation_prompt,
             "strftime_now": _moment(day).strftime,
         }
         try:
-            return self._compiled.render(variables)
+            return (self._with_tools if tools else self._compiled).render(variables)
         except _REFUSALS as error:
             roles = ", ".join(message["role"] for message in messages) or "no message"
             raise DataError(f"the chat template refuses a conversation of roles {roles}: {error}") from error
+
+
+def _opened(message: Message) -> dict[str, Any]:
+    """The message as templates expect it: no empty list of tool calls, and their arguments as objects."""
+    opened = cast(dict[str, Any], dict(message))
+    if "tool_calls" in opened:
+        calls = cast(list[dict[str, Any]], opened.pop("tool_calls") or [])
+        if calls:  # templates ask whether the key is there
+            opened["tool_calls"] = [_opened_call(call) for call in calls]
+    return opened
+
+
+def _opened_call(call: dict[str, Any]) -> dict[str, Any]:
+    inner: dict[str, Any] = call.get("function", call)
+    arguments = inner.get("arguments")
+    if not isinstance(arguments, str):
+        return call
+    name = inner.get("name")
+    try:
+        value = json.loads(arguments)
+    except ValueError as error:
+        raise DataError(
+            f"the arguments of the tool call {name!r} are not JSON ({error}): {arguments[:80]!r}. They must be an object"
+        ) from error
+    if not isinstance(value, dict):
+        raise DataError(f"the arguments of the tool call {name!r} must be a JSON object, found {arguments[:80]!r}")
+    opened: dict[str, Any] = {**inner, "arguments": value}
+    return {**call, "function": opened} if "function" in call else opened
 
 
 def _moment(day: datetime.date | None) -> datetime.datetime:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +15,7 @@ import tokenizers
 from burnish.core.artifacts import TextFingerprint
 from burnish.core.errors import BaseModelError, DataError
 from burnish.core.ids import content_id
+from burnish.text.borders import clean_borders
 from burnish.text.messages import Message
 from burnish.text.system import needs_day, system_format
 from burnish.text.template import ChatTemplate
@@ -30,6 +32,7 @@ class Tokenizer:
     control_tokens: texts of the special tokens that the chat template and the end of an answer are made of.
     bos_id: id of the token that starts a sequence, or None.
     context_length: most tokens the base model can attend to.
+    borders: matches the tokens before which a text may be cut without a change of its ids, or None.
     """
 
     chat: ChatTemplate = field(repr=False)
@@ -41,6 +44,7 @@ class Tokenizer:
     tokenizer_sha256: str
     template_sha256: str
     backend: tokenizers.Tokenizer = field(repr=False)
+    borders: re.Pattern[str] | None = field(repr=False)
 
     @property
     def template(self) -> str:
@@ -55,6 +59,12 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`: special tokens written in it are parsed, none are added."""
         return self.backend.encode(text, add_special_tokens=False).ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return `encode` of each text, faster than one by one."""
+        if not texts:
+            return []
+        return [found.ids for found in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of `ids` without special tokens."""
@@ -120,9 +130,11 @@ class Detokenizer:
         return piece
 
 
-def load_tokenizer(folder: Path) -> Tokenizer:
+def load_tokenizer(folder: Path, *, variables: Mapping[str, Any] | None = None) -> Tokenizer:
     """Read tokenizer.json, tokenizer_config.json, chat_template.jinja, config.json and generation_config.json.
 
+    `variables` are further variables of the chat template, such as {"enable_thinking": False}; they count for the
+    fingerprint, as the same messages give another text with them.
     Raises BaseModelError that names the file when one is missing, damaged or says too little.
     """
     path = folder / "tokenizer.json"
@@ -135,7 +147,13 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     backend.no_padding()
     settings = _json(folder / "tokenizer_config.json")
     special_tokens = _special_tokens(settings, folder)
-    chat = ChatTemplate(_template(folder, settings), special_tokens)
+    tool_template = _tool_template(folder, settings)
+    chat = ChatTemplate(_template(folder, settings), special_tokens, variables, tool_template)
+    pinned: dict[str, Any] = {"template": chat.source, "special_tokens": special_tokens}
+    if variables:
+        pinned["variables"] = dict(variables)
+    if tool_template is not None:
+        pinned["tool_template"] = tool_template
     special_ids = frozenset(i for i, token in backend.get_added_tokens_decoder().items() if token.special)
     eos = _ids(backend, special_tokens, "eos_token", folder)
     turn = _turn_ids(chat, backend, special_ids)
@@ -150,8 +168,9 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         bos_id=next(iter(_ids(backend, special_tokens, "bos_token", folder)), None),
         context_length=_context_length(folder / "config.json"),
         tokenizer_sha256=hashlib.sha256(content).hexdigest(),
-        template_sha256=content_id({"template": chat.source, "special_tokens": special_tokens}),
+        template_sha256=content_id(pinned),
         backend=backend,
+        borders=clean_borders(backend),
     )
 
 
@@ -199,6 +218,19 @@ def _template(folder: Path, settings: dict[str, Any]) -> str:
             "Choose the instruction-tuned variant of the base model, or put a template beside its tokenizer."
         )
     return value
+
+
+def _tool_template(folder: Path, settings: dict[str, Any]) -> str | None:
+    """The template that transformers takes when there are tools: the one named tool_use, beside the default."""
+    file = folder / "additional_chat_templates" / "tool_use.jinja"
+    if file.is_file():
+        return _bytes(file).decode("utf-8", "replace")
+    value = settings.get("chat_template")
+    if not isinstance(value, list) or (folder / "chat_template.jinja").is_file():
+        return None
+    named = cast(list[dict[str, Any]], value)
+    found = next((entry.get("template") for entry in named if entry.get("name") == "tool_use"), None)
+    return found if isinstance(found, str) else None
 
 
 def _ids(backend: tokenizers.Tokenizer, tokens: dict[str, str], name: str, folder: Path) -> frozenset[int]:
