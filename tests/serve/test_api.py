@@ -225,27 +225,35 @@ def test_a_message_cannot_pretend_to_be_another_turn(varied: Running) -> None:
         )
 
 
-def test_too_many_requests_get_503_and_when_to_come_back(varied: Running) -> None:
-    streams = [
-        varied.client.chat.completions.create(model="base", messages=[USER], max_tokens=400, stream=True)
-        for _ in range(2)
-    ]
-    for stream in streams:
-        next(iter(stream))
-    late = threading.Thread(
-        target=lambda: varied.client.chat.completions.create(model="base", messages=[USER], max_tokens=1)
-    )
-    late.start()
-    while not varied.service.engine.load.waiting:
-        time.sleep(0.005)
-    with pytest.raises(openai.InternalServerError) as caught:
+def test_too_many_requests_get_503_and_when_to_come_back(varied: Running, varied_model: PreTrainedModel) -> None:
+    """The engine stands still in its first step, so one request runs, one waits, and the next is one too many."""
+    reached, go_on = threading.Event(), threading.Event()
+
+    def hold(module: object, inputs: object) -> None:
+        reached.set()
+        assert go_on.wait(60)
+
+    def ask() -> None:
         varied.client.chat.completions.create(model="base", messages=[USER], max_tokens=1)
+
+    hook = varied_model.get_input_embeddings().register_forward_pre_hook(hold)
+    running, waiting = threading.Thread(target=ask), threading.Thread(target=ask)
+    try:
+        running.start()
+        assert reached.wait(20)
+        waiting.start()
+        while not varied.service.engine.load.waiting:
+            time.sleep(0.005)
+        with pytest.raises(openai.InternalServerError) as caught:
+            ask()
+    finally:
+        go_on.set()
+        hook.remove()
     assert caught.value.status_code == 503
     assert caught.value.response.headers["retry-after"] == "1"
     assert caught.value.code == "overloaded"
-    for stream in streams:
-        stream.close()
-    late.join(timeout=20)
+    running.join(timeout=20)
+    waiting.join(timeout=20)
     wait_until_idle(varied.service.engine)
 
 
