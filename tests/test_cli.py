@@ -63,8 +63,18 @@ def test_a_recipe_becomes_a_release_and_a_second_run_does_no_work(
     assert {"metric", "a", "b", "difference", "low", "high", "p"} <= set(report["comparisons"][0])
     assert {score["subject"] for score in report["scores"]} == {"base", "tuned"}
 
+    database = project / ".burnish" / "registry" / "mlflow.db"
+    database.unlink()
+    assert main(["run", "support.yaml"]) == 0
+    shown = capsys.readouterr()
+    assert "the registry was gone; registered again from the artifacts: 1" in shown.err
+    assert shown.err.count("already done") == 5
+    assert database.exists()
+
     for path in (project / ".burnish" / "registry").iterdir():
         path.unlink()
+    assert main(["run", "support.yaml", "--set", "method.rank=4"]) == 0
+    assert "another plan than the last one (method.rank 4 instead of 16)" in capsys.readouterr().err
     code, changed = run_json(capsys, "run", "support.yaml", "--set", "method.rank=4")
     assert code == 0
     code, second = run_json(capsys, "show", changed["release"])
@@ -214,3 +224,11 @@ def test_help_answers_at_once() -> None:
         subprocess.run(command, check=True, capture_output=True)
         seconds.append(time.perf_counter() - began)
     assert min(seconds) < 0.5
+
+
+@pytest.mark.parametrize("port", ["65536", "99999", "-1", "http"])
+def test_a_port_that_is_none_is_refused_before_anything_is_loaded(
+    port: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", "--port", port]) == 2
+    assert "from 0 (takes a free one) to 65535" in capsys.readouterr().err

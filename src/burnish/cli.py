@@ -30,6 +30,13 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}. See: {self.prog} --help")
 
 
+def _port(text: str) -> int:
+    """A TCP port: the system would take one beyond 65535 for another."""
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port; it is a number from 0 (takes a free one) to 65535")
+    return int(text)
+
+
 def _add_common(parser: argparse.ArgumentParser, where: str) -> None:
     """Add the flags that may stand before or after the verb; `where` keeps both places apart until they are merged."""
     group = parser.add_argument_group("common flags, before or after the verb")
@@ -86,7 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
         sub.add_argument("recipe", type=Path, help="the recipe, a YAML file")
     serve = verb("serve", "serve every release, and the base, as an OpenAI-compatible API", _serve)
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
-    serve.add_argument("--port", type=int, default=8731, help="port to listen on (default: 8731)")
+    serve.add_argument("--port", type=_port, default=8731, help="port to listen on (default: 8731)")
     chat = verb("chat", "talk to a release in the terminal, and to its base", _chat)
     chat.add_argument("name", help="alias of a release, such as flight-search")
     chat.add_argument("--once", metavar="TEXT", help="answer this one message and leave")

@@ -18,6 +18,7 @@ from burnish.core.errors import UsageError
 from burnish.core.events import Emit, StageDone, StageStarted
 from burnish.core.ids import content_id
 from burnish.core.recipe import Recipe
+from burnish.plan.tell import tell_plan
 from burnish.store.home import Home
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 A = TypeVar("A", bound=Artifact)
 Stage = Literal["prepare", "plan", "train", "evaluate", "release"]
-REVISIONS: dict[Stage, int] = {"prepare": 1, "plan": 1, "train": 2, "evaluate": 1, "release": 1}
+REVISIONS: dict[Stage, int] = {"prepare": 2, "plan": 1, "train": 2, "evaluate": 1, "release": 1}
 """Raised when a stage's code changes what it makes from the same inputs, so that old results are not taken for new ones."""
 
 
@@ -81,7 +82,7 @@ def run(recipe: Recipe, home: Home, emit: Emit, *, until: Stage = "release") -> 
     manifest = done.manifest
     planned = wiring.plan_inputs(recipe, base, manifest)
     done.plan = _once(done, home, emit, "plan", planned, Plan, lambda at: wiring.plan(recipe, base, manifest, home))
-    wiring.tell_plan(done.plan, emit)
+    tell_plan(done.plan, home, emit, fresh="plan" not in done.cached)
     if until == "plan":
         return done
 
@@ -107,6 +108,7 @@ def run(recipe: Recipe, home: Home, emit: Emit, *, until: Stage = "release") -> 
     done.gate = wiring.decide(done.report, recipe.gate)
     if until == "release" and done.gate.passed:
         report, gate = done.report, done.gate
+        wiring.mend_registry(home, emit)
         released = {
             "name": recipe.name,
             "report": report.id,

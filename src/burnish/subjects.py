@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from burnish.core.rows import TokenRow
 from burnish.model.generate import generate
 from burnish.model.lora import adapter_off
+from burnish.model.memory import trim_heap
 from burnish.model.row_losses import sequence_losses
 
 if TYPE_CHECKING:
@@ -30,10 +31,12 @@ class ModelSubject:
     ) -> list[list[int]]:
         """Answer each prompt greedily, in order, without the stop token."""
         with self._as_subject():
-            return generate(
+            answers = generate(
                 self._model, prompts, max_new_tokens=max_new_tokens, stop_ids=self._stop_ids, batch=ROWS_AT_ONCE,
                 progress=progress,
             )  # fmt: skip
+        trim_heap()  # the cache of keys and values is large, and the losses come next
+        return answers
 
     def losses(self, rows: Sequence[TokenRow]) -> list[tuple[float, int]]:
         """Return for each row the summed loss in nats of its tokens with loss, and their number."""

@@ -16,11 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from burnish.core.artifacts import Adapter, EvalReport, GateVerdict, Manifest, Plan, Release
-from burnish.core.errors import DataError
 from burnish.core.events import Emit, Note, Progress
-from burnish.core.ids import file_sha256, short
+from burnish.core.ids import short
 from burnish.core.recipe import Recipe
-from burnish.core.units import format_bytes, format_count, format_seconds
 from burnish.store.files import file_ref, write_bytes
 from burnish.store.home import Home
 
@@ -66,13 +64,10 @@ def prepare_inputs(recipe: Recipe, base: Base) -> dict[str, Any]:
     }
 
 
-def _data_sha256(path: str) -> str:
-    try:
-        return file_sha256(Path(path))
-    except OSError as error:
-        raise DataError(
-            f"cannot read the data file {path}: {error.strerror or error}. It is looked for from the working folder {Path.cwd()}."
-        ) from error
+def _data_sha256(source: str) -> str:
+    from burnish.data.sources.fingerprint import fingerprint
+
+    return fingerprint(source)
 
 
 def prepare(recipe: Recipe, base: Base, home: Home, folder: Path, emit: Emit) -> Manifest:
@@ -123,13 +118,14 @@ def plan(recipe: Recipe, base: Base, manifest: Manifest, home: Home) -> Plan:
 
 def estimate(recipe: Recipe, home: Home) -> Plan:
     """Plan without fetching or loading anything: from the newest dataset of this data, or from the size of the file."""
+    from burnish.data.sources.read import stored_bytes
     from burnish.plan.bases import find_config, reference
     from burnish.plan.hardware import detect
     from burnish.plan.make import make_plan
 
     config = find_config(recipe.base)
     data_sha256 = _data_sha256(recipe.data)
-    manifests = [m for m in home.all(Manifest) if m.sources and m.sources[0].sha256 == data_sha256]
+    manifests = [m for m in home.all(Manifest) if m.settings.get("data_sha256") == data_sha256]
     manifest = manifests[-1] if manifests and manifests[-1].fingerprint.system == recipe.system else None
     lengths = None
     if manifest is not None and home.is_whole(manifest):
@@ -140,27 +136,10 @@ def estimate(recipe: Recipe, home: Home) -> Plan:
         base=reference(recipe.base, config),
         config=config,
         manifest=manifest,
-        data_bytes=Path(recipe.data).stat().st_size,
+        data_bytes=stored_bytes(recipe.data),
         hardware=detect(),
         token_lengths=lengths,
     )
-
-
-def tell_plan(plan: Plan, emit: Emit) -> None:
-    """Say before training what the run will need."""
-    memory, time, tokens = plan.memory, plan.time, plan.tokens
-    emit(Note("plan", (
-        f"{format_count(plan.parameters.trainable)} of {format_count(plan.parameters.total)} parameters trained, "
-        f"{tokens.total:,} tokens in {plan.train.steps} steps"
-    )))  # fmt: skip
-    emit(Note("plan", (
-        f"peak memory {format_bytes(memory.peak_bytes)}; train {_band(time.train)}, evaluate {_band(time.evaluate)}, "
-        f"in all {_band(time.total)}. Why: burnish show {short(plan.id)}"
-    )))  # fmt: skip
-
-
-def _band(interval: Any) -> str:
-    return f"{format_seconds(interval.mid)} ({format_seconds(interval.low)} to {format_seconds(interval.high)})"
 
 
 # ------------------------------------------------------------------------------------------------------------------- train
@@ -202,7 +181,9 @@ def _load(plan: Plan, base: Base, emit: Emit) -> PreTrainedModel:
     import torch
 
     from burnish.model.load import load_base
+    from burnish.model.memory import trim_heap
 
+    trim_heap()
     emit(Progress("train", "loading the base model", 0, 1, "models"))
     torch.set_num_threads(plan.train.threads)
     model = load_base(
@@ -328,16 +309,24 @@ def _entry(release: Release, home: Home) -> Entry:
     return Entry(release, home.load(EvalReport, release.report), home.load(Plan, release.plan), folder)
 
 
+def mend_registry(home: Home, emit: Emit) -> None:
+    """Make the home's own registry again from its artifacts, if it was lost."""
+    if registry_file(home).exists() or (uri := tracking_uri(home)) != sqlite_uri_of(home):
+        return
+    entries = [_entry(item, home) for item in home.all(Release)]
+    if entries:
+        from burnish.registry.publish import rebuild
+
+        count = rebuild(entries, uri)
+        emit(Note("release", f"the registry was gone; registered again from the artifacts: {count}"))
+
+
 def release(
     recipe: Recipe, adapter: Adapter, report: EvalReport, plan: Plan, manifest: Manifest, gate: GateVerdict, home: Home
 ) -> Release:
-    """Register the adapter as a version that may be served. A registry that was lost is made again from our artifacts."""
-    from burnish.registry.publish import publish, rebuild
+    """Register the adapter as a version that may be served."""
+    from burnish.registry.publish import publish
 
-    uri = tracking_uri(home)
-    earlier = home.all(Release)
-    if earlier and not registry_file(home).exists() and uri == sqlite_uri_of(home):
-        rebuild([_entry(item, home) for item in earlier], uri)
     return publish(
         recipe_name=recipe.name,
         adapter=adapter,
@@ -346,7 +335,7 @@ def release(
         manifest=manifest,
         thresholds=gate.thresholds,
         folder=home.path(adapter.weights_file).parent,
-        tracking_uri=uri,
+        tracking_uri=tracking_uri(home),
         now=datetime.now(UTC),
     )
 

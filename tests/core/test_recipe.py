@@ -114,3 +114,31 @@ def test_recipe_errors_survive_pickling() -> None:
         parse_recipe({}, source="test")
     copy = pickle.loads(pickle.dumps(caught.value))
     assert str(copy) == str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "key"), [("name: a\nname: b\n", "name"), ("name: a\ntrain: {epochs: 1, epochs: 2}\n", "epochs")]
+)
+def test_a_key_that_is_given_twice_is_refused(tmp_path: Path, text: str, key: str) -> None:
+    with pytest.raises(RecipeError, match=f"{key} = given twice.*line 2"):
+        load_recipe(write(tmp_path, text))
+
+
+def test_what_people_read_is_not_the_words_of_libraries(tmp_path: Path) -> None:
+    text = "name: Ä\nbase: 3\ndata: x\nmethod: {kind: lora, rank: many}\ntrain: {device: tpu}\n"
+    text += "gate: {exact_match: 2, acuracy: 0.5}\n"
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write(tmp_path, text))
+    message = str(caught.value)
+    for part in (
+        "must begin with a-z",
+        "must be text",
+        "must be a whole number",
+        "must be between 0 and 1",
+        'unknown metric "acuracy"',
+    ):
+        assert part in message
+    for part in ("nput should", "?.", "NoneType", "unicode string", "valid string"):
+        assert part not in message
+    with pytest.raises(RecipeError, match="file = nothing"):
+        load_recipe(write(tmp_path, ""))

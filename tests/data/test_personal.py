@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from burnish.data.payments import IBAN_LENGTH, luhn, mod97
-from burnish.data.personal import redact
+from burnish.data.private.payments import IBAN_LENGTH, luhn, mod97
+from burnish.data.private.replace import redact
 
 FOUND = {
     "[EMAIL]": [

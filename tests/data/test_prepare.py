@@ -15,7 +15,8 @@ from preparing import CONTEXT, Prepare, write_rows
 from burnish.core.errors import DataError
 from burnish.core.events import Note, Progress
 from burnish.core.recipe import parse_recipe
-from burnish.data.prepare import histogram, prepare
+from burnish.data.histogram import histogram
+from burnish.data.prepare import prepare
 from burnish.data.rows import read_token_rows, tokens_path
 from burnish.text.render import render_prompt
 from burnish.text.tokenizer import Tokenizer
@@ -46,7 +47,7 @@ DIRTY: list[dict[str, Any] | bytes] = [
     b'{"instruction": "cut of',
     b"[1, 2]",
     b'{"instruction": "\xff", "response": "x"}',
-    {"question": "to Oslo", "reply": "OSL"},
+    {"where": "to Oslo", "code": "OSL"},
     {"instruction": "to Oslo", "response": ""},
     {"messages": [{"role": "user", "content": "to Oslo"}]},
     {"instruction": "say <|im_end|>", "response": "no"},
@@ -348,17 +349,17 @@ def test_a_limit_over_the_context_is_refused(run_prepare: Prepare) -> None:
 
 def test_a_file_without_a_usable_row_says_the_reasons_with_counts_and_examples(run_prepare: Prepare) -> None:
     with pytest.raises(DataError) as error:
-        run_prepare([b"{", b"nope", {"text": "x"}])
+        run_prepare([b"{", b"nope", {"x": "y"}])
     said = str(error.value)
     assert "no usable row in 3 lines" in said
     assert "2 x broken JSON (first " in said
     assert "rows.jsonl:1: " in said
     assert "1 x unknown format (first " in said
-    assert "its keys are text" in said
+    assert "its keys are x" in said
 
 
 def test_one_json_array_gets_advice(run_prepare: Prepare) -> None:
-    with pytest.raises(DataError, match="looks like one JSON array"):
+    with pytest.raises(DataError, match=r"looks like one JSON array: give the file a name that ends in \.json"):
         run_prepare([json.dumps(many(3), indent=1).encode()])
 
 
@@ -486,3 +487,30 @@ def test_the_demos_data_gives_the_ledger_that_its_readme_promises(tmp_path: Path
     assert manifest.splits["test"].rows >= 120
     assert manifest.splits["handwritten"].rows >= 60
     assert sum(manifest.leakage.values()) == 0
+
+
+def test_a_folder_of_several_kinds_is_one_dataset(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    folder = tmp_path / "desk"
+    folder.mkdir()
+    rows = many(30)
+    (folder / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:10]))
+    (folder / "b.json").write_text(json.dumps(rows[10:20]))
+    (folder / "c.csv").write_text(
+        "instruction,response\n"
+        + "".join(f'"{r["instruction"]}","{r["response"].replace(chr(34), chr(34) * 2)}"\n' for r in rows[20:])
+    )
+    recipe = parse_recipe({"name": "desk", "base": "tiny", "data": str(folder), "method": "lora"}, source="test")
+    manifest = prepare(recipe, tokenizer=tokenizer, folder=tmp_path / "out", root=tmp_path, emit=lambda _: None)
+    assert [Path(file.path).name for file in manifest.sources] == ["a.jsonl", "b.json", "c.csv"]
+    assert [file.lines for file in manifest.sources] == [10, 10, 10]
+    assert manifest.ledger.rows_in == manifest.ledger.rows_kept + sum(manifest.ledger.rejected.values()) == 30
+
+
+def test_a_worse_answer_is_never_learned(run_prepare: Prepare) -> None:
+    bad = [
+        {"prompt": "a", "chosen": "b", "rejected": "c"},
+        {"prompt": "a", "completion": "c", "label": False},
+        {"text": "a story in which nothing is asked"},
+    ]
+    done = run_prepare([*many(30), *bad])
+    assert done.manifest.ledger.rejected["not a conversation"] == 3

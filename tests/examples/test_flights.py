@@ -237,12 +237,12 @@ def test_the_same_seed_gives_the_committed_bytes(tmp_path: Path, monkeypatch: py
 
 def test_the_file_has_the_size_the_readme_promises() -> None:
     distinct = {(row.day, repair(row.text), row.response) for row in of("train") if row.full}
-    assert len(LINES) == 2928
-    assert len(distinct) == 1020 + 25
-    assert sum(not row.full for row in of("train")) == 1700
+    assert len(LINES) == 3648
+    assert len(distinct) == 1290 + 25
+    assert sum(not row.full for row in of("train")) == 2150
     assert all(row.full for row in of("test") + HANDWRITTEN)
     assert len(of("test")) == len({row.text for row in of("test")}) == 132
-    assert len({row.day for row in of("train")}) == 340
+    assert len({row.day for row in of("train")}) == 430
     assert len({row.day for row in of("test")}) == 12
     assert len({row.day for row in of("test")} & {row.day for row in of("train")}) == 6
     assert {row.day.weekday() for row in of("train")} == set(range(7))

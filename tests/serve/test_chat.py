@@ -109,7 +109,7 @@ def test_a_message_with_the_models_own_markers_is_refused_in_words(chat: Chat) -
 
 
 PROGRAM = """
-    import sys
+    import sys, time
     from pathlib import Path
     from burnish.model.load import load_base
     from burnish.serve.answer import ServedModel
@@ -119,7 +119,17 @@ PROGRAM = """
 
     folder = Path(sys.argv[1])
     chat = Chat(Engine(load_base(folder)), load_tokenizer(folder), "tuned", ServedModel(None, None))
-    sys.exit(chat.talk(sys.stdin, sys.stdout))
+
+
+    class SlowTerminal:  # a small model says its 500 tokens in less time than a signal takes on a busy machine
+        def write(self, text):
+            sys.stdout.write(text)
+            time.sleep(0.02)
+
+        def flush(self):
+            sys.stdout.flush()
+
+    sys.exit(chat.talk(sys.stdin, SlowTerminal()))
 """
 
 

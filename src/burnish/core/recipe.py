@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from burnish.core.errors import Problem, RecipeError, did_you_mean
+from burnish.core.yaml_text import KeyTwiceError, load_yaml, yaml_problem
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 METRICS = ("exact_match", "field_f1", "json_valid")
@@ -58,7 +59,9 @@ class Prepare(Section):
     """How raw rows become a dataset."""
 
     personal_data: Literal["placeholder", "keep"] = Field(
-        "placeholder", description="E-mails, phones, cards, IBANs and secrets become typed placeholders, or are kept."
+        "placeholder",
+        description="E-mails, phones, cards, bank and identity numbers, addresses of machines, wallets and secrets become "
+        "typed placeholders, or are kept. Names of people are not found.",
     )
     near_duplicate: float = Field(
         0.7,
@@ -111,11 +114,12 @@ class Evaluate(Section):
     @field_validator("tasks")
     @classmethod
     def _task_names_are_free(cls, value: dict[str, str]) -> dict[str, str]:
-        for name in value:
-            if name in RESERVED_TASKS:
-                raise ValueError(
-                    f'a task cannot be called "{name}": {", ".join(RESERVED_TASKS)} are taken. Choose another name'
-                )
+        taken = [name for name in value if name in RESERVED_TASKS]
+        if taken:
+            called = " or ".join(f'"{name}"' for name in taken)
+            raise ValueError(
+                f"a task cannot be called {called}: {', '.join(RESERVED_TASKS)} are taken. Choose another name"
+            )
         return value
 
     forgetting: bool = Field(True, description="Measure the loss on 200 fixed general texts before and after.")
@@ -126,7 +130,11 @@ class Recipe(Section):
 
     name: Name = Field(description="Name of the specialist, by which its release is called: a-z, 0-9, '.', '_', '-'.")
     base: str = Field(min_length=1, description="Bundled name, Hub id, or folder of the base model.")
-    data: str = Field(min_length=1, description="File of raw rows (.jsonl), relative to the working folder.")
+    data: str = Field(
+        min_length=1,
+        description="Raw rows: a file, folder or glob (jsonl, json, csv, parquet, xlsx, txt, md, html, pdf, docx; also "
+        "compressed), a URL that fsspec opens, `sql:URL QUERY`, or `datasets:NAME`. Relative to the working folder.",
+    )
     method: Method = Field(description="`qlora`, `lora`, or a mapping with more settings.")
     gate: dict[str, float] = Field(
         default_factory=dict,
@@ -161,13 +169,16 @@ class Recipe(Section):
     @field_validator("gate")
     @classmethod
     def _gate_asks_known_metrics(cls, value: dict[str, float]) -> dict[str, float]:
+        problems: list[str] = []
         for metric, minimum in value.items():
             if metric not in METRICS:
-                raise ValueError(
+                problems.append(
                     f'unknown metric "{metric}". Known: {", ".join(METRICS)}.{did_you_mean(metric, METRICS)}'
                 )
-            if not 0.0 <= minimum <= 1.0:
-                raise ValueError(f"{metric} must be between 0 and 1, found {minimum}")
+            elif not 0.0 <= minimum <= 1.0:
+                problems.append(f"{metric} must be between 0 and 1, found {minimum:g}")
+        if problems:
+            raise ValueError("; ".join(problems))
         return value
 
     @field_validator("system")
@@ -210,21 +221,28 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(
-            str(path), [Problem("file", "unreadable", f"{error}. Make one with: burnish new NAME")]
+            str(path), [Problem("file", "unreadable", f"{_why(error)}. Make one with: burnish new NAME")]
         ) from error
     try:
-        raw = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(str(path), [Problem("file", "not YAML", " ".join(str(error).split()))]) from error
-    if not isinstance(raw, dict):
+        raw = load_yaml(text)
+    except KeyTwiceError as error:
         raise RecipeError(
-            str(path), [Problem("file", type(raw).__name__, "a mapping of keys, such as 'name: support'")]
-        )
+            str(path), [Problem(error.key, "given twice", f"once; line {error.line} repeats it")]
+        ) from error
+    except yaml.YAMLError as error:
+        raise RecipeError(str(path), [Problem("file", "not YAML", yaml_problem(error))]) from error
+    if not isinstance(raw, dict):
+        found = "nothing" if raw is None else "a list" if isinstance(raw, list) else f"only {_show(raw)}"
+        raise RecipeError(str(path), [Problem("file", found, "a mapping of keys, such as 'name: support'")])
     values = cast("dict[str, Any]", raw)
     problems = _apply_overrides(values, overrides)
     if problems:
         raise RecipeError(str(path), problems)
     return parse_recipe(values, source=str(path))
+
+
+def _why(error: OSError | UnicodeDecodeError) -> str:
+    return error.strerror or str(error) if isinstance(error, OSError) else f"not UTF-8 at byte {error.start}"
 
 
 def parse_recipe(raw: Mapping[str, Any], *, source: str) -> Recipe:
@@ -259,7 +277,7 @@ def _apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> list[Prob
             try:
                 at[last] = yaml.safe_load(text)
             except yaml.YAMLError as error:
-                problems.append(Problem(f"--set {key}", text, f"not a YAML value: {' '.join(str(error).split())}"))
+                problems.append(Problem(f"--set {key}", text, f"not a YAML value: {yaml_problem(error)}"))
     return problems
 
 
@@ -272,12 +290,32 @@ def _problem(item: Any) -> Problem:
     if item["type"] == "extra_forbidden":
         known = list(_section_at(location[:-1]).model_fields)
         return Problem(key, found, f"unknown key. Known: {', '.join(known)}.{did_you_mean(str(location[-1]), known)}")
-    message = str(item["msg"]).removeprefix("Value error, ")
+    message = _MESSAGES.get(item["type"]) or str(item["msg"]).removeprefix("Value error, ")
+    message = message.replace("Input should be", "must be")
     if item["type"] == "literal_error":
         message = f"must be {item['ctx']['expected']}.{did_you_mean(str(item['input']), _literals(location))}"
-    return Problem(
-        key, found, f"{message[:1].lower()}{message[1:]}. {_description(location)}".replace("..", ".").strip()
-    )
+    message = f"{message[:1].lower()}{message[1:]}"
+    if not message.endswith((".", "?")):
+        message += "."
+    return Problem(key, found, f"{message} {_description(location)}".strip())
+
+
+_MESSAGES = {
+    "string_type": "must be text",
+    "string_pattern_mismatch": "must begin with a-z or 0-9 and go on with a-z, 0-9, '.', '_' or '-', 63 characters at most",
+    "string_too_short": "must not be empty",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "dict_type": "must be a mapping of keys",
+    "model_type": "must be a mapping of keys",
+    "tuple_type": "must be a list",
+}
+"""What people read instead of pydantic's words for the errors that recipes have."""
 
 
 def _show(value: Any) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from burnish.core.artifacts import Ledger
-from burnish.data.personal import redact
+from burnish.data.private.replace import redact
 from burnish.store.files import write_bytes
 
 _SHOWN_CHARACTERS = 1000
@@ -62,9 +62,11 @@ class Book:
             changed=dict(sorted(self.changed.items())),
         )
 
-    def reasons(self, file: str | None = None) -> str:
-        """Return one line for each reason (in one file, or in all): how many, and the first line it happened on."""
-        rejections = [rejection for rejection in self._rejections if file in (None, rejection.place.file)]
+    def reasons(self, files: tuple[str, ...] = ()) -> str:
+        """Return a line for each reason, in some files (with what is in them) or in all: how many, and the first one."""
+        rejections = [
+            rejection for rejection in self._rejections if not files or rejection.place.file.startswith(files)
+        ]
         counts = Counter(rejection.reason for rejection in rejections)
         first: dict[str, Rejection] = {}
         for rejection in rejections:

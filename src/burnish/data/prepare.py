@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from burnish.core.artifacts import FileRef, Histogram, Manifest, Split
+from burnish.core.artifacts import FileRef, Manifest, Split
 from burnish.core.errors import DataError
 from burnish.core.events import Emit, Note
 from burnish.core.ids import content_id
@@ -15,15 +15,16 @@ from burnish.core.recipe import Recipe
 from burnish.core.rows import TokenRow
 from burnish.core.units import format_count
 from burnish.data.candidates import Candidate, Reader, Source, every
+from burnish.data.histogram import histogram
 from burnish.data.ledger import Book
 from burnish.data.rows import MessageRow, rows_path, tokens_path, write_message_rows, write_token_rows
 from burnish.data.separate import TEST, TRAIN, held_out, separate
+from burnish.data.sources.fingerprint import fingerprint
+from burnish.data.sources.spec import shown
 from burnish.data.tokens import TokenisedRow, fit, tokenise
 from burnish.store.files import file_ref
 from burnish.text.system import needs_day, system_format
 from burnish.text.tokenizer import Tokenizer
-
-_BINS = 24
 
 
 def prepare(recipe: Recipe, *, tokenizer: Tokenizer, folder: Path, root: Path, emit: Emit) -> Manifest:
@@ -58,14 +59,14 @@ def prepare(recipe: Recipe, *, tokenizer: Tokenizer, folder: Path, root: Path, e
     rejected = folder / "rejected.jsonl"
     book.write_rejected(rejected)
     return Manifest(
-        sources=(data.file, *(source.file for source in tasks.values())),
+        sources=(*data.files, *(file for source in tasks.values() for file in source.files)),
         fingerprint=tokenizer.fingerprint(recipe.system),
         ledger=book.ledger(sum(len(rows) for rows in separated.splits.values())),
         splits={name: _write(name, separated.splits[name], folder, root) for name in candidates},
         personal_data=dict(sorted(reader.personal.items())),
         leakage=separated.leakage,
         rejected_file=file_ref(rejected, root),
-        settings=_settings(recipe, limit, tokenizer),
+        settings=_settings(recipe, limit, tokenizer, fingerprint(recipe.data)),
     )
 
 
@@ -83,10 +84,11 @@ def _check_usable(sources: Sequence[Source], book: Book) -> None:
     for source in sources:
         if source.candidates:
             continue
-        array = source.begins.startswith("[")
-        advice = "\nThe file looks like one JSON array; a row a line is made by: jq -c '.[]' FILE" if array else ""
-        lines = "1 line" if source.file.lines == 1 else f"{source.file.lines} lines"
-        raise DataError(f"{source.file.path} has no usable row in {lines}:\n{book.reasons(source.file.path)}{advice}")
+        lines = "1 line" if source.lines == 1 else f"{source.lines} lines"
+        reasons = book.reasons(tuple(file.path for file in source.files))
+        array = source.begins.startswith("[") and source.name.endswith("l")
+        advice = "\nIt looks like one JSON array: give the file a name that ends in .json" if array else ""
+        raise DataError(f"{shown(source.name)} has no usable row in {lines}:\n{reasons}{advice}")
 
 
 def _note_unused_keys(reader: Reader, emit: Emit) -> None:
@@ -138,7 +140,9 @@ def _write(name: str, rows: Sequence[TokenisedRow], folder: Path, root: Path) ->
 def _message_row(row_id: str, row: TokenisedRow) -> MessageRow:
     place, day = row.candidate.place, row.candidate.day
     date = None if day is None else day.isoformat()
-    return MessageRow(row_id, row.candidate.messages, date, Path(place.file).name, place.line, row.candidate.row.format)
+    return MessageRow(
+        row_id, row.candidate.messages, date, Path(place.file).name, place.line, row.candidate.row.meta["format"]
+    )
 
 
 def _token_row(row_id: str, row: TokenisedRow) -> TokenRow:
@@ -163,22 +167,11 @@ def _split(rows: Sequence[TokenisedRow], file: FileRef, token_file: FileRef) -> 
     )
 
 
-def histogram(values: Sequence[int]) -> Histogram:
-    """Return the counts of values in at most 24 bins of one round width (1, 2 or 5 times a power of ten)."""
-    low, high = min(values), max(values)
-    widths = (step * 10**power for power in range(12) for step in (1, 2, 5))
-    width = next(width for width in widths if high - low < width * (_BINS - 1))
-    first = low // width
-    counts = [0] * (high // width - first + 1)
-    for value in values:
-        counts[value // width - first] += 1
-    return Histogram(edges=tuple((first + i) * width for i in range(len(counts) + 1)), counts=tuple(counts))
-
-
-def _settings(recipe: Recipe, limit: int, tokenizer: Tokenizer) -> dict[str, Any]:
+def _settings(recipe: Recipe, limit: int, tokenizer: Tokenizer, data_sha256: str) -> dict[str, Any]:
     """What decides the dataset besides the files and the tokenizer. Not the recipe's seed: nothing here is random."""
     settings: dict[str, Any] = {
         **recipe.prepare.model_dump(),
+        "data_sha256": data_sha256,
         "max_tokens": limit,
         "system": recipe.system,
         "tasks": sorted(recipe.evaluate.tasks),

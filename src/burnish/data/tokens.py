@@ -10,7 +10,7 @@ from burnish.core.errors import DataError
 from burnish.data.candidates import Candidate
 from burnish.data.ledger import Book
 from burnish.text.messages import Message
-from burnish.text.render import Rendered, render_example
+from burnish.text.render import Rendered, control_token_in, render_example
 from burnish.text.tokenizer import Tokenizer
 
 _NAMED_ROWS = 5
@@ -38,12 +38,13 @@ class TokenisedRow:
 def tokenise(tokenizer: Tokenizer, candidate: Candidate, split: str) -> TokenisedRow:
     """Render one row. Raises DataError when the chat template and the row do not go together."""
     for message in candidate.messages:
-        token = tokenizer.control_token_in(message["content"])
+        token = control_token_in(tokenizer, message)
         if token is not None:
             raise DataError(
                 f"the {message['role']}'s text contains {token}, which the chat template uses for its turns"
             )
-    return TokenisedRow(candidate, split, render_example(tokenizer, candidate.messages, day=candidate.day))
+    tools = candidate.row.tools
+    return TokenisedRow(candidate, split, render_example(tokenizer, candidate.messages, tools=tools, day=candidate.day))
 
 
 def fit(
@@ -97,11 +98,17 @@ def _without(tokenizer: Tokenizer, row: TokenisedRow, characters: int) -> Tokeni
             cut = min(characters, len(content.rstrip()) - 1)
             characters -= cut
             content = content[cut:].lstrip()
-        messages.append(Message(role=message["role"], content=content))
+        shortened = message.copy()
+        shortened["content"] = content
+        messages.append(shortened)
     if characters:
         return None
     candidate = replace(row.candidate, messages=messages)
-    return replace(row, candidate=candidate, rendered=render_example(tokenizer, messages, day=candidate.day))
+    return replace(
+        row,
+        candidate=candidate,
+        rendered=render_example(tokenizer, messages, tools=candidate.row.tools, day=candidate.day),
+    )
 
 
 def _user_tokens(tokenizer: Tokenizer, row: TokenisedRow) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -136,6 +137,10 @@ def dequantised(model: PreTrainedModel) -> PreTrainedModel:
             plain.bias = small.bias
             model.set_submodule(name, plain.eval())
     return model
+
+
+# It asks to install kernels for a layer that burnish does not use.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from burnish.core.rows import TokenRow
 from burnish.model.attention import packing
 from burnish.model.lean import lean
 from burnish.model.lora import lora_parameters, save_adapter
-from burnish.model.memory import MemoryPeak, checkpoint_layers
+from burnish.model.memory import MemoryPeak, checkpoint_layers, trim_heap
 from burnish.model.probe import check_base
 from burnish.train import sft
 from burnish.train.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
@@ -76,6 +76,7 @@ def train(
                     folder / "checkpoints", parameters, optimizer, step=done.step, plan=plan.id, events_bytes=size
                 )
                 emit(Checkpointed("train", step=done.step, folder=str(saved)))
+                trim_heap()
             if stopping:
                 raise Interrupted(
                     f"stopped after step {done.step} of {numbers.steps}; start again to go on from there."
