@@ -13,7 +13,7 @@ from pathlib import Path
 
 from burnish.cli import build_parser
 from burnish.core import errors
-from burnish.core.recipe import recipe_fields
+from burnish.core.recipe_file import recipe_fields
 
 DOCS = Path(__file__).parent
 DEMO = DOCS.parent / "benchmarks" / "results" / "demo.json"
@@ -48,7 +48,7 @@ def command_page() -> str:
     os.environ["COLUMNS"] = "110"
     parser = build_parser()
     parts = [
-        "# The command line\n\n*Generated from `src/burnish/cli.py` by `make docs`.*\n\n```\n"
+        "# The command line\n\n*Generated from `src/burnish/cli` by `make docs`.*\n\n```\n"
         + parser.format_help()
         + "```\n"
     ]

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from burnish.cli import build_parser
-from burnish.core.recipe import load_recipe
+from burnish.core.recipe_file import load_recipe
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/start.md")

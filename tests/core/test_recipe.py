@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from burnish.core.errors import RecipeError
-from burnish.core.recipe import load_recipe, parse_recipe, recipe_fields
+from burnish.core.recipe_file import load_recipe, parse_recipe, recipe_fields
 
 SHORT = {"name": "support", "base": "smollm2-135m-instruct", "data": "rows.jsonl", "method": "qlora"}
 

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from burnish.core.events import Event
-from burnish.core.recipe import parse_recipe
+from burnish.core.recipe_file import parse_recipe
 from burnish.data.prepare import prepare
 from burnish.text.tokenizer import Tokenizer, load_tokenizer
 

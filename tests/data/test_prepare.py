@@ -14,7 +14,7 @@ from preparing import CONTEXT, Prepare, write_rows
 
 from burnish.core.errors import DataError
 from burnish.core.events import Note, Progress
-from burnish.core.recipe import parse_recipe
+from burnish.core.recipe_file import parse_recipe
 from burnish.data.histogram import histogram
 from burnish.data.prepare import prepare
 from burnish.data.rows import read_token_rows, tokens_path

@@ -10,7 +10,7 @@ import pytest
 from flight_desk import FAILED, PASSED, SYSTEM, Desk, make_release, make_steps
 
 from burnish.core.artifacts import EvalReport, Example, GateVerdict
-from burnish.core.recipe import parse_recipe
+from burnish.core.recipe_file import parse_recipe
 from burnish.evaluate.report import render_report
 from burnish.evaluate.sections import summary_table
 

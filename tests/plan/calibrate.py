@@ -50,7 +50,7 @@ def measure(
     """Plan and train one row in this process."""
     from burnish.core.artifacts import FileRef, Histogram, Ledger, Manifest, Split, TextFingerprint
     from burnish.core.events import Event, StepDone
-    from burnish.core.recipe import parse_recipe
+    from burnish.core.recipe_file import parse_recipe
     from burnish.core.rows import TokenRow
     from burnish.model.bases import read_config, resolve_base
     from burnish.model.load import load_base

@@ -9,7 +9,7 @@ import pytest
 
 from burnish.core.artifacts import FileRef, Histogram, Ledger, Manifest, Plan, SourceFile, Split, TextFingerprint
 from burnish.core.packing import Length
-from burnish.core.recipe import parse_recipe
+from burnish.core.recipe_file import parse_recipe
 from burnish.plan.bases import find_config, reference
 from burnish.plan.hardware import Hardware
 from burnish.plan.make import make_plan

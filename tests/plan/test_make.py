@@ -17,7 +17,7 @@ import pytest
 from burnish.core.artifacts import Manifest, Plan
 from burnish.core.errors import BaseModelError, DataError, RecipeError
 from burnish.core.packing import Length, count_steps, pack
-from burnish.core.recipe import parse_recipe
+from burnish.core.recipe_file import parse_recipe
 from burnish.plan.hardware import Hardware
 from burnish.plan.make import longest_answer
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from burnish.core.errors import DataError, RecipeError
 from burnish.core.packing import count_steps, pack, packed_tokens
-from burnish.core.recipe import Recipe, parse_recipe
+from burnish.core.recipe import Recipe
+from burnish.core.recipe_file import parse_recipe
 from burnish.plan.work import (
     LARGEST_STEP,
     SMALLEST_STEP,

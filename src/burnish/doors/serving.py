@@ -1,24 +1,16 @@
-"""What the verbs beside the pipeline do: check, serve, chat, doctor."""
+"""`burnish serve` and `burnish chat`: releases become something one can talk to."""
 
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
-import platform
-import shutil
-import sys
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from burnish import wiring
 from burnish.core.artifacts import Adapter, Release
-from burnish.core.errors import BurnishError, ServeError, StoreError, UsageError, did_you_mean
-from burnish.core.events import Emit, Note, discard
+from burnish.core.errors import ServeError, StoreError, UsageError, did_you_mean
+from burnish.core.events import Emit, Note
 from burnish.core.ids import short
-from burnish.core.recipe import Recipe
-from burnish.core.units import format_bytes, format_seconds
 from burnish.store.home import Home
 
 if TYPE_CHECKING:
@@ -28,40 +20,6 @@ if TYPE_CHECKING:
 
 DEFAULT_BASE = "smollm2-135m-instruct"
 """Served when nothing has been released yet."""
-NEEDED_DISK_BYTES = 3 << 30
-NEEDED_RAM_BYTES = 4 << 30
-
-
-def check(recipe: Recipe, home: Home) -> dict[str, Any]:
-    """Look for mistakes: read every row as `prepare` would, in a throw-away folder, and plan. Nothing is kept.
-
-    Raises what the stages would raise.
-    """
-    base = wiring.open_base(recipe.base, discard)
-    with tempfile.TemporaryDirectory() as folder:
-        trial = Home(Path(folder))
-        at = trial.folder("prepare", "check")
-        manifest = wiring.prepare(recipe, base, trial, at, discard)
-        plan = wiring.plan(recipe, base, manifest, trial)
-    ledger = manifest.ledger
-    found: dict[str, Any] = {
-        "recipe": recipe.name,
-        "base": f"{plan.base.name} ({short(plan.base.digest)})",
-        "rows in": ledger.rows_in,
-        "rows kept": ledger.rows_kept,
-        "rejected": ", ".join(f"{reason}: {count}" for reason, count in sorted(ledger.rejected.items())) or "none",
-        "splits": ", ".join(f"{name}: {split.rows} rows" for name, split in manifest.splits.items()),
-        "trained tokens": manifest.splits["train"].trained_tokens,
-        "steps": plan.train.steps,
-        "peak memory": format_bytes(plan.memory.peak_bytes),
-        "time": format_seconds(plan.time.total.mid),
-        "fits": {True: "yes", False: "NO", None: "unknown"}[plan.fits],
-        "gate": ", ".join(f"{metric} {minimum:g}" for metric, minimum in recipe.gate.items()) or "none",
-    }
-    return found
-
-
-# ------------------------------------------------------------------------------------------------------------ serve and chat
 
 
 def newest_releases(home: Home) -> dict[str, Release]:
@@ -150,63 +108,3 @@ def open_chat(name: str, home: Home, date: str | None, emit: Emit) -> Chat:
     engine, base, served = _open_engine(home, [releases[name]], emit)
     models = _served_models(home, served)
     return Chat(engine, base.tokenizer, name, models[name], today=lambda: day or datetime.date.today())
-
-
-# ------------------------------------------------------------------------------------------------------------------ doctor
-
-
-def doctor(home: Path) -> dict[str, Any]:
-    """Look at this machine: versions, cores, memory, disk, device, home and base. `ok` is False when a run would fail."""
-    from burnish.model.bases import BUNDLED, cache_folder
-    from burnish.plan.hardware import detect
-
-    hardware = detect()
-    items = [_item("python", platform.python_version(), "ok" if sys.version_info >= (3, 11) else "needs 3.11 or newer")]
-    items += [
-        _version(package)
-        for package in ("torch", "transformers", "bitsandbytes", "tokenizers", "mlflow-skinny", "starlette")
-    ]
-    items.append(_item("cores", f"{hardware.cores} ({hardware.cpu_name})", "ok"))
-    if hardware.gemm_gflops is not None:
-        items.append(_item("matrix product", f"{hardware.gemm_gflops:.0f} GFLOP/s float32", "ok"))
-    if hardware.ram_bytes is not None:
-        enough = hardware.ram_bytes >= NEEDED_RAM_BYTES
-        items.append(
-            _item(
-                "free memory",
-                format_bytes(hardware.ram_bytes),
-                "ok" if enough else f"the demo needs {format_bytes(NEEDED_RAM_BYTES)}",
-            )
-        )
-    items.append(_item("gpu", hardware.gpu_name or "none", "ok"))
-    folder = home if home.exists() else Path.cwd()
-    free = shutil.disk_usage(folder).free
-    items.append(
-        _item(
-            "free disk",
-            f"{format_bytes(free)} for {folder}",
-            "ok" if free >= NEEDED_DISK_BYTES else f"a run needs {format_bytes(NEEDED_DISK_BYTES)}",
-        )
-    )
-    try:
-        items.append(_item("home", str(Home(home).root), "ok"))
-    except BurnishError as error:
-        items.append(_item("home", str(home), str(error)))
-    kept = [path.name for path in cache_folder().iterdir() if path.is_dir()] if cache_folder().is_dir() else []
-    here = [name for name in BUNDLED if any(path.startswith(name) for path in kept)]
-    items.append(_item("bases at hand", ", ".join(here) or "none", "ok" if here else "ok (fetched by the first run)"))
-    return {"ok": all(item["verdict"].startswith("ok") for item in items), "items": items}
-
-
-def _item(what: str, found: str, verdict: str) -> dict[str, str]:
-    return {"what": what, "found": found, "verdict": verdict}
-
-
-def _version(package: str) -> dict[str, str]:
-    try:
-        return _item(package, importlib.metadata.version(package), "ok")
-    except importlib.metadata.PackageNotFoundError:
-        optional = package == "starlette"
-        return _item(
-            package, "not installed", "ok (only serve needs it)" if optional else "missing: pip install burnish"
-        )

@@ -1,0 +1,79 @@
+"""Verbs that make things: new, check, the stages and run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from burnish.cli.verbs import AddVerb, print_json
+from burnish.core.errors import GateError
+
+SUMMARIES = {
+    "check": "find mistakes in a recipe and its data without working",
+    "prepare": "clean the data and prove it clean",
+    "plan": "say what the run will need: memory, minutes, tokens, each with its because",
+    "train": "prepare, plan and train an adapter",
+    "evaluate": "train, then compare base and tuned with intervals",
+    "release": "evaluate, then register the adapter if the gate passes",
+    "run": "do everything: prepare, plan, train, evaluate, gate, release",
+}
+
+
+def add_verbs(verb: AddVerb) -> None:
+    """Add the verbs of this file."""
+    new = verb("new", "write a recipe and a few example rows to begin with", _new)
+    new.add_argument("name", help="name of the specialist")
+    for name, summary in SUMMARIES.items():
+        sub = verb(name, summary, _check if name == "check" else _stages)
+        sub.add_argument("recipe", type=Path, help="the recipe, a YAML file")
+
+
+def _stages(options: argparse.Namespace) -> int:
+    from burnish import pipeline
+    from burnish.core.recipe_file import load_recipe
+    from burnish.store.home import Home
+    from burnish.terminal import Terminal
+    from burnish.views.outcome import print_outcome, print_plan
+
+    recipe = load_recipe(options.recipe, options.set)
+    home = Home(options.home)
+    with Terminal(quiet=options.quiet, verbose=options.verbose) as terminal:
+        if options.verb == "plan":
+            plan = pipeline.estimate(recipe, home)
+            print_json({"id": plan.id, **plan.model_dump(mode="json")}) if options.json else print_plan(plan)
+            return 0
+        until = "release" if options.verb == "run" else options.verb
+        outcome = pipeline.run(recipe, home, terminal.emit, until=until)
+    if options.json:
+        print_json(outcome.as_json())
+    else:
+        print_outcome(outcome, recipe, home)
+    if outcome.gate is not None and not outcome.gate.passed and options.verb in ("run", "release"):
+        raise GateError("the gate failed: " + " ".join(outcome.gate.reasons))
+    return 0
+
+
+def _new(options: argparse.Namespace) -> int:
+    from burnish.scaffold import write_scaffold
+
+    paths = write_scaffold(options.name, Path.cwd())
+    if options.json:
+        print_json({"written": [str(path) for path in paths]})
+    else:
+        for path in paths:
+            sys.stdout.write(f"wrote {path}\n")
+        sys.stdout.write(f"next: put your rows into {paths[1]}, then  burnish check {paths[0]}\n")
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from burnish.core.recipe_file import load_recipe
+    from burnish.doors.check import check
+    from burnish.store.home import Home
+    from burnish.views.findings import print_check
+
+    recipe = load_recipe(options.recipe, options.set)
+    found = check(recipe, Home(options.home))
+    print_json(found) if options.json else print_check(found)
+    return 0

@@ -1,0 +1,49 @@
+"""Verbs that talk: serve and chat."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from burnish.cli.verbs import AddVerb, port, print_json
+from burnish.core.errors import UsageError
+
+
+def add_verbs(verb: AddVerb) -> None:
+    """Add the verbs of this file."""
+    serve = verb("serve", "serve every release, and the base, as an OpenAI-compatible API", _serve)
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    serve.add_argument("--port", type=port, default=8731, help="port to listen on (default: 8731)")
+    chat = verb("chat", "talk to a release in the terminal, and to its base", _chat)
+    chat.add_argument("name", help="alias of a release, such as flight-search")
+    chat.add_argument("--once", metavar="TEXT", help="answer this one message and leave")
+    chat.add_argument("--date", metavar="YYYY-MM-DD", help="the day of the conversation (default: today)")
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from burnish.doors.serving import serve
+    from burnish.store.home import Home
+    from burnish.terminal import Terminal
+
+    with Terminal(quiet=options.quiet, verbose=options.verbose) as terminal:
+        serve(Home(options.home), options.host, options.port, terminal.emit)
+    return 0
+
+
+def _chat(options: argparse.Namespace) -> int:
+    from burnish.doors.serving import open_chat
+    from burnish.store.home import Home
+    from burnish.terminal import Terminal
+
+    if options.once is None and options.json:
+        raise UsageError("--json answers one message: add --once TEXT")
+    with Terminal(quiet=options.quiet, verbose=options.verbose) as terminal:
+        chat = open_chat(options.name, Home(options.home), options.date, terminal.emit)
+    try:
+        if options.once is None:
+            return chat.talk(sys.stdin, sys.stdout)
+        answers = chat.once(options.once)
+    finally:
+        chat.close()
+    print_json(answers) if options.json else sys.stdout.write(f"{answers['answer']}\n")
+    return 0

@@ -1,0 +1,1 @@
+"""What the verbs beside the pipeline do, one file a subject."""

@@ -1,0 +1,44 @@
+"""What a stage needs from another room, built here and passed as a function or as data. One function a verb.
+
+Stage rooms are imported inside the functions: a command that needs no torch loads none.
+"""
+
+from burnish.wiring.base import Base, load_for_serving, open_base
+from burnish.wiring.evaluating import evaluate, subjects
+from burnish.wiring.planning import estimate, plan, plan_inputs
+from burnish.wiring.preparing import prepare, prepare_inputs
+from burnish.wiring.releasing import (
+    decide,
+    mend_registry,
+    predicted_and_measured,
+    registry_file,
+    release,
+    sqlite_uri_of,
+    tracking_uri,
+    write_report,
+)
+from burnish.wiring.training import interruptible, train, train_rows
+
+__all__ = [
+    "Base",
+    "decide",
+    "estimate",
+    "evaluate",
+    "interruptible",
+    "load_for_serving",
+    "mend_registry",
+    "open_base",
+    "plan",
+    "plan_inputs",
+    "predicted_and_measured",
+    "prepare",
+    "prepare_inputs",
+    "registry_file",
+    "release",
+    "sqlite_uri_of",
+    "subjects",
+    "tracking_uri",
+    "train",
+    "train_rows",
+    "write_report",
+]

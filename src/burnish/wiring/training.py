@@ -1,0 +1,70 @@
+"""What the training stage needs."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from burnish.core.artifacts import Adapter, Manifest, Plan
+from burnish.core.events import Emit
+from burnish.store.files import file_ref
+from burnish.store.home import Home
+from burnish.wiring.base import Base, load_planned
+
+if TYPE_CHECKING:
+    from burnish.core.rows import TokenRow
+
+
+def train_rows(manifest: Manifest, home: Home) -> list[TokenRow]:
+    """Return the training rows as token ids."""
+    from burnish.data.rows import read_token_rows
+
+    return read_token_rows(home.path(manifest.splits["train"].token_file))
+
+
+def train(plan: Plan, manifest: Manifest, base: Base, home: Home, folder: Path, emit: Emit) -> Adapter:
+    """Load the base as planned, train the adapter on it, and name what came out."""
+    from burnish.model.lora import attach_lora
+    from burnish.train.loop import train as train_stage
+
+    model = load_planned(plan, base, emit)
+    attach_lora(model, plan.method, seed=plan.train.seed)
+    with interruptible() as stop:
+        measured = train_stage(plan, train_rows(manifest, home), model, folder=folder, emit=emit, stop=stop)
+    files = folder / "adapter"
+    return Adapter(
+        parents=(plan.id, manifest.id),
+        name=plan.name,
+        base=plan.base,
+        plan=plan.id,
+        manifest=manifest.id,
+        method=plan.method,
+        fingerprint=manifest.fingerprint,
+        weights_file=file_ref(files / "adapter_model.safetensors", home.root),
+        config_file=file_ref(files / "adapter_config.json", home.root),
+        events_file=file_ref(folder / "events.jsonl", home.root),
+        measured=measured,
+    )
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Within the block the first Ctrl-C (or SIGTERM) asks to save and stop; a second one stops at once."""
+    asked: list[int] = []
+
+    def handler(number: int, frame: object) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+        sys.stderr.write("\nsaving after this step; press Ctrl-C again to stop at once\n")
+
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)
