@@ -3,39 +3,50 @@
 from __future__ import annotations
 
 import json
-import stat
-from pathlib import Path
+from collections import Counter
 
+import numpy as np
 import pytest
 
-from burnish.data.ledger import Book, Place
+from burnish.data.chunk import COLUMNS, Chunk, Counts, Refused, packed
+from burnish.data.ledger import Book, redacted_line, rejected_line
 
 
-def place(line: int, text: str = "{}", file: str = "rows.jsonl") -> Place:
-    return Place(file, line, text)
+def refused(line: int, reason: str, detail: str = "", file: str = "rows.jsonl") -> Refused:
+    return Refused(line, file, reason, detail, "{}")
+
+
+def chunk(*refusals: Refused, rows: int = 0) -> Chunk:
+    counts = Counts()
+    counts.lines["rows.jsonl"] = rows + len(refusals)
+    counts.formats["rows.jsonl", "alpaca"] = rows
+    first = {each.reason: each for each in reversed(refusals)}
+    reasons = Counter(each.reason for each in refusals)
+    return Chunk(packed([]), packed([]), np.zeros(0, COLUMNS), [], counts, list(first.values()), reasons)
 
 
 def test_rows_in_are_rows_kept_and_rows_rejected() -> None:
     book = Book()
-    book.rows_in = 4
-    book.reject(place(2), "broken JSON")
-    book.reject(place(3), "blank line")
-    book.reject(place(4), "blank line")
-    assert book.ledger(1).rejected == {"blank line": 2, "broken JSON": 1}
+    book.enter(0, chunk(refused(2, "broken JSON"), refused(3, "blank line"), rows=2))
+    book.enter(0, chunk(refused(6, "blank line")))
+    book.reject(0, refused(1, "duplicate"))
+    assert book.ledger(1).rejected == {"blank line": 2, "broken JSON": 1, "duplicate": 1}
+    assert (book.lines(0), book.usable(0)) == (5, 2)
     with pytest.raises(ValueError, match="rows in"):
         book.ledger(2)
 
 
 def test_reasons_are_counted_with_the_first_line_of_each() -> None:
     book = Book()
-    book.reject(place(9), "blank line")
-    book.reject(place(2, file="other.jsonl"), "broken JSON", "at ann@example.com")
-    book.reject(place(11), "blank line")
+    book.enter(0, chunk(refused(9, "blank line"), refused(11, "blank line")))
+    book.enter(1, chunk(refused(2, "broken JSON", "at ann@example.com", "other.jsonl")))
+    book.enter(1, chunk(refused(4, "broken JSON", "later", "other.jsonl")))
     assert book.reasons().splitlines() == [
         "  2 x blank line (first rows.jsonl:9)",
-        "  1 x broken JSON (first other.jsonl:2: at [EMAIL])",
+        "  2 x broken JSON (first other.jsonl:2: at [EMAIL])",
     ]
-    assert book.reasons("other.jsonl").splitlines() == ["  1 x broken JSON (first other.jsonl:2: at [EMAIL])"]
+    assert book.reasons(1).splitlines() == ["  2 x broken JSON (first other.jsonl:2: at [EMAIL])"]
+    assert book.reasons(2) == ""
 
 
 @pytest.mark.parametrize(
@@ -48,24 +59,12 @@ def test_reasons_are_counted_with_the_first_line_of_each() -> None:
         ('{"a": "\\ud83d"}', '{"a": "\ud83d"}'),
     ],
 )
-def test_the_file_of_rejected_lines_is_json_without_personal_data(tmp_path: Path, text: str, shown: str) -> None:
-    book = Book()
-    book.reject(place(1, text), "broken JSON", "ann@example.com")
-    book.write_rejected(tmp_path / "rejected.jsonl")
-    record = json.loads((tmp_path / "rejected.jsonl").read_text(encoding="utf-8"))
-    assert record == {"file": "rows.jsonl", "line": 1, "reason": "broken JSON", "detail": "[EMAIL]", "row": shown}
+def test_a_rejected_line_is_json_without_personal_data(text: str, shown: str) -> None:
+    line = rejected_line(Refused(1, "rows.jsonl", "broken JSON", "cut", redacted_line(text)))
+    record = json.loads(line.decode("utf-8"))
+    assert record == {"file": "rows.jsonl", "line": 1, "reason": "broken JSON", "detail": "cut", "row": shown}
 
 
-def test_only_the_owner_may_read_the_file(tmp_path: Path) -> None:
-    Book().write_rejected(tmp_path / "rejected.jsonl")
-    assert stat.S_IMODE((tmp_path / "rejected.jsonl").stat().st_mode) == 0o600
-
-
-def test_lines_are_in_the_order_of_the_files_and_cut_where_long(tmp_path: Path) -> None:
-    book = Book()
-    for file, line in [("b", 1), ("a", 10), ("a", 2)]:
-        book.reject(place(line, "word " * 4000, file), "broken JSON")
-    book.write_rejected(tmp_path / "rejected.jsonl")
-    records = [json.loads(line) for line in (tmp_path / "rejected.jsonl").read_text().splitlines()]
-    assert [(record["file"], record["line"]) for record in records] == [("a", 2), ("a", 10), ("b", 1)]
-    assert all(len(record["row"]) == 1000 for record in records)
+def test_long_lines_are_cut_after_what_is_personal_is_gone() -> None:
+    assert len(redacted_line("word " * 4000)) == 1000
+    assert "ann" not in redacted_line("x" * 990 + " ann@example.com")

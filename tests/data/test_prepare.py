@@ -149,7 +149,7 @@ def test_preparing_twice_gives_the_same_bytes_and_the_same_id(run_prepare: Prepa
     assert first.manifest.id == second.manifest.id
     files = sorted(path.name for path in first.folder.iterdir())
     assert files == [
-        "rejected.jsonl", "test.rows.parquet", "test.tokens.parquet", "train.rows.parquet", "train.tokens.parquet",
+        "leakage.json", "rejected.jsonl", "test.rows.parquet", "test.tokens.parquet", "train.rows.parquet", "train.tokens.parquet",
     ]  # fmt: skip
     for name in files:
         content = (first.folder / name).read_bytes()
@@ -414,7 +414,7 @@ def test_progress_is_told_and_ends_at_the_end(run_prepare: Prepare) -> None:
         steps = [event for event in told if event.what == what]
         assert [event.done for event in steps] == sorted({event.done for event in steps})
         assert steps[-1].done == steps[-1].total
-    assert {"reading rows.jsonl", "tokens of train", "duplicates in train"} <= {event.what for event in told}
+    assert {"reading rows.jsonl", "comparing rows", "writing rows"} <= {event.what for event in told}
 
 
 def test_keys_that_nobody_uses_are_mentioned(run_prepare: Prepare) -> None:
@@ -514,3 +514,34 @@ def test_a_worse_answer_is_never_learned(run_prepare: Prepare) -> None:
     ]
     done = run_prepare([*many(30), *bad])
     assert done.manifest.ledger.rejected["not a conversation"] == 3
+
+
+def test_where_a_template_rewrites_turns_each_answer_is_trained_after_its_own_prompt(
+    run_prepare: Prepare, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    from burnish.text.tokenizer import load_tokenizer
+
+    forgets = (  # only the last answer keeps what it thought, as with Qwen3
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+        "{{ m.content if loop.last or m.role == 'user' else m.content.split('|')[-1] }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    folder = tmp_path / "base"
+    folder.mkdir()
+    tokenizer.backend.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|im_end|>", "chat_template": forgets}))
+    (folder / "config.json").write_text(json.dumps({"max_position_embeddings": CONTEXT}))
+    turns = [("user", "one"), ("assistant", "think|1"), ("user", "two"), ("assistant", "think more|2")]
+    rows = [{"messages": [{"role": role, "content": text} for role, text in turns]}]
+    rewriting = load_tokenizer(folder)
+    done = run_prepare([TEST, *rows], tokenizer=rewriting)
+    first, last = read_token_rows(tokens_path(done.folder, "train"))
+    (kept,) = done.rows("train")
+    assert (first.row_id, last.row_id) == (f"{kept.row_id}#1", kept.row_id)
+
+    def trained(row: Any) -> str:
+        return rewriting.decode([i for i, m in zip(row.ids, row.mask, strict=True) if m])
+
+    assert (trained(first), trained(last)) == ("think|1", "think more|2")
+    split = done.manifest.splits["train"]
+    assert (split.rows, split.tokens) == (1, len(first.ids) + len(last.ids))

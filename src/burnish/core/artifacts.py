@@ -7,47 +7,13 @@ and are named by `FileRef`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from burnish.core.account import TokenAccount
 from burnish.core.ids import Id, content_id
-
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Count = Annotated[int, Field(ge=0)]
-
-
-class Record(BaseModel):
-    """A frozen value. Unknown fields are refused; fields in `OUTSIDE_ID` do not count for the id."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
-    OUTSIDE_ID: ClassVar[frozenset[str]] = frozenset()
-
-    def identity(self) -> dict[str, Any]:
-        """Return the JSON value of everything that counts for the id."""
-        return {name: _identity(getattr(self, name)) for name in type(self).model_fields if name not in self.OUTSIDE_ID}
-
-
-def _identity(value: Any) -> Any:
-    match value:
-        case Record():
-            return value.identity()
-        case dict():
-            return {str(key): _identity(item) for key, item in cast("dict[Any, Any]", value).items()}
-        case list() | tuple():
-            return [_identity(item) for item in cast("Sequence[Any]", value)]
-        case _:
-            return value
-
-
-class FileRef(Record):
-    """Bytes beside an artifact: path relative to the artifact's folder in the home, hash and size."""
-
-    OUTSIDE_ID: ClassVar[frozenset[str]] = frozenset({"path"})
-    path: str
-    sha256: str
-    size_bytes: Count
+from burnish.core.records import Count, FileRef, Histogram, Record
 
 
 class Artifact(Record):
@@ -83,7 +49,7 @@ class Ledger(Record):
     rows_in: Count
     rows_kept: Count
     rejected: dict[str, Count]
-    changed: dict[str, Count] = {}
+    changed: dict[str, Count] = Field(default_factory=dict[str, Count])
 
     @model_validator(mode="after")
     def _balances(self) -> Ledger:
@@ -91,13 +57,6 @@ class Ledger(Record):
         if self.rows_in != self.rows_kept + rejected:
             raise ValueError(f"rows in ({self.rows_in}) is not rows kept ({self.rows_kept}) + rejected ({rejected})")
         return self
-
-
-class Histogram(Record):
-    """Counts per bin. Bin i holds values v with edges[i] <= v < edges[i+1]; the last bin includes its upper edge."""
-
-    edges: tuple[int, ...]
-    counts: tuple[Count, ...]
 
 
 class Split(Record):
@@ -130,13 +89,16 @@ class Manifest(Artifact):
     """A dataset version: what went in, what was dropped and why, what came out."""
 
     kind: ClassVar[str] = "manifest"
+    WHEN_SET: ClassVar[frozenset[str]] = frozenset({"leakage_file", "account"})
     sources: tuple[SourceFile, ...]
     fingerprint: TextFingerprint
     ledger: Ledger
     splits: dict[str, Split]
     personal_data: dict[str, Count]
     leakage: dict[str, Count]
+    leakage_file: FileRef | None = None
     rejected_file: FileRef
+    account: TokenAccount | None = None
     settings: dict[str, Any]
 
 

@@ -69,6 +69,24 @@ class Prepare(Section):
         lt=1.0,
         description="Share of rows held out, by hash of the row, when no row says its own `split`.",
     )
+    split_by: Literal["row", "group", "file", "date"] = Field(
+        "row",
+        description="What is held out together: a row with its near duplicates, the rows of one `group`, those of one file, "
+        "or the latest rows by `date`.",
+    )
+    stratify: bool = Field(
+        False,
+        description="Hold out the same share of each distinct answer, for classification. Rows may then move when data grows.",
+    )
+    embargo_days: int = Field(
+        0, ge=0, description="With split_by date: rows of so many days before the test rows are left out."
+    )
+    stop_share: float = Field(
+        0.5,
+        gt=0.0,
+        le=1.0,
+        description="A file of 100 rows or more that loses a larger share as duplicates is an error.",
+    )
     max_tokens: int | None = Field(
         None, ge=8, description="Longest row in tokens. Default: the base model's context length."
     )

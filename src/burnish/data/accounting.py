@@ -1,72 +1,23 @@
-"""Where every token went: trained, masked, truncated or dropped, by source. The sums match, or there is no account.
-
-    tokens in = trained + masked + truncated + dropped
-
-Trained tokens have loss; masked ones are computed without loss (what the user and the system said); truncated ones were cut
-from a row that stays; dropped ones belong to rows that did not stay, by reason.
-"""
+"""Keeping the account of tokens (`core.account`) while a dataset is made, and what its lengths say of packing and limits."""
 
 from __future__ import annotations
 
 import bisect
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import model_validator
 
-from burnish.core.artifacts import Count, Histogram, Record, Share
+from burnish.core.account import SourceTokens, TokenAccount, summed
 from burnish.core.packing import Length, pack, packed_tokens
+from burnish.core.records import Count, Record, Share
 from burnish.data.histogram import histogram
 
 LIMIT_STEP = 64
 """Limits are suggested in multiples of this many tokens, which is what kernels like."""
-
-
-class SourceTokens(Record):
-    """The tokens of one source. Rows and tokens that came in are those that stayed and those dropped."""
-
-    rows_in: Count
-    rows_kept: Count
-    tokens_in: Count
-    trained: Count
-    masked: Count
-    truncated: Count
-    dropped: dict[str, Count]
-    dropped_rows: dict[str, Count]
-
-    @model_validator(mode="after")
-    def _balances(self) -> SourceTokens:
-        out = self.trained + self.masked + self.truncated + sum(self.dropped.values())
-        if self.tokens_in != out:
-            raise ValueError(
-                f"tokens in ({self.tokens_in}) is not trained ({self.trained}) + masked ({self.masked}) + truncated "
-                f"({self.truncated}) + dropped ({sum(self.dropped.values())}) = {out}"
-            )
-        if self.rows_in != self.rows_kept + sum(self.dropped_rows.values()):
-            raise ValueError(
-                f"rows in ({self.rows_in}) is not kept ({self.rows_kept}) + dropped ({sum(self.dropped_rows.values())})"
-            )
-        return self
-
-
-class TokenAccount(Record):
-    """Every token by source, and in all."""
-
-    sources: dict[str, SourceTokens]
-    total: SourceTokens
-    lengths: Histogram
-
-    @model_validator(mode="after")
-    def _adds_up(self) -> TokenAccount:
-        if _sum(self.sources.values()) != self.total:
-            raise ValueError("the sources do not add up to the total")
-        if sum(self.lengths.counts) != self.total.rows_kept:
-            raise ValueError(f"the histogram has {sum(self.lengths.counts)} rows, not {self.total.rows_kept}")
-        return self
 
 
 class Packing(Record):
@@ -156,7 +107,7 @@ class TokenBook:
                 )
             except ValueError as error:
                 raise ValueError(f"the account of {name} does not balance: {error}") from error
-        return TokenAccount(sources=sources, total=_sum(sources.values()), lengths=histogram(self._lengths))
+        return TokenAccount(sources=sources, total=summed(sources.values()), lengths=histogram(self._lengths))
 
 
 def packing(lengths: Sequence[Length], row_tokens: int, seed: int = 0) -> Packing:
@@ -204,19 +155,3 @@ def suggest_limit(
 def _option(lengths: npt.NDArray[np.int64], limit: int) -> LimitOption:
     over = lengths[np.searchsorted(lengths, limit, side="right") :]
     return LimitOption(limit=limit, rows_over=len(over), tokens_over=int(over.sum()) - limit * len(over))
-
-
-def _sum(parts: Iterable[SourceTokens]) -> SourceTokens:
-    counts: Counter[str] = Counter()
-    dropped: Counter[str] = Counter()
-    rows: Counter[str] = Counter()
-    for part in parts:
-        counts.update({name: value for name, value in part if isinstance(value, int)})
-        dropped.update(part.dropped)
-        rows.update(part.dropped_rows)
-    names = ("rows_in", "rows_kept", "tokens_in", "trained", "masked", "truncated")
-    return SourceTokens(
-        **{name: counts[name] for name in names},
-        dropped=dict(sorted(dropped.items())),
-        dropped_rows=dict(sorted(rows.items())),
-    )

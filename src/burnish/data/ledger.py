@@ -5,105 +5,104 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 from burnish.core.artifacts import Ledger
+from burnish.data.chunk import Chunk, Counts, Refused
 from burnish.data.private.replace import redact
-from burnish.store.files import write_bytes
 
 _SHOWN_CHARACTERS = 1000
+NAMED_ROWS = 5
+"""Overlong rows that a message names."""
 _ESCAPE = re.compile(r"\\[nrtbf]")
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A line of a file, and its text for the ledger."""
-
-    file: str
-    line: int
-    text: str
-
-    def __str__(self) -> str:
-        """Return file:line, as editors understand it."""
-        return f"{self.file}:{self.line}"
-
-
-@dataclass(frozen=True, slots=True)
-class Rejection:
-    """A line that does not become a row. `reason` is one of a few that are counted, `detail` says it exactly."""
-
-    place: Place
-    reason: str
-    detail: str
-
-
 class Book:
-    """Counts rows while a dataset is made."""
+    """Counts lines and rows while a dataset is made; holds counts and the first example of each reason."""
 
     def __init__(self) -> None:
         """Open an empty book."""
-        self.rows_in = 0
-        self.changed: Counter[str] = Counter()
-        self._rejections: list[Rejection] = []
+        self.counts = Counts()
+        self._rejected: dict[int, Counter[str]] = {}
+        self._first: dict[tuple[int, str], Refused] = {}
+        self._lines: Counter[int] = Counter()
+        self._usable: Counter[int] = Counter()
 
-    def reject(self, place: Place, reason: str, detail: str = "") -> None:
-        """Write down that a line does not become a row."""
-        self._rejections.append(Rejection(place, reason, detail))
+    def lines(self, source: int) -> int:
+        """Lines of a source."""
+        return self._lines[source]
+
+    def usable(self, source: int) -> int:
+        """Rows of a source that may be kept, or would fit if the recipe had another limit."""
+        return self._usable[source]
+
+    @property
+    def rows_in(self) -> int:
+        """Lines that came in."""
+        return self.counts.lines.total()
+
+    def enter(self, source: int, chunk: Chunk) -> None:
+        """Enter what a chunk of a source holds and what of it was refused."""
+        for name in ("lines", "formats", "changed", "personal", "unused", "tokens_in", "rows_in"):
+            getattr(self.counts, name).update(getattr(chunk.counts, name))
+        self.counts.rendered += chunk.counts.rendered
+        self.counts.tokens += chunk.counts.tokens
+        self.counts.overlong.add(chunk.counts.overlong, names=NAMED_ROWS)
+        self._lines[source] += chunk.counts.lines.total()
+        # A source all of whose rows the template refuses is told about with the reasons of all sources.
+        self._usable[source] += chunk.counts.formats.total()
+        self._rejected.setdefault(source, Counter()).update(chunk.reasons)
+        for refused in chunk.refused:
+            self._first.setdefault((source, refused.reason), refused)
+
+    def reject(self, source: int, refused: Refused, count: int = 1) -> None:
+        """Enter rows that are left out because of other rows; `refused` is the first of them."""
+        self._rejected.setdefault(source, Counter())[refused.reason] += count
+        self._first.setdefault((source, refused.reason), refused)
 
     def ledger(self, rows_kept: int) -> Ledger:
         """Close the book. Raises ValueError if a row got lost, which would be an error of ours."""
-        reasons = Counter(rejection.reason for rejection in self._rejections)
         return Ledger(
             rows_in=self.rows_in,
             rows_kept=rows_kept,
-            rejected=dict(sorted(reasons.items())),
-            changed=dict(sorted(self.changed.items())),
+            rejected=dict(sorted(sum(self._rejected.values(), Counter[str]()).items())),
+            changed=dict(sorted(self.counts.changed.items())),
         )
 
-    def reasons(self, files: tuple[str, ...] = ()) -> str:
-        """Return a line for each reason, in some files (with what is in them) or in all: how many, and the first one."""
-        rejections = [
-            rejection for rejection in self._rejections if not files or rejection.place.file.startswith(files)
-        ]
-        counts = Counter(rejection.reason for rejection in rejections)
-        first: dict[str, Rejection] = {}
-        for rejection in rejections:
-            first.setdefault(rejection.reason, rejection)
+    def reasons(self, source: int | None = None) -> str:
+        """Return a line for each reason, of one source or of all: how many, and the first one."""
+        of = self._rejected if source is None else {source: self._rejected.get(source, Counter[str]())}
         lines: list[str] = []
-        for reason, count in counts.most_common():
-            example = first[reason]
+        for reason, count in sum(of.values(), Counter[str]()).most_common():
+            example = next(self._first[number, reason] for number in of if (number, reason) in self._first)
             detail = f": {redact(example.detail).text}" if example.detail else ""
-            lines.append(f"  {count} x {reason} (first {example.place}{detail})")
+            lines.append(f"  {count} x {reason} (first {example.file}:{example.line}{detail})")
         return "\n".join(lines)
 
-    def write_rejected(self, path: Path) -> None:
-        """Write the rejected lines in file order, personal data replaced; only the owner may read the file."""
-        order = sorted(self._rejections, key=lambda rejection: (rejection.place.file, rejection.place.line))
-        lines = [json.dumps(_record(rejection), ensure_ascii=False) + "\n" for rejection in order]
-        # Half of a surrogate pair has no UTF-8; backslashreplace writes the JSON escape for it.
-        write_bytes(path, "".join(lines).encode("utf-8", "backslashreplace"))
-        path.chmod(0o600)
 
-
-def _record(rejection: Rejection) -> dict[str, str | int]:
-    return {
-        "file": rejection.place.file,
-        "line": rejection.place.line,
-        "reason": rejection.reason,
-        "detail": redact(rejection.detail).text,
-        # Cut after redaction, so that no half of a secret is left at the end.
-        "row": _redacted_line(rejection.place.text)[:_SHOWN_CHARACTERS],
+def rejected_line(refused: Refused) -> bytes:
+    """Return a line of `rejected.jsonl`."""
+    record = {
+        "file": refused.file,
+        "line": refused.line,
+        "reason": refused.reason,
+        "detail": refused.detail,
+        "row": refused.text,
     }
+    # Half of a surrogate pair has no UTF-8; backslashreplace writes the JSON escape for it.
+    return (json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
 
 
-def _redacted_line(text: str) -> str:
-    """A raw line without personal data; JSON value by value, for an escaped newline hides where a word begins."""
+def redacted_line(text: str) -> str:
+    """Return a raw line for the ledger: without personal data, and cut after that, so that no half of a secret is left.
+
+    JSON is looked at value by value, for an escaped newline hides where a word begins.
+    """
     try:
-        return json.dumps(_redacted_value(json.loads(text)), ensure_ascii=False)
+        clean = json.dumps(_redacted_value(json.loads(text)), ensure_ascii=False)
     except (ValueError, RecursionError):
-        return redact(_ESCAPE.sub(" ", text)).text
+        clean = redact(_ESCAPE.sub(" ", text)).text
+    return clean[:_SHOWN_CHARACTERS]
 
 
 def _redacted_value(value: Any) -> Any:

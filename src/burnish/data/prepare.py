@@ -1,34 +1,46 @@
-"""The stage that makes a dataset: read and clean, hold out, render, remove duplicates and leakage, write, account."""
+"""The stage that makes a dataset: read and clean, hold out, remove duplicates and leakage, write, prove, account.
+
+Rows pass in three streams, so that memory does not grow with their text: once from the sources through the workers into a
+spool; once more their compact texts, to decide about all of them together; and once from the spool into the files.
+"""
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from burnish.core.artifacts import FileRef, Manifest, Split
+from burnish.core.artifacts import Manifest
 from burnish.core.errors import DataError
-from burnish.core.events import Emit, Note
-from burnish.core.ids import content_id
+from burnish.core.events import Emit, Note, Progress
 from burnish.core.recipe import Recipe
-from burnish.core.rows import TokenRow
 from burnish.core.units import format_count
-from burnish.data.candidates import Candidate, Reader, Source, every
-from burnish.data.histogram import histogram
+from burnish.data.chunk import Chunk
+from burnish.data.decide import FIRST_TASK, Wanted, decide
+from burnish.data.fit import overlong_message
 from burnish.data.ledger import Book
-from burnish.data.rows import MessageRow, rows_path, tokens_path, write_message_rows, write_token_rows
-from burnish.data.separate import TEST, TRAIN, held_out, separate
+from burnish.data.proof import prove
+from burnish.data.record import RawRow
+from burnish.data.row_maker import Making, Settings, make_chunk
 from burnish.data.sources.fingerprint import fingerprint
+from burnish.data.sources.read import read, stored_bytes
 from burnish.data.sources.spec import shown
-from burnish.data.tokens import TokenisedRow, fit, tokenise
-from burnish.store.files import file_ref
+from burnish.data.sources.told import source_files
+from burnish.data.splits.assign import TEST, TRAIN
+from burnish.data.spool import Spool
+from burnish.data.workers import processes_for, spread
+from burnish.data.write import Written, write
+from burnish.store.files import file_ref, write_json
 from burnish.text.system import needs_day, system_format
 from burnish.text.tokenizer import Tokenizer
 
+CHUNK_ROWS, CHUNK_CHARACTERS = 1024, 1 << 20
+"""What one worker gets at a time: so much that passing it on costs nothing, so little that none waits for the last."""
+
 
 def prepare(recipe: Recipe, *, tokenizer: Tokenizer, folder: Path, root: Path, emit: Emit) -> Manifest:
-    """Make the dataset of a recipe: two Parquet files for each split, the rejected rows, and the manifest.
+    """Make the dataset of a recipe: two Parquet files for each split, the rejected rows, the leakage proof, the manifest.
 
     Splits are `train`, `test`, and one for each task of `recipe.evaluate.tasks`. Everything is written into `folder`;
     the manifest names it relative to `root`.
@@ -37,37 +49,105 @@ def prepare(recipe: Recipe, *, tokenizer: Tokenizer, folder: Path, root: Path, e
     and when rows are too long for the recipe's policy.
     """
     limit = _token_limit(recipe, tokenizer)
+    sources = {"": recipe.data, **recipe.evaluate.tasks}
+    sides = {"train": TRAIN, "test": TEST, **{name: FIRST_TASK + n for n, name in enumerate(recipe.evaluate.tasks)}}
     book = Book()
-    reader = Reader(recipe, book, emit)
-    data = reader.read(recipe.data)
-    tasks = {name: reader.read(path) for name, path in recipe.evaluate.tasks.items()}
-    _check_usable([data, *tasks.values()], book)
-    _note_unused_keys(reader, emit)
-
-    test, train = held_out(data.candidates, recipe.prepare.test_share)
-    candidates = {TRAIN: train, TEST: test, **{name: source.candidates for name, source in tasks.items()}}
-    rows = _tokenise(candidates, tokenizer, book, emit)
-    rows = fit(tokenizer, rows, limit, recipe.prepare.overlong, book)
-    separated = separate(
-        {name: [row for row in rows if row.split == name] for name in candidates},
-        threshold=recipe.prepare.near_duplicate,
-        book=book,
-        emit=emit,
-    )
-    _check_splits(separated.splits, recipe, book)
-
-    rejected = folder / "rejected.jsonl"
-    book.write_rejected(rejected)
+    first_rows = [read(name, at=_progress(name, emit)) for name in sources.values()]  # a missing file is told first
+    with Spool(folder) as spool:
+        settings = Settings(recipe.system, recipe.prepare.personal_data, limit, recipe.prepare.overlong)
+        for number, (name, raws) in enumerate(zip(sources.values(), first_rows, strict=True)):
+            begins = _read_into(spool, book, number, raws, settings, tokenizer, stored_bytes(name) or 0)
+            _check_usable(name, begins, number, book)
+        spool.finish()
+        _check_lengths(recipe, limit, tokenizer, book)
+        _note_unused_keys(book, emit)
+        fates = decide(spool, wanted(recipe), _teller(emit, "comparing rows", 3))
+        written = write(spool, fates, sides, folder, root, book, emit)
+        _check_splits(written, recipe, book)
+        proof = prove(spool, fates, sides)
+    write_json(folder / "leakage.json", proof.as_json())
     return Manifest(
-        sources=(*data.files, *(file for source in tasks.values() for file in source.files)),
+        sources=tuple(file for name in sources.values() for file in source_files(name, book.counts)),
         fingerprint=tokenizer.fingerprint(recipe.system),
-        ledger=book.ledger(sum(len(rows) for rows in separated.splits.values())),
-        splits={name: _write(name, separated.splits[name], folder, root) for name in candidates},
-        personal_data=dict(sorted(reader.personal.items())),
-        leakage=separated.leakage,
-        rejected_file=file_ref(rejected, root),
+        ledger=book.ledger(sum(split.rows for split in written.splits.values())),
+        splits=written.splits,
+        personal_data=dict(sorted(book.counts.personal.items())),
+        leakage=fates.leaks(),
+        leakage_file=file_ref(folder / "leakage.json", root),
+        rejected_file=written.rejected_file,
+        account=written.account,
         settings=_settings(recipe, limit, tokenizer, fingerprint(recipe.data)),
     )
+
+
+def wanted(recipe: Recipe) -> Wanted:
+    """Return how the recipe holds rows out, and what it takes for a duplicate."""
+    said = recipe.prepare
+    return Wanted(
+        said.test_share, said.split_by, said.stratify, said.embargo_days, said.near_duplicate, said.stop_share
+    )
+
+
+def _read_into(
+    spool: Spool, book: Book, number: int, raws: Iterable[RawRow], settings: Settings, tokenizer: Tokenizer, size: int
+) -> str:
+    """Read a source through the workers into the spool. Returns how its first row begins."""
+    begins: list[str] = []
+
+    def chunks() -> Iterator[list[RawRow]]:
+        for chunk in _chunked(raws):
+            if not begins:
+                begins.append(chunk[0].text[:80])
+            yield chunk
+
+    processes = processes_for(size)
+    made: Iterable[Chunk]
+    if processes < 2:
+        made = (make_chunk(tokenizer, settings, chunk) for chunk in chunks())
+    else:
+        made = spread(Making(settings, tokenizer.folder, tokenizer.variables), chunks(), processes)
+    for chunk in made:
+        book.enter(number, chunk)
+        spool.add(number, chunk)
+    return begins[0] if begins else ""
+
+
+def _chunked(raws: Iterable[RawRow]) -> Iterator[list[RawRow]]:
+    chunk: list[RawRow] = []
+    characters = 0
+    for raw in raws:
+        chunk.append(raw)
+        characters += len(raw.text)
+        if len(chunk) == CHUNK_ROWS or characters >= CHUNK_CHARACTERS:
+            yield chunk
+            chunk, characters = [], 0
+    if chunk:
+        yield chunk
+
+
+def _progress(name: str, emit: Emit) -> Callable[[int], None]:
+    total = stored_bytes(name) or 0
+    what = f"reading {Path(shown(name)).name}"
+    told = 0
+
+    def at(done: int) -> None:
+        nonlocal told
+        if done - told >= max(1, total // 200) or (done >= total and done > told):
+            told = done
+            emit(Progress("prepare", what, done, max(total, done), "bytes"))
+
+    return at
+
+
+def _teller(emit: Emit, what: str, steps: int) -> Callable[[], None]:
+    done = 0
+
+    def tell() -> None:
+        nonlocal done
+        done += 1
+        emit(Progress("prepare", what, done, steps, "steps"))
+
+    return tell
 
 
 def _token_limit(recipe: Recipe, tokenizer: Tokenizer) -> int:
@@ -80,91 +160,48 @@ def _token_limit(recipe: Recipe, tokenizer: Tokenizer) -> int:
     return limit
 
 
-def _check_usable(sources: Sequence[Source], book: Book) -> None:
-    for source in sources:
-        if source.candidates:
-            continue
-        lines = "1 line" if source.lines == 1 else f"{source.lines} lines"
-        reasons = book.reasons(tuple(file.path for file in source.files))
-        array = source.begins.startswith("[") and source.name.endswith("l")
-        advice = "\nIt looks like one JSON array: give the file a name that ends in .json" if array else ""
-        raise DataError(f"{shown(source.name)} has no usable row in {lines}:\n{reasons}{advice}")
+def _check_usable(name: str, begins: str, number: int, book: Book) -> None:
+    """Raise DataError when nothing of a source is left before rows are compared with each other."""
+    if book.usable(number):
+        return
+    lines = book.lines(number)
+    array = begins.startswith("[") and shown(name).endswith("l")
+    advice = "\nIt looks like one JSON array: give the file a name that ends in .json" if array else ""
+    said = "1 line" if lines == 1 else f"{lines} lines"
+    raise DataError(f"{shown(name)} has no usable row in {said}:\n{book.reasons(number)}{advice}")
 
 
-def _note_unused_keys(reader: Reader, emit: Emit) -> None:
-    if reader.unused_keys:
-        keys = ", ".join(f"{key} ({format_count(count)} rows)" for key, count in sorted(reader.unused_keys.items()))
+def _check_lengths(recipe: Recipe, limit: int, tokenizer: Tokenizer, book: Book) -> None:
+    counts = book.counts
+    if not counts.rendered:
+        raise DataError(f"no row fits the base model's chat template:\n{book.reasons()}")
+    if counts.overlong.rows and recipe.prepare.overlong == "error":
+        raise DataError(
+            overlong_message(counts.overlong, counts.rendered, counts.tokens, limit, tokenizer.context_length)
+        )
+
+
+def _note_unused_keys(book: Book, emit: Emit) -> None:
+    if book.counts.unused:
+        keys = ", ".join(f"{key} ({format_count(count)} rows)" for key, count in sorted(book.counts.unused.items()))
         emit(Note("prepare", f"Keys of rows that burnish does not use: {keys}."))
 
 
-def _tokenise(
-    splits: Mapping[str, Sequence[Candidate]], tokenizer: Tokenizer, book: Book, emit: Emit
-) -> list[TokenisedRow]:
-    rows: list[TokenisedRow] = []
-    for split, candidates in splits.items():
-        for candidate in every(candidates, f"tokens of {split}", emit):
-            try:
-                rows.append(tokenise(tokenizer, candidate, split))
-            except DataError as error:
-                book.reject(candidate.place, "does not fit the chat template", str(error))
-    if not rows:
-        raise DataError(f"no row fits the base model's chat template:\n{book.reasons()}")
-    return rows
-
-
-def _check_splits(splits: Mapping[str, Sequence[TokenisedRow]], recipe: Recipe, book: Book) -> None:
+def _check_splits(written: Written, recipe: Recipe, book: Book) -> None:
     """Raise DataError unless every split has rows and there is something to learn."""
-    for name, rows in splits.items():
-        if rows:
+    for name, split in written.splits.items():
+        if split.rows:
             continue
         advice = {
-            TRAIN: "Add rows, or hold fewer out.",
-            TEST: f"Raise prepare.test_share (now {recipe.prepare.test_share}), add rows, "
+            "train": "Add rows, or hold fewer out.",
+            "test": f"Raise prepare.test_share (now {recipe.prepare.test_share}), add rows, "
             'or mark some rows with "split": "test".',
         }.get(name, f"Look at {recipe.evaluate.tasks.get(name)}.")
         reasons = book.reasons()
         rejected = f"\nRejected so far:\n{reasons}" if reasons else ""
         raise DataError(f"no row is left in the split {name}. {advice}{rejected}")
-    if not any(any(row.rendered.mask) for row in splits[TRAIN]):
+    if not written.splits["train"].trained_tokens:
         raise DataError("no token of any training row has loss; nothing can be learned from answers without tokens")
-
-
-def _write(name: str, rows: Sequence[TokenisedRow], folder: Path, root: Path) -> Split:
-    ids = [content_id(row.candidate.messages) for row in rows]
-    rows_file, tokens_file = rows_path(folder, name), tokens_path(folder, name)
-    write_message_rows(rows_file, [_message_row(row_id, row) for row_id, row in zip(ids, rows, strict=True)])
-    write_token_rows(tokens_file, [_token_row(row_id, row) for row_id, row in zip(ids, rows, strict=True)])
-    return _split(rows, file_ref(rows_file, root), file_ref(tokens_file, root))
-
-
-def _message_row(row_id: str, row: TokenisedRow) -> MessageRow:
-    place, day = row.candidate.place, row.candidate.day
-    date = None if day is None else day.isoformat()
-    return MessageRow(
-        row_id, row.candidate.messages, date, Path(place.file).name, place.line, row.candidate.row.meta["format"]
-    )
-
-
-def _token_row(row_id: str, row: TokenisedRow) -> TokenRow:
-    rendered = row.rendered
-    return TokenRow(row_id, tuple(rendered.ids), tuple(rendered.mask), rendered.prefix, rendered.prompt)
-
-
-def _split(rows: Sequence[TokenisedRow], file: FileRef, token_file: FileRef) -> Split:
-    lengths = [row.tokens for row in rows]
-    prefixes = {tuple(row.rendered.ids[: row.rendered.prefix]) for row in rows}
-    own = sum(row.tokens - row.rendered.prefix for row in rows)
-    return Split(
-        rows=len(rows),
-        tokens=sum(lengths),
-        unique_tokens=own + sum(len(prefix) for prefix in prefixes),
-        trained_tokens=sum(sum(row.rendered.mask) for row in rows),
-        longest_tokens=max(lengths),
-        longest_answer_tokens=max(row.answer_tokens for row in rows),
-        lengths=histogram(lengths),
-        file=file,
-        token_file=token_file,
-    )
 
 
 def _settings(recipe: Recipe, limit: int, tokenizer: Tokenizer, data_sha256: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ ligatures, widths and HTML stays off: answers may need those characters exactly 
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 import ftfy
 import ftfy.fixes
 
+_SUSPICIOUS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+"""ASCII text without any of these needs no repair: most text does not."""
 _MOST_ROUNDS = 4
 # One repair can uncover another (a composed letter that was part of mojibake); more than this is not natural text.
 
@@ -27,6 +30,8 @@ class Repaired:
 
 def repair(text: str) -> Repaired:
     """Return the text with mojibake decoded, CRLF as LF, control characters and terminal escapes removed, in NFC."""
+    if text.isascii() and _SUSPICIOUS.search(text) is None:
+        return Repaired(text, frozenset())
     changes: set[str] = set()
     for _ in range(_MOST_ROUNDS):
         before = text

@@ -6,28 +6,35 @@
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Sequence
+import os
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from burnish.core.errors import DataError
 from burnish.core.rows import TokenRow
-from burnish.store.files import write_bytes
+from burnish.data.chunk import Row
+from burnish.store.files import unwritable
 from burnish.text.messages import Message
 
 _ROWS = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
         pa.field("messages", pa.string(), nullable=False),
+        pa.field("tools", pa.string()),
         pa.field("date", pa.string()),
         pa.field("source", pa.string(), nullable=False),
-        pa.field("line", pa.int32(), nullable=False),
+        pa.field("line", pa.int64(), nullable=False),
+        pa.field("start", pa.int64(), nullable=False),
+        pa.field("end", pa.int64(), nullable=False),
         pa.field("format", pa.string(), nullable=False),
+        pa.field("group", pa.string()),
+        pa.field("created_at", pa.string()),
+        pa.field("license", pa.string()),
     ]
 )
 _TOKENS = pa.schema(
@@ -39,10 +46,18 @@ _TOKENS = pa.schema(
         pa.field("prompt", pa.int32(), nullable=False),
     ]
 )
+_GROUP_ROWS = 1 << 16
+_GROUP_BYTES = 64 << 20
+"""A row group is written when it has so many rows, or holds so much text or so many tokens."""
+EARLIER = "#"
+"""In the id of a token row: a rendering of an earlier answer, where the template rewrites turns. The last answer's has none."""
 
 
 class MessageRow(NamedTuple):
-    """A row as text: the conversation with its system prompt, and where it came from."""
+    """A row as text: the conversation with its system prompt, and where it came from.
+
+    `source` is the file's name; `start` and `end` are the span in it, 0 and 0 for the whole line. `group` is a hash.
+    """
 
     row_id: str
     messages: list[Message]
@@ -50,6 +65,12 @@ class MessageRow(NamedTuple):
     source: str
     line: int
     format: str
+    tools: list[dict[str, Any]] | None = None
+    start: int = 0
+    end: int = 0
+    group: str | None = None
+    created_at: str | None = None
+    license: str | None = None
 
 
 def rows_path(folder: Path, split: str) -> Path:
@@ -62,29 +83,81 @@ def tokens_path(folder: Path, split: str) -> Path:
     return folder / f"{split}.tokens.parquet"
 
 
-def write_message_rows(path: Path, rows: Sequence[MessageRow]) -> None:
-    """Write rows as text, atomically."""
-    columns = {
-        "id": [row.row_id for row in rows],
-        "messages": [json.dumps(row.messages, ensure_ascii=False, separators=(",", ":")) for row in rows],
-        "date": [row.date for row in rows],
-        "source": [row.source for row in rows],
-        "line": [row.line for row in rows],
-        "format": [row.format for row in rows],
-    }
-    _write(path, pa.table(columns, schema=_ROWS))
+class SplitWriter:
+    """Writes the two files of a split, row by row; holds one row group of each."""
+
+    def __init__(self, folder: Path, split: str) -> None:
+        """Open both files."""
+        self.rows_file, self.tokens_file = rows_path(folder, split), tokens_path(folder, split)
+        self._rows, self._tokens = _Table(self.rows_file, _ROWS), _Table(self.tokens_file, _TOKENS)
+
+    def add(self, row: Row) -> None:
+        """Write a row and its renderings."""
+        name = Path(row.file).name.encode("utf-8", "replace").decode()  # of a file whose name is no UTF-8
+        self._rows.add(
+            (row.row_id, row.messages, row.tools, row.date, name, row.line, row.start, row.end,
+             row.format, row.group, row.created_at, row.license), len(row.messages),
+        )  # fmt: skip
+        last = len(row.renderings)
+        for number, each in enumerate(row.renderings, start=1):
+            identifier = row.row_id if number == last else f"{row.row_id}{EARLIER}{number}"
+            self._tokens.add((identifier, each.ids, each.mask, each.prefix, each.prompt), 5 * len(each.ids))
+
+    def close(self) -> None:
+        """Write what is left and finish the files."""
+        self._rows.close()
+        self._tokens.close()
 
 
-def write_token_rows(path: Path, rows: Sequence[TokenRow]) -> None:
-    """Write rows as token ids, atomically."""
-    columns = {
-        "id": [row.row_id for row in rows],
-        "ids": [row.ids for row in rows],
-        "mask": [row.mask for row in rows],
-        "prefix": [row.prefix for row in rows],
-        "prompt": [row.prompt for row in rows],
-    }
-    _write(path, pa.table(columns, schema=_TOKENS))
+class _Table:
+    """A Parquet file that grows by row groups. Fixed choices, so that the same rows give the same bytes."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._path, self._schema = path, schema
+        self._values: list[tuple[Any, ...]] = []
+        self._bytes = 0
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._writer = pq.ParquetWriter(path, schema, compression="zstd", compression_level=3, version="2.6")
+        except OSError as error:
+            raise unwritable(path, error) from error
+
+    def add(self, values: tuple[Any, ...], size: int) -> None:
+        self._values.append(values)
+        self._bytes += size
+        if len(self._values) >= _GROUP_ROWS or self._bytes >= _GROUP_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        columns = [list(column) for column in zip(*self._values, strict=True)]
+        arrays = [_array(field, column) for field, column in zip(self._schema, columns, strict=True)]
+        try:
+            self._writer.write_table(
+                pa.Table.from_arrays(arrays, schema=self._schema), row_group_size=len(self._values)
+            )
+        except OSError as error:
+            raise unwritable(self._path, error) from error
+        self._values, self._bytes = [], 0
+
+    def close(self) -> None:
+        if self._values:
+            self._flush()
+        try:
+            self._writer.close()
+            with self._path.open("rb") as file:
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise unwritable(self._path, error) from error
+
+
+def _array(field: pa.Field, values: list[Any]) -> pa.Array:
+    """A column; lists of numbers come as arrays, which are joined without a Python number in between."""
+    if not pa.types.is_list(field.type):
+        return pa.array(values, field.type)
+    offsets = np.zeros(len(values) + 1, np.int32)
+    np.cumsum([len(each) for each in values], out=offsets[1:])
+    flat = np.concatenate(values).astype(field.type.value_type.to_pandas_dtype(), copy=False)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat))
 
 
 def read_token_rows(path: Path) -> list[TokenRow]:
@@ -99,22 +172,13 @@ def read_messages(path: Path) -> list[MessageRow]:
     """Read a `<split>.rows.parquet`, in the order of its tokens. Raises DataError when it is missing or damaged."""
     return [
         MessageRow(
-            row["id"],
-            cast(list[Message], json.loads(row["messages"])),
-            row["date"],
-            row["source"],
-            row["line"],
-            row["format"],
+            row_id=row["id"],
+            messages=cast(list[Message], json.loads(row["messages"])),
+            tools=None if row["tools"] is None else json.loads(row["tools"]),
+            **{name: row[name] for name in _ROWS.names if name not in ("id", "messages", "tools")},
         )
         for row in _read(path, _ROWS)
     ]
-
-
-def _write(path: Path, table: pa.Table) -> None:
-    buffer = io.BytesIO()
-    # Fixed choices, so that the same rows give the same bytes; Parquet itself holds no time.
-    pq.write_table(table, buffer, compression="zstd", compression_level=3, version="2.6", row_group_size=65536)
-    write_bytes(path, buffer.getvalue())
 
 
 def _read(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:

@@ -33,6 +33,7 @@ class Tokenizer:
     bos_id: id of the token that starts a sequence, or None.
     context_length: most tokens the base model can attend to.
     borders: matches the tokens before which a text may be cut without a change of its ids, or None.
+    folder, variables: what it was read from, so that another process can read it too.
     """
 
     chat: ChatTemplate = field(repr=False)
@@ -45,6 +46,8 @@ class Tokenizer:
     template_sha256: str
     backend: tokenizers.Tokenizer = field(repr=False)
     borders: re.Pattern[str] | None = field(repr=False)
+    folder: Path
+    variables: Mapping[str, Any] | None = None
 
     @property
     def template(self) -> str:
@@ -171,6 +174,8 @@ def load_tokenizer(folder: Path, *, variables: Mapping[str, Any] | None = None) 
         template_sha256=content_id(pinned),
         backend=backend,
         borders=clean_borders(backend),
+        folder=folder,
+        variables=variables,
     )
 
 

@@ -20,7 +20,7 @@ def evaluate(
     recipe: Recipe, adapter: Adapter, manifest: Manifest, plan: Plan, base: Base, home: Home, folder: Path, emit: Emit
 ) -> EvalReport:
     """Let base and tuned answer the same rows."""
-    from burnish.data.rows import read_messages, read_token_rows
+    from burnish.data.rows import EARLIER, read_messages, read_token_rows
     from burnish.evaluate.run import EvalRow
     from burnish.evaluate.run import evaluate as evaluate_stage
     from burnish.plan.make import longest_answer
@@ -28,7 +28,9 @@ def evaluate(
     tasks: dict[str, list[EvalRow]] = {}
     for name, split in manifest.splits.items():
         if name != "train":
-            rows = zip(read_token_rows(home.path(split.token_file)), read_messages(home.path(split.file)), strict=True)
+            # Of a conversation with several renderings the last answer is graded.
+            last = [row for row in read_token_rows(home.path(split.token_file)) if EARLIER not in row.row_id]
+            rows = zip(last, read_messages(home.path(split.file)), strict=True)
             tasks[name] = [EvalRow(tokens, message.messages) for tokens, message in rows]
     return evaluate_stage(
         name=recipe.name,

@@ -45,10 +45,10 @@ def mix(values: U64) -> U64:
     return values
 
 
-def shingle_sets(texts: Sequence[bytes], words: int) -> Sets:
+def shingle_sets(texts: Sequence[bytes], words: int, *, short: bool = True) -> Sets:
     """Return the sets of n-grams of `words` words of at most 4,096 texts; a shorter text is one n-gram, an empty one none.
 
-    texts: as `canonical.words_only` returns them.
+    texts: as `canonical.words_only` returns them. short: False if a shorter text has no n-gram either.
     """
     if len(texts) > MOST_TEXTS:
         raise ValueError(f"{len(texts)} texts in a block; at most {MOST_TEXTS} fit")
@@ -56,7 +56,7 @@ def shingle_sets(texts: Sequence[bytes], words: int) -> Sets:
     ends_of_texts = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)) + 1)
     hashes, word_starts = _word_hashes(data)
     firsts = np.concatenate((np.zeros(1, np.int64), np.searchsorted(word_starts, ends_of_texts)))
-    grams, counts = _grams(hashes, firsts, words)
+    grams, counts = _grams(hashes, firsts, words, short=short)
     places = np.repeat(np.arange(len(texts), dtype=np.uint64), counts)
     keys = (mix(grams) >> np.uint64(64 - HASH_BITS)) | (places << np.uint64(HASH_BITS))
     return unique_sets(keys, len(texts))
@@ -118,10 +118,10 @@ def _word_hashes(data: NDArray[np.uint8]) -> tuple[U64, I64]:
     return mix((sums[ends - 1] - sums[starts - 1]) * inverses[starts]), starts
 
 
-def _grams(hashes: U64, firsts: I64, words: int) -> tuple[U64, I64]:
+def _grams(hashes: U64, firsts: I64, words: int, *, short: bool) -> tuple[U64, I64]:
     """Return the hashes of all n-grams, text by text, and how many each text has."""
     lengths = np.diff(firsts)
-    counts = np.where(lengths >= words, lengths - words + 1, np.minimum(lengths, 1))
+    counts = np.where(lengths >= words, lengths - words + 1, np.minimum(lengths, 1) if short else 0)
     multiplier = np.uint64(_MULTIPLIER)
     padded = np.concatenate((hashes, np.zeros(words - 1, np.uint64)))
     grams = hashes.copy()
@@ -132,9 +132,10 @@ def _grams(hashes: U64, firsts: I64, words: int) -> tuple[U64, I64]:
     for back in range(1, words):
         at = firsts[1:] - back
         stays[at[at > firsts[:-1]]] = False
-    short = np.flatnonzero((lengths > 0) & (lengths < words))
-    grams[firsts[:-1][short]] = _short_grams(hashes, firsts[:-1][short], lengths[short])
-    stays[firsts[:-1][short]] = True
+    few = np.flatnonzero((lengths > 0) & (lengths < words))
+    stays[firsts[:-1][few]] = short
+    if short:
+        grams[firsts[:-1][few]] = _short_grams(hashes, firsts[:-1][few], lengths[few])
     return grams[stays], counts
 
 

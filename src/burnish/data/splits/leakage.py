@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
@@ -21,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from burnish.core.errors import GateError
-from burnish.data.splits.grams import GramIndex, Hasher, words_of
+from burnish.data.near.canonical import plain, words_only
+from burnish.data.splits.grams import GramIndex, gram_blocks
 from burnish.data.splits.positions import U64
 
 Near: TypeAlias = Callable[[Sequence[str], Sequence[str], float], Iterable[tuple[int, int, float]]]
@@ -29,8 +31,9 @@ Near: TypeAlias = Callable[[Sequence[str], Sequence[str], float], Iterable[tuple
 Embed: TypeAlias = Callable[[Sequence[str]], npt.NDArray[np.floating[Any]]]
 """embed(texts) -> vectors of shape (texts, width), of any length."""
 WORST = 10
-PASS_CHARACTERS = 24 << 20
-"""Text of tested rows that is indexed at once: some 6 million grams, about 550 MB while the index is made."""
+_WORD = re.compile(rb"[0-9a-z_\x80-\xff]+")
+PASS_CHARACTERS = 40 << 20
+"""Text of tested rows that is indexed at once: some 7 million grams, about 400 MB while the index is made."""
 _BLOCK = 4096
 """Rows embedded and compared at once: 4096 x 4096 similarities are 64 MiB."""
 
@@ -40,12 +43,14 @@ class Part:
     """A split or an evaluation set: ids of rows, and the text of each that counts. `texts` may read lazily.
 
     groups: the document or group of each row, where rows of one must not be on both sides; else empty.
+    words: `exact_hash` of each text where it is known already.
     """
 
     name: str
     ids: Sequence[str]
     texts: Sequence[str]
     groups: Sequence[str] = ()
+    words: U64 | None = None
 
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.texts) or len(self.groups) not in (0, len(self.ids)):
@@ -104,20 +109,21 @@ def leakage(
     evaluations: Sequence[Part] = (),
     *,
     thresholds: Thresholds | None = None,
+    pass_characters: int = PASS_CHARACTERS,
     near: Near | None = None,
     embed: Embed | None = None,
 ) -> Proof:
     """Compare each split with every later one and with every evaluation set.
 
     splits: in the order train, validation, test. Rows of the last are trained on nowhere: it is checked against the
-    others, and not against evaluation sets.
+    others, and not against evaluation sets. pass_characters: text of tested rows that is indexed at once.
     """
     limits = thresholds or Thresholds()
     checks: list[Check] = []
     for number, trained in enumerate(splits):
         later = list(splits[number + 1 :])
         tested = later + list(evaluations) if later or len(splits) == 1 else []
-        checks += _streamed(trained, tested, limits)
+        checks += _streamed(trained, tested, limits, pass_characters)
         for part in tested:
             if trained.groups and part.groups:
                 checks.append(_check(trained, part, "group", 1.0, _same_group(trained, part)))
@@ -150,14 +156,16 @@ def require_clean(proof: Proof, *, most_hits: int = 0) -> None:
     raise GateError("\n".join(lines))
 
 
-def exact_digest(text: str) -> bytes:
-    """Return 16 bytes that texts of the same words have in common; a text without words counts letter by letter."""
-    return _digest(words_of(text), text)
+def exact_hash(text: str) -> int:
+    """Return 64 bits that texts of the same words have in common; a text without words counts letter by letter."""
+    words = b" ".join(_WORD.findall(words_only(plain(text)))) or f"\0{text.strip()}".encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(words, digest_size=8).digest(), "little")
 
 
-def _digest(words: Sequence[str], text: str) -> bytes:
-    canonical = " ".join(words) or f"\0{text.strip()}"
-    return hashlib.blake2b(canonical.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+def _hashes(part: Part) -> U64:
+    if part.words is not None:
+        return part.words
+    return np.fromiter((exact_hash(text) for text in part.texts), dtype=np.uint64, count=len(part.texts))
 
 
 def part_sha256(part: Part) -> str:
@@ -170,60 +178,46 @@ def part_sha256(part: Part) -> str:
     return total.hexdigest()
 
 
-class _Block:
-    """Some rows of a tested part, and what a stream of trained rows shows of them."""
-
-    def __init__(self, part: int, start: int, texts: Sequence[str], hasher: Hasher) -> None:
-        self.part = part
-        self._start = start
-        self._digests: dict[bytes, list[int]] = {}
-        for row, text in enumerate(texts):
-            self._digests.setdefault(exact_digest(text), []).append(start + row)
-        self.index = GramIndex(texts, hasher=hasher)
-        self.exact: list[tuple[int, int, float]] = []
-
-    def see(self, number: int, digest: bytes, words: Sequence[str], grams: U64) -> None:
-        self.exact += [(number, row, 1.0) for row in self._digests.pop(digest, ())]
-        self.index.see(number, words, grams)
-
-    def grams(self) -> Iterator[tuple[int, int, float]]:
-        share, best = self.index.shares()
-        for row in np.flatnonzero(share > 0).tolist():
-            yield int(best[row]), self._start + row, float(share[row])
-
-
-def _streamed(trained: Part, tested: Sequence[Part], limits: Thresholds) -> list[Check]:
+def _streamed(trained: Part, tested: Sequence[Part], limits: Thresholds, pass_characters: int) -> list[Check]:
     """Exact and 13-gram checks of all tested parts in as few passes over the trained rows as memory allows."""
-    hasher = Hasher()
-    exact: list[list[tuple[int, int, float]]] = [[] for _ in tested]
     shown: list[list[tuple[int, int, float]]] = [[] for _ in tested]
     unfit = [0] * len(tested)
-    for pieces in _passes(tested):
-        blocks = [_Block(part, start, tested[part].texts[start:stop], hasher) for part, start, stop in pieces]
-        for number, text in enumerate(trained.texts):
-            words = words_of(text)
-            digest, grams = _digest(words, text), hasher.grams(words)
-            for block in blocks:
-                block.see(number, digest, words, grams)
-        for block in blocks:
-            exact[block.part] += block.exact
-            shown[block.part] += block.grams()
-            unfit[block.part] += block.index.unfit()
+    for pieces in _passes(tested, pass_characters):
+        indices = [(part, start, GramIndex(tested[part].texts[start:stop])) for part, start, stop in pieces]
+        for first, grams in gram_blocks(trained.texts):
+            for _, _, index in indices:
+                index.see(first, grams)
+        for part, start, index in indices:
+            shares, best = index.shares()
+            rows = np.flatnonzero(shares > 0)
+            shown[part] += [(int(best[row]), start + row, float(shares[row])) for row in rows.tolist()]
+            unfit[part] += index.unfit()
+    ours = _hashes(trained)
     checks: list[Check] = []
     for number, part in enumerate(tested):
-        checks.append(_check(trained, part, "exact", 1.0, exact[number]))
+        checks.append(_check(trained, part, "exact", 1.0, _same(ours, _hashes(part))))
         checks.append(_check(trained, part, "13-gram", limits.grams, shown[number], unfit=unfit[number]))
     return checks
 
 
-def _passes(tested: Sequence[Part]) -> Iterator[list[tuple[int, int, int]]]:
-    """Yield what one pass compares: (part, first row, row after the last) of at most `PASS_CHARACTERS` in all."""
+def _same(trained: U64, tested: U64) -> Iterator[tuple[int, int, float]]:
+    """Yield each tested row whose words are trained on, with the first trained row that has them."""
+    values, first = np.unique(trained, return_index=True)
+    if not len(values):
+        return
+    at = np.minimum(np.searchsorted(values, tested), len(values) - 1)
+    for row in np.flatnonzero(values[at] == tested).tolist():
+        yield int(first[at[row]]), row, 1.0
+
+
+def _passes(tested: Sequence[Part], most: int) -> Iterator[list[tuple[int, int, int]]]:
+    """Yield what one pass compares: (part, first row, row after the last) of at most `most` characters."""
     pieces: list[tuple[int, int, int]] = []
     characters = 0
     for number, part in enumerate(tested):
         start = 0
         for row, text in enumerate(part.texts):
-            if characters and characters + len(text) > PASS_CHARACTERS:
+            if characters and characters + len(text) > most:
                 if row > start:
                     pieces.append((number, start, row))
                 yield pieces

@@ -1,0 +1,235 @@
+"""What can only be said of rows together: which split each is in, which are duplicates, which leaked from what is tested."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from burnish.core.errors import DataError
+from burnish.data.chunk import NO_DAY, NOTHING_SAID
+from burnish.data.near import brake
+from burnish.data.near.find import clusters, find
+from burnish.data.near.rows import Removals, Row, Rules
+from burnish.data.splits.assign import TEST, TRAIN, Shares, Sides, assign, stratified
+from burnish.data.splits.positions import joined, positions
+from burnish.data.splits.told import CROSSED, EMBARGO, temporal
+from burnish.data.spool import Spool
+
+I64 = npt.NDArray[np.int64]
+FIRST_TASK = 3
+"""Sides from here on are the tasks, in order; below are train, validation and test."""
+KEPT = 0
+REASONS = (
+    "",
+    "duplicate",
+    "near duplicate",
+    "duplicate of a test row",
+    "near duplicate of a test row",
+    "same request of a test row",
+    "within the embargo before the test rows",
+    "near duplicate across the date of the split",
+)
+DUPLICATE, NEAR, LEAKED, LEAKED_NEAR, LEAKED_REQUEST, EMBARGOED, CROSSING = range(1, 8)
+LEAKS = {"duplicate": LEAKED, "near duplicate": LEAKED_NEAR, "same request": LEAKED_REQUEST}
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """How rows are held out and what counts as a duplicate; as the recipe says."""
+
+    test_share: float
+    by: Literal["row", "group", "file", "date"]
+    stratify: bool
+    embargo_days: int
+    near_duplicate: float
+    stop_share: float
+
+    @property
+    def rules(self) -> Rules:
+        """The rules for duplicates."""
+        return Rules(threshold=self.near_duplicate, stop_share=self.stop_share)
+
+
+@dataclass(slots=True)
+class Fates:
+    """What becomes of each row: its side; why it goes, a place in REASONS; the row that stays instead, or -1; how alike."""
+
+    sides: npt.NDArray[np.int16]
+    reasons: npt.NDArray[np.uint8]
+    twins: I64
+    scores: npt.NDArray[np.float32]
+
+    def kept(self, side: int) -> I64:
+        """Return the numbers of the rows that stay on a side."""
+        return np.flatnonzero((self.sides == side) & (self.reasons == KEPT))
+
+    def leaks(self) -> dict[str, int]:
+        """Return how many training rows leaked from tested ones, by kind."""
+        return {kind: int((self.reasons == reason).sum()) for kind, reason in LEAKS.items()}
+
+    def remove(self, rows: I64, reason: int, twins: I64 | None = None) -> None:
+        """Let rows go."""
+        self.reasons[rows] = reason
+        if twins is not None:
+            self.twins[rows] = twins
+
+
+def decide(spool: Spool, wanted: Wanted, tell: Callable[[], None]) -> Fates:
+    """Decide about every row. Source 0 is the data, the others are tasks, which are tested and never trained on.
+
+    Duplicates go test rows first, so that a test row never gives way to a training row. A training row goes when it is a
+    duplicate or near duplicate of a row of a task or of the test split, or asks just the same under the same system prompt.
+    Rows of a task are its author's choice: only a conversation that is there twice, letter by letter, goes.
+    `tell` hears of each of the three steps when it is done.
+
+    Raises DataError when rows lack what they are to be split by, and when a source would lose too many rows as duplicates.
+    """
+    fates = Fates(
+        np.where(spool.sources == 0, TRAIN, FIRST_TASK - 1 + spool.sources).astype(np.int16),
+        np.zeros(len(spool), np.uint8),
+        np.full(len(spool), -1, np.int64),
+        np.ones(len(spool), np.float32),
+    )
+    _hold_out(spool, wanted, fates)
+    _copies_in_tasks(spool, fates)
+    tell()
+    _duplicates_in_test(spool, wanted.rules, fates)
+    tell()
+    _duplicates_and_leaks_in_train(spool, wanted.rules, fates)
+    tell()
+    return fates
+
+
+def _hold_out(spool: Spool, wanted: Wanted, fates: Fates) -> None:
+    """Put rows of the data on the side that they say themselves, where any does, else where the recipe's rule puts them."""
+    data = np.flatnonzero(spool.sources == 0)
+    columns = spool.columns[data]
+    if (columns["said"] != NOTHING_SAID).any():
+        fates.sides[data[columns["said"] == TEST]] = TEST
+        return
+    shares = Shares(test=wanted.test_share)
+    if not wanted.test_share or not len(data):
+        return
+    alike = clusters(_near_rows(spool, data), wanted.rules, folder=spool.folder)
+    sides = _by_date(columns["day"], wanted, shares, alike) if wanted.by == "date" else None
+    if sides is None:
+        at, together = _units(spool, data, wanted.by, alike)
+        if wanted.stratify:
+            sides = stratified(at, columns["answer"], shares, clusters=together, exact=True)
+        else:
+            sides = assign(at, shares, clusters=together)
+    fates.sides[data] = np.maximum(sides, TRAIN)
+    fates.remove(data[sides == EMBARGO], EMBARGOED)
+    fates.remove(data[sides == CROSSED], CROSSING)
+
+
+def _units(spool: Spool, data: I64, by: str, alike: I64) -> tuple[npt.NDArray[np.uint64], I64]:
+    """Return the position of each row's unit, and a number for all that must stay together."""
+    columns = spool.columns[data]
+    if by == "row":
+        return columns["position"], alike
+    if by == "file":
+        return positions(spool.files)[columns["file"]], joined(columns["file"], alike)
+    without = np.flatnonzero(columns["group"] == 0)
+    if len(without):
+        file, line = spool.place(int(data[without[0]]))
+        raise DataError(
+            f"prepare.split_by is group, but {len(without)} of {len(data)} rows have no `group` (the first is {file}:{line}). "
+            "Give each row the document, customer or conversation it comes from as `group`, or split by file or row."
+        )
+    return columns["group"], joined(columns["group"], alike)
+
+
+def _by_date(days: npt.NDArray[np.int32], wanted: Wanted, shares: Shares, alike: I64) -> Sides:
+    dates = days.astype("datetime64[D]")
+    dates[days == NO_DAY] = np.datetime64("NaT")
+    return temporal(dates, shares=shares, embargo_days=wanted.embargo_days, clusters=alike)
+
+
+def _copies_in_tasks(spool: Spool, fates: Fates) -> None:
+    rows = np.flatnonzero(fates.sides >= FIRST_TASK)
+    halves = spool.columns["row"][rows].copy().view(np.uint64).reshape(-1, 2)
+    keys = np.column_stack([fates.sides[rows].astype(np.uint64), halves])
+    _, first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    firsts = rows[first][inverse.reshape(-1)] if len(rows) else rows
+    again = firsts != rows
+    fates.remove(rows[again], DUPLICATE, firsts[again])
+
+
+def _duplicates_in_test(spool: Spool, rules: Rules, fates: Fates) -> None:
+    found = find(_near_rows(spool, fates.kept(TEST)), rules, folder=spool.folder)
+    _take(found.removals, fates)
+    _brake(spool, fates, np.flatnonzero(fates.sides == TEST), rules)
+
+
+def _duplicates_and_leaks_in_train(spool: Spool, rules: Rules, fates: Fates) -> None:
+    """Compare training rows with all that is tested, which stays, and with each other.
+
+    Rows that ask what a tested row asks come last, so that no other row goes because of one that goes itself.
+    """
+    tested = np.flatnonzero((fates.sides >= TEST) & (fates.reasons == KEPT))
+    trained = fates.kept(TRAIN)
+    asked, first = np.unique(spool.columns["request"][tested], return_index=True)
+    requests = spool.columns["request"][trained]
+    at = np.minimum(np.searchsorted(asked, requests), max(0, len(asked) - 1))
+    same = asked[at] == requests if len(asked) else np.zeros(len(trained), np.bool_)
+    ranks = np.zeros(len(spool), np.int8)
+    ranks[trained] = 1
+    ranks[trained[same]] = 2
+    rows = np.sort(np.concatenate([tested, trained]))
+    found = find(_near_rows(spool, rows, ranks), rules, folder=spool.folder)
+    _take(found.removals, fates)
+    _brake(spool, fates, trained, rules)
+    twins = tested[first[at]] if len(tested) else at
+    leaked = same & ~np.isin(fates.reasons[trained], (LEAKED, LEAKED_NEAR))
+    fates.remove(trained[leaked], LEAKED_REQUEST, twins[leaked])
+    fates.scores[trained[leaked]] = 1
+
+
+def _take(removals: Removals, fates: Fates) -> None:
+    for removal in removals:
+        leak = fates.sides[removal.kept] != fates.sides[removal.row]
+        exact = removal.kind == "duplicate"
+        fates.reasons[removal.row] = (LEAKED if exact else LEAKED_NEAR) if leak else (DUPLICATE if exact else NEAR)
+        fates.twins[removal.row] = removal.kept
+        fates.scores[removal.row] = removal.score
+
+
+def _brake(spool: Spool, fates: Fates, of: I64, rules: Rules) -> None:
+    """Raise DataError when a file loses more of these rows as duplicates of each other than the rules allow."""
+    gone = of[np.isin(fates.reasons[of], (DUPLICATE, NEAR))]
+    files = spool.columns["file"][of]
+    rows = np.bincount(files, minlength=len(spool.files))
+    lost = np.bincount(spool.columns["file"][gone], minlength=len(spool.files))
+    for file in np.flatnonzero((rows >= rules.stop_rows) & (lost > rules.stop_share * rows)).tolist():
+        own = gone[spool.columns["file"][gone] == file]
+        chosen = own[np.argsort(fates.reasons[own] == DUPLICATE, kind="stable")][: brake.PAIRS]
+        exact = int((fates.reasons[own] == DUPLICATE).sum())
+        texts = {row: text for row, text, _ in spool.pairs(np.unique(np.concatenate([chosen, fates.twins[chosen]])))}
+        shown = [(f"{spool.place(row)[1]}", texts[row], texts[int(fates.twins[row])]) for row in chosen.tolist()]
+        lines = [f"  line {line}: {_short(text)}\n  kept:  {_short(kept)}" for line, text, kept in shown]
+        raise DataError(
+            f"{spool.files[file]} would lose {len(own)} of {int(rows[file])} rows as duplicates ({exact} exact), more than "
+            f"prepare.stop_share = {rules.stop_share:g} allows. For example:\n"
+            + "\n".join(lines)
+            + "\nAre they duplicates? Then "
+            f"set prepare.stop_share to 1. Are they not? Raise prepare.near_duplicate (now {rules.threshold:g})."
+        )
+
+
+def _near_rows(spool: Spool, rows: I64, ranks: npt.NDArray[np.int8] | None = None) -> Iterator[Row]:
+    """Yield rows for the search. ranks: 0 for rows that stay whatever they resemble."""
+    files: Sequence[str] = spool.files
+    numbers = spool.columns["file"]
+    for row, text, answer in spool.pairs(rows):
+        rank = 1 if ranks is None else int(ranks[row])
+        yield Row(row, text, answer, files[numbers[row]], rank, fixed=rank == 0)
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= brake.EXCERPT else text[: brake.EXCERPT - 3] + "..."

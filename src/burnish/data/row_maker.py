@@ -1,0 +1,280 @@
+"""Raw rows become rows that may be kept: told apart by format, repaired, freed of personal data, rendered as tokens.
+
+All that can be said of a row without knowing the others is done here, so that any number of processes can do it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from burnish.core.errors import DataError
+from burnish.core.ids import content_id
+from burnish.data.chunk import (
+    COLUMNS,
+    NO_DAY,
+    NOTHING_SAID,
+    Chunk,
+    Counts,
+    Overlong,
+    Refused,
+    Rendering,
+    Row,
+    packed,
+    small,
+)
+from burnish.data.fit import answers_of, longest, truncated
+from burnish.data.formats.refusal import RowRefused
+from burnish.data.formats.rows import check, read_any
+from burnish.data.ledger import NAMED_ROWS, redacted_line
+from burnish.data.near.canonical import digest, plain
+from burnish.data.near.rows import conversation
+from burnish.data.private.replace import redact, replace
+from burnish.data.record import RawRow, Record
+from burnish.data.repair import repair
+from burnish.data.splits.assign import TEST, TRAIN
+from burnish.data.splits.leakage import exact_hash
+from burnish.data.splits.positions import position
+from burnish.text.messages import Message
+from burnish.text.pieces import Conversation
+from burnish.text.render import Rendered, control_token_in, render_many
+from burnish.text.system import needs_day, with_system
+from burnish.text.tokenizer import Tokenizer, load_tokenizer
+
+_EPOCH = datetime.date(1970, 1, 1).toordinal()
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What decides about a row by itself."""
+
+    system: str | None
+    personal_data: Literal["placeholder", "keep"]
+    limit: int
+    overlong: Literal["error", "reject", "truncate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Making:
+    """What a worker process is told: the settings and where the tokenizer is."""
+
+    settings: Settings
+    folder: Path
+    variables: Mapping[str, Any] | None
+
+    def worker(self) -> Callable[[Sequence[RawRow]], Chunk]:
+        """Return the function from raw rows to a chunk."""
+        return partial(make_chunk, load_tokenizer(self.folder, variables=self.variables), self.settings)
+
+
+@dataclass(slots=True)
+class _Candidate:
+    raw: RawRow
+    row: Record
+    said: Conversation
+
+
+def make_chunk(tokenizer: Tokenizer, settings: Settings, raws: Sequence[RawRow]) -> Chunk:
+    """Make what can be made of some raw rows. Never raises for a row: what is wrong with it is its entry."""
+    counts = Counts()
+    found: list[_Candidate | Refused] = []
+    for raw in raws:
+        counts.lines[raw.origin.file] += 1
+        try:
+            found.append(_candidate(raw, settings, counts))
+        except RowRefused as refusal:
+            found.append(_refused(raw, refusal.reason, refusal.detail))
+    entries = _rendered(tokenizer, settings, found, counts)
+    rows = [entry for entry in entries if isinstance(entry, tuple)]
+    refused = [entry for entry in entries if isinstance(entry, Refused)]
+    files = list(dict.fromkeys(row.file for row, _, _ in rows))
+    first: dict[str, Refused] = {}
+    for entry in refused:
+        first.setdefault(entry.reason, entry)
+    return Chunk(
+        entries=packed([entry if isinstance(entry, Refused) else entry[0] for entry in entries]),
+        texts=packed([texts for _, texts, _ in rows]),
+        columns=_columns(rows, files),
+        files=files,
+        counts=counts,
+        refused=list(first.values()),
+        reasons=Counter(entry.reason for entry in refused),
+    )
+
+
+def _refused(raw: RawRow, reason: str, detail: str) -> Refused:
+    return Refused(raw.origin.line, raw.origin.file, reason, redact(detail).text, redacted_line(raw.text))
+
+
+def _candidate(raw: RawRow, settings: Settings, counts: Counts) -> _Candidate:
+    if raw.value is None:
+        raise RowRefused(raw.reason or "not a row", raw.detail)
+    row = read_any(raw.value)
+    _check_conversation(row)
+    counts.unused.update(row.unused.keys())
+    row = _cleaned(row, settings, counts)
+    day, date = row.day(), row.meta.get("date")
+    if date is not None and day is None:
+        counts.changed["date that is not YYYY-MM-DD"] += 1
+    check(row)
+    if day is None and needs_day(settings.system) and row.messages[0]["role"] != "system":
+        found = f"`date` is {date!r}" if date is not None else "it has no `date`"
+        raise RowRefused("no date", f"{found}; the system prompt needs the day of the request as YYYY-MM-DD")
+    counts.formats[raw.origin.file, row.meta["format"]] += 1
+    messages = with_system(row.messages, settings.system, day or datetime.date.min)
+    return _Candidate(raw, row, Conversation(messages, row.tools, day))
+
+
+def _check_conversation(row: Record) -> None:
+    """Raise RowRefused for a row that a conversation's loss cannot train: learning the worse answer is no option."""
+    if row.chosen is not None:
+        raise RowRefused(
+            "not a conversation", "a preference pair (chosen, rejected); this method trains on conversations"
+        )
+    if row.label is not None:
+        raise RowRefused("not a conversation", "an answer with a label; this method trains on conversations")
+    if row.text is not None:
+        raise RowRefused("not a conversation", "plain text, in which nothing is asked and answered")
+
+
+def _cleaned(row: Record, settings: Settings, counts: Counts) -> Record:
+    """Repair every text and replace personal data; count the rows that changed by what changed in them."""
+    changes: set[str] = set()
+    found: Counter[str] = Counter()
+
+    def clean(text: str) -> str:
+        repaired = repair(text)
+        changes.update(repaired.changes)
+        redacted = replace(repaired.text)
+        found.update(redacted.counts)
+        return redacted.text if settings.personal_data == "placeholder" else repaired.text
+
+    cleaned = row.mapped(clean)
+    counts.personal.update(found)
+    if found and settings.personal_data == "placeholder":
+        changes.add("personal data")
+    counts.changed.update(changes)
+    return cleaned
+
+
+_Entry = tuple[Row, tuple[str, str], _Candidate]
+
+
+def _rendered(
+    tokenizer: Tokenizer, settings: Settings, found: Sequence[_Candidate | Refused], counts: Counts
+) -> list[_Entry | Refused]:
+    """Render the candidates; those that the template refuses, or that are too long, become refusals."""
+    found = [_without_control_tokens(tokenizer, each) if isinstance(each, _Candidate) else each for each in found]
+    rendered = render_many(tokenizer, (each.said for each in found if isinstance(each, _Candidate)))
+    entries: list[_Entry | Refused] = []
+    for each in found:
+        if isinstance(each, Refused):
+            entries.append(each)
+            continue
+        answers = next(rendered)
+        if isinstance(answers, DataError):
+            entries.append(_refused(each.raw, "does not fit the chat template", str(answers)))
+            continue
+        entries.append(_fitted(tokenizer, settings, each, answers, counts))
+    return entries
+
+
+def _without_control_tokens(tokenizer: Tokenizer, candidate: _Candidate) -> _Candidate | Refused:
+    for message in candidate.said.messages:
+        token = control_token_in(tokenizer, message)
+        if token is not None:
+            detail = f"the {message['role']}'s text contains {token}, which the chat template uses for its turns"
+            return _refused(candidate.raw, "does not fit the chat template", detail)
+    return candidate
+
+
+def _fitted(
+    tokenizer: Tokenizer, settings: Settings, candidate: _Candidate, answers: list[Rendered], counts: Counts
+) -> _Entry | Refused:
+    """Return the row, cut where the recipe says so, or the refusal of one that is too long."""
+    tokens, whole = longest(answers), sum(len(answer.ids) for answer in answers)
+    counts.rendered += 1
+    counts.tokens += tokens
+    if tokens > settings.limit:
+        place = f"{candidate.raw.origin.file}:{candidate.raw.origin.line}"
+        own = sum(len(tokenizer.encode(m["content"])) for m in candidate.said.messages if m["role"] == "user")
+        hopeless = int(tokens - own > settings.limit)
+        counts.overlong.add(
+            Overlong(1, tokens, tokens - settings.limit, hopeless, tokens, [(place, tokens)]), names=NAMED_ROWS
+        )
+        shorter = truncated(tokenizer, candidate.said, settings.limit) if settings.overlong == "truncate" else None
+        if shorter is None:
+            return _refused(candidate.raw, "over max_tokens", f"{tokens} tokens, at most {settings.limit}")
+        counts.changed["truncated"] += 1
+        candidate.said = shorter
+        answers = answers_of(tokenizer, shorter)
+    counts.tokens_in[candidate.raw.origin.file] += whole
+    counts.rows_in[candidate.raw.origin.file] += 1
+    return _row(tokenizer, candidate, answers, whole), conversation(candidate.said.messages), candidate
+
+
+def _row(tokenizer: Tokenizer, candidate: _Candidate, answers: Sequence[Rendered], tokens_in: int) -> Row:
+    origin, meta, said = candidate.raw.origin, candidate.row.meta, candidate.said
+    tools = list(said.tools)
+    content = {"messages": said.messages, "tools": tools} if tools else said.messages
+    group = meta.get("group")
+    return Row(
+        line=origin.line,
+        start=origin.start,
+        end=origin.end,
+        file=origin.file,
+        row_id=content_id(content),
+        messages=json.dumps(said.messages, ensure_ascii=False, separators=(",", ":")),
+        tools=json.dumps(tools, ensure_ascii=False, separators=(",", ":")) if tools else None,
+        date=None if said.day is None else said.day.isoformat(),
+        format=meta["format"],
+        # A group is often a person or a customer: what it is called is nobody's business here.
+        group=None if group is None else digest(str(group)).hex(),
+        created_at=_text(meta.get("created_at")),
+        license=_text(meta.get("license")),
+        renderings=tuple(
+            Rendering(small(a.ids, tokenizer.vocab_size), np.array(a.mask, np.uint8), a.prefix, a.prompt)
+            for a in answers
+        ),
+        tokens=sum(len(answer.ids) for answer in answers),
+        tokens_in=tokens_in,
+    )
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _columns(rows: Sequence[_Entry], files: Sequence[str]) -> np.ndarray:
+    number = {file: at for at, file in enumerate(files)}
+    columns = np.zeros(len(rows), COLUMNS)
+    for at, (row, (text, answer), candidate) in enumerate(rows):
+        said = candidate.row.split
+        system = "\n".join(_said_by(candidate.said.messages, "system"))
+        day = candidate.said.day
+        columns[at] = (
+            bytes.fromhex(row.row_id[:32]),
+            exact_hash(f"{text}\n{answer}"),
+            int.from_bytes(digest(system, plain(text))[:8], "little"),
+            int.from_bytes(digest(answer)[:8], "little"),
+            position(f"{plain(text)}\0{answer}"),
+            0 if row.group is None else int(row.group[:16], 16) | 1,
+            NO_DAY if day is None else day.toordinal() - _EPOCH,
+            row.line,
+            number[row.file],
+            row.tokens,
+            NOTHING_SAID if said is None else TEST if said == "test" else TRAIN,
+        )
+    return columns
+
+
+def _said_by(messages: Sequence[Message], role: str) -> list[str]:
+    return [message["content"] for message in messages if message["role"] == role]
