@@ -72,7 +72,7 @@ def run(recipe: Recipe, home: Home, emit: Emit, *, until: Stage = "release") -> 
     """
     done = Outcome()
     base = wiring.open_base(recipe.base, emit)
-    prepared = wiring.prepare_inputs(recipe, base)
+    prepared = wiring.prepare_inputs(recipe, base, home)
     done.manifest = _once(
         done, home, emit, "prepare", prepared, Manifest, lambda at: wiring.prepare(recipe, base, home, at, emit)
     )

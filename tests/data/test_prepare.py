@@ -265,7 +265,8 @@ def test_tasks_are_splits_of_their_own_that_are_never_trained_on(run_prepare: Pr
     assert done.requests("handwritten") == ["fly to Rome 3", "fly to Berne 1"]
     assert done.requests("train") == ["fly to Oslo 4"]
     assert done.manifest.ledger.rejected == {"duplicate": 1, "duplicate of a test row": 1}
-    assert [source.path.rpartition("/")[2] for source in done.manifest.sources] == ["rows.jsonl", "handwritten.jsonl"]
+    sources = [(source.path.rpartition("/")[2], source.lines) for source in done.manifest.sources]
+    assert sources == [("rows.jsonl", 3), ("handwritten.jsonl", 3)]
 
 
 # -------------------------------------------------------------------------------------------------------- rows too long

@@ -15,13 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from burnish import __version__
-from burnish.cli import looking, making, serving
+from burnish.cli import data, looking, making, serving
 from burnish.cli.verbs import Parser, Run, add_common, print_json
 from burnish.core.errors import BurnishError, GateError, Interrupted
 
 EPILOG = """exit codes: 0 done, 1 unexpected, 2 command or recipe, 3 data, 4 base model, 5 memory, disk, port or network,
 6 training, 7 gate failed, 8 home folder, 9 serving, 130 interrupted. Read more: docs/start.md"""
-GROUPS = (making, serving, looking)
+GROUPS = (making, data, serving, looking)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -63,12 +63,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _merge(options: argparse.Namespace) -> argparse.Namespace:
-    before, after = vars(options), vars(options)
-    options.set = [*before["before_set"], *after["after_set"]]
+    """Merge the common flags, which may stand before the verb, after it, and after a verb within a verb."""
+    given = vars(options)
+    places = [place for place in ("before", "after", "within") if f"{place}_home" in given]
+    options.set = [change for place in places for change in given[f"{place}_set"]]
     for name in ("json", "verbose", "quiet"):
-        setattr(options, name, before[f"before_{name}"] or after[f"after_{name}"])
-    home = after["after_home"] or before["before_home"] or os.environ.get("BURNISH_HOME") or ".burnish"
-    options.home = Path(home)
+        setattr(options, name, any(given[f"{place}_{name}"] for place in places))
+    homes = [given[f"{place}_home"] for place in reversed(places)]
+    options.home = Path(next(filter(None, [*homes, os.environ.get("BURNISH_HOME")]), ".burnish"))
     return options
 
 

@@ -27,6 +27,8 @@ def add_verbs(verb: AddVerb) -> None:
     for name, summary in SUMMARIES.items():
         sub = verb(name, summary, _check if name == "check" else _stages)
         sub.add_argument("recipe", type=Path, help="the recipe, a YAML file")
+        if name == "prepare":
+            sub.add_argument("--report", type=Path, metavar="FILE", help="write an HTML page about the dataset here")
 
 
 def _stages(options: argparse.Namespace) -> int:
@@ -45,6 +47,10 @@ def _stages(options: argparse.Namespace) -> int:
             return 0
         until = "release" if options.verb == "run" else options.verb
         outcome = pipeline.run(recipe, home, terminal.emit, until=until)
+    if options.verb == "prepare" and options.report is not None and outcome.manifest is not None:
+        from burnish.doors.data import write_data_report
+
+        write_data_report(home, outcome.manifest, options.report, recipe)
     if options.json:
         print_json(outcome.as_json())
     else:

@@ -32,8 +32,9 @@ REASONS = (
     "same request of a test row",
     "within the embargo before the test rows",
     "near duplicate across the date of the split",
+    "forgotten",
 )
-DUPLICATE, NEAR, LEAKED, LEAKED_NEAR, LEAKED_REQUEST, EMBARGOED, CROSSING = range(1, 8)
+DUPLICATE, NEAR, LEAKED, LEAKED_NEAR, LEAKED_REQUEST, EMBARGOED, CROSSING, FORGOTTEN = range(1, 9)
 LEAKS = {"duplicate": LEAKED, "near duplicate": LEAKED_NEAR, "same request": LEAKED_REQUEST}
 
 
@@ -47,6 +48,7 @@ class Wanted:
     embargo_days: int
     near_duplicate: float
     stop_share: float
+    forgotten: npt.NDArray[np.uint64]
 
     @property
     def rules(self) -> Rules:
@@ -95,6 +97,7 @@ def decide(spool: Spool, wanted: Wanted, tell: Callable[[], None]) -> Fates:
         np.ones(len(spool), np.float32),
     )
     _hold_out(spool, wanted, fates)
+    fates.remove(np.flatnonzero(np.isin(spool.columns["words"], wanted.forgotten)), FORGOTTEN)
     _copies_in_tasks(spool, fates)
     tell()
     _duplicates_in_test(spool, wanted.rules, fates)
@@ -151,7 +154,7 @@ def _by_date(days: npt.NDArray[np.int32], wanted: Wanted, shares: Shares, alike:
 
 
 def _copies_in_tasks(spool: Spool, fates: Fates) -> None:
-    rows = np.flatnonzero(fates.sides >= FIRST_TASK)
+    rows = np.flatnonzero((fates.sides >= FIRST_TASK) & (fates.reasons == KEPT))
     halves = spool.columns["row"][rows].copy().view(np.uint64).reshape(-1, 2)
     keys = np.column_stack([fates.sides[rows].astype(np.uint64), halves])
     _, first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)

@@ -25,16 +25,19 @@ class Book:
         self.counts = Counts()
         self._rejected: dict[int, Counter[str]] = {}
         self._first: dict[tuple[int, str], Refused] = {}
-        self._lines: Counter[int] = Counter()
-        self._usable: Counter[int] = Counter()
+        self._sources: dict[int, Counts] = {}
 
     def lines(self, source: int) -> int:
         """Lines of a source."""
-        return self._lines[source]
+        return self.of(source).lines.total()
 
     def usable(self, source: int) -> int:
         """Rows of a source that may be kept, or would fit if the recipe had another limit."""
-        return self._usable[source]
+        return self.of(source).formats.total()
+
+    def of(self, source: int) -> Counts:
+        """Return lines and formats by file of one source; its other counts stay empty."""
+        return self._sources.get(source, Counts())
 
     @property
     def rows_in(self) -> int:
@@ -48,9 +51,9 @@ class Book:
         self.counts.rendered += chunk.counts.rendered
         self.counts.tokens += chunk.counts.tokens
         self.counts.overlong.add(chunk.counts.overlong, names=NAMED_ROWS)
-        self._lines[source] += chunk.counts.lines.total()
-        # A source all of whose rows the template refuses is told about with the reasons of all sources.
-        self._usable[source] += chunk.counts.formats.total()
+        own = self._sources.setdefault(source, Counts())
+        own.lines.update(chunk.counts.lines)
+        own.formats.update(chunk.counts.formats)
         self._rejected.setdefault(source, Counter()).update(chunk.reasons)
         for refused in chunk.refused:
             self._first.setdefault((source, refused.reason), refused)

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from burnish.core.artifacts import Manifest
 from burnish.core.errors import DataError
 from burnish.core.events import Emit, Note, Progress
@@ -28,6 +30,7 @@ from burnish.data.sources.read import read, stored_bytes
 from burnish.data.sources.spec import shown
 from burnish.data.sources.told import source_files
 from burnish.data.splits.assign import TEST, TRAIN
+from burnish.data.splits.positions import U64
 from burnish.data.spool import Spool
 from burnish.data.workers import processes_for, spread
 from burnish.data.write import Written, write
@@ -39,11 +42,13 @@ CHUNK_ROWS, CHUNK_CHARACTERS = 1024, 1 << 20
 """What one worker gets at a time: so much that passing it on costs nothing, so little that none waits for the last."""
 
 
-def prepare(recipe: Recipe, *, tokenizer: Tokenizer, folder: Path, root: Path, emit: Emit) -> Manifest:
+def prepare(
+    recipe: Recipe, *, tokenizer: Tokenizer, folder: Path, root: Path, emit: Emit, forgotten: U64 | None = None
+) -> Manifest:
     """Make the dataset of a recipe: two Parquet files for each split, the rejected rows, the leakage proof, the manifest.
 
     Splits are `train`, `test`, and one for each task of `recipe.evaluate.tasks`. Everything is written into `folder`;
-    the manifest names it relative to `root`.
+    the manifest names it relative to `root`. forgotten: hashes of rows to leave out (`versions.forgotten`).
 
     Raises DataError when a file is missing, empty or without a usable row, when no row is left to train or to test on,
     and when rows are too long for the recipe's policy.
@@ -61,13 +66,15 @@ def prepare(recipe: Recipe, *, tokenizer: Tokenizer, folder: Path, root: Path, e
         spool.finish()
         _check_lengths(recipe, limit, tokenizer, book)
         _note_unused_keys(book, emit)
-        fates = decide(spool, wanted(recipe), _teller(emit, "comparing rows", 3))
+        fates = decide(spool, wanted(recipe, forgotten), _teller(emit, "comparing rows", 3))
         written = write(spool, fates, sides, folder, root, book, emit)
         _check_splits(written, recipe, book)
         proof = prove(spool, fates, sides)
     write_json(folder / "leakage.json", proof.as_json())
     return Manifest(
-        sources=tuple(file for name in sources.values() for file in source_files(name, book.counts)),
+        sources=tuple(
+            file for number, name in enumerate(sources.values()) for file in source_files(name, book.of(number))
+        ),
         fingerprint=tokenizer.fingerprint(recipe.system),
         ledger=book.ledger(sum(split.rows for split in written.splits.values())),
         splits=written.splits,
@@ -80,11 +87,17 @@ def prepare(recipe: Recipe, *, tokenizer: Tokenizer, folder: Path, root: Path, e
     )
 
 
-def wanted(recipe: Recipe) -> Wanted:
+def wanted(recipe: Recipe, forgotten: U64 | None = None) -> Wanted:
     """Return how the recipe holds rows out, and what it takes for a duplicate."""
     said = recipe.prepare
     return Wanted(
-        said.test_share, said.split_by, said.stratify, said.embargo_days, said.near_duplicate, said.stop_share
+        said.test_share,
+        said.split_by,
+        said.stratify,
+        said.embargo_days,
+        said.near_duplicate,
+        said.stop_share,
+        np.empty(0, np.uint64) if forgotten is None else forgotten,
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -162,30 +163,38 @@ def _array(field: pa.Field, values: list[Any]) -> pa.Array:
 
 def read_token_rows(path: Path) -> list[TokenRow]:
     """Read a `<split>.tokens.parquet`. Raises DataError when it is missing or damaged."""
-    return [
-        TokenRow(row["id"], tuple(row["ids"]), tuple(row["mask"]), row["prefix"], row["prompt"])
-        for row in _read(path, _TOKENS)
-    ]
+    return list(iterate_token_rows(path))
+
+
+def iterate_token_rows(path: Path) -> Iterator[TokenRow]:
+    """Yield the rows of a `<split>.tokens.parquet`, some thousand in memory at a time."""
+    for row in _read(path, _TOKENS):
+        yield TokenRow(row["id"], tuple(row["ids"]), tuple(row["mask"]), row["prefix"], row["prompt"])
 
 
 def read_messages(path: Path) -> list[MessageRow]:
     """Read a `<split>.rows.parquet`, in the order of its tokens. Raises DataError when it is missing or damaged."""
-    return [
-        MessageRow(
+    return list(iterate_messages(path))
+
+
+def iterate_messages(path: Path) -> Iterator[MessageRow]:
+    """Yield the rows of a `<split>.rows.parquet`, some thousand in memory at a time."""
+    for row in _read(path, _ROWS):
+        yield MessageRow(
             row_id=row["id"],
             messages=cast(list[Message], json.loads(row["messages"])),
             tools=None if row["tools"] is None else json.loads(row["tools"]),
             **{name: row[name] for name in _ROWS.names if name not in ("id", "messages", "tools")},
         )
-        for row in _read(path, _ROWS)
-    ]
 
 
-def _read(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
+def _read(path: Path, schema: pa.Schema) -> Iterator[dict[str, Any]]:
     try:
-        table = pq.read_table(path)
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            if names != schema.names:
+                raise DataError(f"{path} has columns {', '.join(names)}; expected {', '.join(schema.names)}")
+            for batch in file.iter_batches(batch_size=4096):
+                yield from cast(list[dict[str, Any]], batch.to_pylist())
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"cannot read {path}: {error}. Make it again with: burnish prepare") from error
-    if table.schema.names != schema.names:
-        raise DataError(f"{path} has columns {', '.join(table.schema.names)}; expected {', '.join(schema.names)}")
-    return cast(list[dict[str, Any]], table.to_pylist())

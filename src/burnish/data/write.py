@@ -18,7 +18,7 @@ from burnish.core.artifacts import FileRef, Split
 from burnish.core.events import Emit, Progress
 from burnish.data.accounting import TokenBook
 from burnish.data.chunk import Refused, Row
-from burnish.data.decide import KEPT, REASONS, Fates
+from burnish.data.decide import FORGOTTEN, KEPT, REASONS, Fates
 from burnish.data.histogram import histogram
 from burnish.data.ledger import Book, redacted_line, rejected_line
 from burnish.data.rows import SplitWriter
@@ -81,6 +81,8 @@ def _refused(spool: Spool, fates: Fates, row: int, entry: Row) -> Refused:
         place, line = spool.place(twin)
         score = float(fates.scores[row])
         detail = f"of {place}:{line}" + (f", similarity {score:.2f}" if "near" in reason else "")
+    if reason == REASONS[FORGOTTEN]:  # what is to be forgotten is not written down once more
+        return Refused(entry.line, entry.file, reason, detail, "")
     return Refused(entry.line, entry.file, reason, detail, redacted_line(f'{{"messages":{entry.messages}}}'))
 
 

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from burnish.core.artifacts import Adapter, EvalReport, Interval, Manifest, Plan, Release
 from burnish.core.units import format_bytes, format_count, format_seconds
-from burnish.evaluate.plots import Forecast, forecast_plot
-from burnish.evaluate.svg import both_widths
+from burnish.page.plots import Forecast, forecast_plot
+from burnish.page.svg import both_widths
 
 
 class PlanRow(NamedTuple):

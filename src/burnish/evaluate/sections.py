@@ -17,7 +17,8 @@ from burnish.core.events import StepDone
 from burnish.evaluate import forgetting
 from burnish.evaluate.differ import show_answer
 from burnish.evaluate.grade import parse
-from burnish.evaluate.plots import (
+from burnish.evaluate.score import METRICS
+from burnish.page.plots import (
     Bar,
     Dot,
     DotGroup,
@@ -28,8 +29,7 @@ from burnish.evaluate.plots import (
     histogram,
     running_mean,
 )
-from burnish.evaluate.score import METRICS
-from burnish.evaluate.svg import HALF_PX, both_widths
+from burnish.page.svg import HALF_PX, both_widths
 
 LABELS = {
     "exact_match": "exact match",

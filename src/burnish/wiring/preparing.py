@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from burnish.core.artifacts import Manifest
 from burnish.core.events import Emit
@@ -11,13 +11,14 @@ from burnish.core.recipe import Recipe
 from burnish.store.home import Home
 from burnish.wiring.base import Base
 
-if TYPE_CHECKING:
-    pass
 
-
-def prepare_inputs(recipe: Recipe, base: Base) -> dict[str, Any]:
+def prepare_inputs(recipe: Recipe, base: Base, home: Home) -> dict[str, Any]:
     """Return everything that decides what `prepare` makes: bytes of the data, settings, tokenizer and template."""
+    from burnish.data.versions.forgotten import read_forgotten
+
+    forgotten = read_forgotten(home.root)
     return {
+        **({"forgotten": [f"{word:016x}" for word in forgotten.tolist()]} if len(forgotten) else {}),
         "data": data_sha256(recipe.data),
         "tasks": {name: data_sha256(path) for name, path in recipe.evaluate.tasks.items()},
         "settings": recipe.prepare.model_dump(mode="json"),
@@ -36,5 +37,13 @@ def data_sha256(source: str) -> str:
 def prepare(recipe: Recipe, base: Base, home: Home, folder: Path, emit: Emit) -> Manifest:
     """Make the dataset."""
     from burnish.data.prepare import prepare as prepare_stage
+    from burnish.data.versions.forgotten import read_forgotten
 
-    return prepare_stage(recipe, tokenizer=base.tokenizer, folder=folder, root=home.root, emit=emit)
+    return prepare_stage(
+        recipe,
+        tokenizer=base.tokenizer,
+        folder=folder,
+        root=home.root,
+        emit=emit,
+        forgotten=read_forgotten(home.root),
+    )

@@ -12,7 +12,7 @@ from typing import Any, cast
 from burnish.core.artifacts import Manifest
 from burnish.core.errors import DataError, StoreError
 from burnish.core.ids import Id
-from burnish.data.versions.shards import Span, Version, held
+from burnish.data.versions.shards import Span, Version, held, plain_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Diff:
 
     def as_json(self) -> dict[str, Any]:
         """Return the difference as JSON values."""
-        return asdict(self)
+        return plain_json(asdict(self))
 
     def reasons(self) -> dict[str, dict[str, int]]:
         """Return counts by reason of the rows that were added and removed."""

@@ -13,7 +13,7 @@ from typing import Any, cast
 from burnish.core.artifacts import Adapter, EvalReport, Manifest, Release
 from burnish.core.errors import UsageError
 from burnish.core.ids import Id
-from burnish.data.versions.shards import HeldRow, Span, Version, held
+from burnish.data.versions.shards import HeldRow, Span, Version, held, plain_json
 from burnish.store.home import Home
 
 _PLACE = re.compile(r"(.+?):(\d+)")
@@ -49,7 +49,7 @@ class Forgotten:
 
     def as_json(self) -> dict[str, Any]:
         """Return the findings as JSON values."""
-        return asdict(self)
+        return plain_json(asdict(self))
 
 
 def forget(

@@ -56,6 +56,17 @@ class Span(NamedTuple):
     end: int = 0
 
 
+def plain_json(value: Any) -> Any:
+    """Return a value with every span as an object, and every other tuple as a list."""
+    if isinstance(value, Span):
+        return value._asdict()
+    if isinstance(value, dict):
+        return {key: plain_json(item) for key, item in cast(dict[Any, Any], value).items()}
+    if isinstance(value, (list, tuple)):
+        return [plain_json(item) for item in cast(list[Any], value)]
+    return value
+
+
 class Place(Protocol):
     """What `Span` says, under the same names: an origin of the readers does too."""
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from burnish.evaluate.svg import Scale, box, dot, drawing, line, path, round_ticks, text, tick_label, x_axis, y_axis
+from burnish.page.svg import Scale, box, dot, drawing, line, path, round_ticks, text, tick_label, x_axis, y_axis
 
 POINTS_SHOWN = 600
 """A curve with more points is thinned to the lowest and highest of each stretch, which is all a screen can show."""

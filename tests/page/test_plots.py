@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from burnish.evaluate import plots, svg
+from burnish.page import plots, svg
 
 SVG = "{http://www.w3.org/2000/svg}"
 

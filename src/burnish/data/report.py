@@ -1,0 +1,186 @@
+"""The page about a dataset: what went in and out, samples with their loss mask, duplicates side by side, proofs, accounts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple, cast
+
+from markupsafe import Markup
+
+from burnish.core.artifacts import Manifest
+from burnish.core.rows import TokenRow
+from burnish.core.units import format_count
+from burnish.data.private.replace import redact
+from burnish.data.rows import MessageRow, iterate_messages, iterate_token_rows
+from burnish.data.versions.diff import rejected_rows
+from burnish.page.plots import Bar, bars, histogram
+from burnish.page.svg import HALF_PX, both_widths
+from burnish.page.template import render_page
+from burnish.text.preview import STYLE, html, runs
+from burnish.text.tokenizer import Tokenizer
+
+SAMPLES = 3
+"""Rows of each split that are shown with their mask."""
+PAIRS = 6
+"""Duplicates that are shown beside the row that stays."""
+EXAMPLES = 3
+"""Rejected rows that are shown of each reason."""
+SHOWN_CHARACTERS = 700
+
+
+class Pair(NamedTuple):
+    """A row that went, and the one that stays instead."""
+
+    reason: str
+    place: str
+    text: str
+    kept_place: str
+    kept_text: str
+
+
+class Example(NamedTuple):
+    """A rejected row."""
+
+    place: str
+    detail: str
+    text: str
+
+
+def data_report(manifest: Manifest, root: Path, *, name: str, tokenizer: Tokenizer | None = None) -> str:
+    """Return a self-contained HTML page about a dataset whose files lie under `root`.
+
+    tokenizer: that of the base model, to show samples with their loss mask; without it the samples are plain. All texts are
+    shown without personal data, whatever the dataset itself keeps. Raises DataError when a file of the dataset is damaged.
+    """
+    rejected = list(rejected_rows(manifest, root))
+    return render_page(
+        "burnish.data",
+        "report.html.j2",
+        name=name,
+        manifest=manifest,
+        flow=both_widths(lambda width: bars(_flow(manifest), width, "Rows kept, and rejected by reason")),
+        changed=_half(manifest.ledger.changed, "Rows changed, by what was changed"),
+        personal=_half(manifest.personal_data, "Personal data, by type"),
+        splits=[_split(manifest, split, root, tokenizer) for split in manifest.splits],
+        style=Markup(STYLE) if tokenizer is not None else "",
+        proof=_proof(manifest, root),
+        account=_account(manifest),
+        pairs=list(_pairs(manifest, root, rejected)),
+        rejected=_examples(rejected),
+        count=format_count,
+    )
+
+
+def _flow(manifest: Manifest) -> list[Bar]:
+    ledger = manifest.ledger
+
+    def share(count: int) -> str:
+        return f"{count:,} ({count / max(1, ledger.rows_in):.1%})"
+
+    lost = sorted(ledger.rejected.items(), key=lambda item: -item[1])
+    return [
+        Bar("kept", ledger.rows_kept, share(ledger.rows_kept), "kept"),
+        *(Bar(reason, count, share(count), "rejected") for reason, count in lost),
+    ]
+
+
+def _half(counts: Mapping[str, int], label: str) -> Markup | None:
+    rows = sorted(counts.items(), key=lambda item: -item[1])
+    return bars([Bar(name, count, f"{count:,}", "changed") for name, count in rows], HALF_PX, label) if rows else None
+
+
+def _split(manifest: Manifest, name: str, root: Path, tokenizer: Tokenizer | None) -> dict[str, Any]:
+    split = manifest.splits[name]
+    found = split.lengths
+    plot = histogram(found.edges, found.counts, HALF_PX, "tokens", "rows", max(found.counts)) if found.counts else None
+    tokens = islice(iterate_token_rows(root / split.token_file.path), SAMPLES)
+    messages = islice(iterate_messages(root / split.file.path), SAMPLES)
+    if tokenizer is None:
+        samples = [Markup("<pre>{}</pre>").format(_shown(_conversation(row))) for row in messages]
+    else:
+        samples = [_preview(tokenizer, row) for row in tokens]
+    return {"name": name, "numbers": split, "plot": plot, "samples": samples}
+
+
+def _preview(tokenizer: Tokenizer, row: TokenRow) -> Markup:
+    # The preview escapes what it shows; what may be personal is replaced before it gets there.
+    found = [run._replace(text=redact(run.text).text) for run in runs(tokenizer, row)]
+    return Markup(html(found, style=False))
+
+
+def _proof(manifest: Manifest, root: Path) -> dict[str, Any] | None:
+    if manifest.leakage_file is None:
+        return None
+    return cast(dict[str, Any], json.loads((root / manifest.leakage_file.path).read_text(encoding="utf-8")))
+
+
+def _account(manifest: Manifest) -> list[dict[str, Any]]:
+    if manifest.account is None:
+        return []
+    sources = {PurePosixPath(name).name: source for name, source in manifest.account.sources.items()}
+    largest = sorted(sources.items(), key=lambda item: -item[1].tokens_in)[:20]
+    return [
+        {"name": name, "of": source, "dropped": sum(source.dropped.values())}
+        for name, source in [*largest, ("all", manifest.account.total)]
+    ]
+
+
+def _pairs(manifest: Manifest, root: Path, rejected: Iterable[dict[str, Any]]) -> Iterator[Pair]:
+    """Yield some duplicates beside the rows that stay; near ones first, since exact ones show nothing."""
+    gone = [record for record in rejected if str(record["detail"]).startswith("of ") and record["row"]]
+    gone.sort(key=lambda record: "near" not in record["reason"])
+    wanted = {_kept_place(record): record for record in gone[: 20 * PAIRS]}
+    shown = 0
+    for split in manifest.splits.values():
+        for row in iterate_messages(root / split.file.path):
+            record = wanted.pop((row.source, row.line), None)
+            if record is None or shown == PAIRS:
+                continue
+            shown += 1
+            yield Pair(
+                record["reason"] + "".join(record["detail"].partition(", similarity")[1:]),
+                f"{PurePosixPath(record['file']).name}:{record['line']}",
+                _shown(_conversation_of(record["row"])),
+                f"{row.source}:{row.line}",
+                _shown(_conversation(row)),
+            )
+
+
+def _kept_place(record: dict[str, Any]) -> tuple[str, int]:
+    file, _, line = str(record["detail"]).removeprefix("of ").partition(", similarity")[0].rpartition(":")
+    return PurePosixPath(file).name, int(line)
+
+
+def _examples(rejected: Iterable[dict[str, Any]]) -> dict[str, list[Example]]:
+    found: dict[str, list[Example]] = {}
+    for record in rejected:
+        of = found.setdefault(record["reason"], [])
+        if len(of) < EXAMPLES:
+            place = f"{PurePosixPath(record['file']).name}:{record['line']}"
+            of.append(Example(place, record["detail"], _shown(_conversation_of(record["row"]))))
+    return found
+
+
+def _conversation(row: MessageRow) -> str:
+    return "\n".join(
+        f"{message['role']}: {message['content']}" for message in row.messages if message["role"] != "system"
+    )
+
+
+def _conversation_of(text: str) -> str:
+    """The conversation in a rejected row where it is one, else the row as it is."""
+    try:
+        messages = json.loads(text)["messages"]
+        return "\n".join(
+            f"{message['role']}: {message['content']}" for message in messages if message["role"] != "system"
+        )
+    except (ValueError, KeyError, TypeError):
+        return text
+
+
+def _shown(text: str) -> str:
+    clean = redact(text).text
+    return clean if len(clean) <= SHOWN_CHARACTERS else clean[: SHOWN_CHARACTERS - 3] + "..."

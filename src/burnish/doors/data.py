@@ -1,0 +1,135 @@
+"""`burnish data`: what datasets hold, how they differ, whom they know, and how they leave."""
+
+from __future__ import annotations
+
+import json
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from burnish.core.artifacts import Adapter, Manifest, Plan, Release
+from burnish.core.errors import UsageError, did_you_mean
+from burnish.core.ids import short
+from burnish.core.recipe import Recipe
+from burnish.store.files import write_bytes
+from burnish.store.home import Home
+
+
+def open_dataset(home: Home, reference: str) -> Manifest:
+    """Return the dataset that `reference` names. Raises UsageError when there is none, or its files are gone."""
+    manifest = home.find(reference, "manifest")
+    assert isinstance(manifest, Manifest)
+    if not home.is_whole(manifest):
+        raise UsageError(
+            f"the files of dataset {short(manifest.id)} are gone from {home.root}. Make it again: burnish prepare"
+        )
+    return manifest
+
+
+def write_data_report(home: Home, manifest: Manifest, path: Path, recipe: Recipe | None = None) -> None:
+    """Write the HTML page about a dataset. Samples show their loss mask where the recipe or a plan tells the base."""
+    from burnish import wiring
+    from burnish.core.events import discard
+    from burnish.data.report import data_report
+
+    if recipe is not None:
+        named = [(recipe.base, recipe.name)]
+    else:
+        named = [(plan.base.name, plan.name) for plan in home.all(Plan) if plan.manifest == manifest.id]
+    base = wiring.open_base(named[-1][0], discard) if named else None
+    same = base is not None and base.tokenizer.fingerprint(manifest.fingerprint.system) == manifest.fingerprint
+    tokenizer = base.tokenizer if base is not None and same else None
+    title = named[-1][1] if named else short(manifest.id)
+    write_bytes(path, data_report(manifest, home.root, name=title, tokenizer=tokenizer).encode())
+
+
+def kept_rows(home: Home, manifest: Manifest, split: str, limit: int) -> list[dict[str, Any]]:
+    """Return the first rows of a split. Raises UsageError for a split there is not."""
+    from burnish.data.rows import iterate_messages
+
+    if split not in manifest.splits:
+        known = ", ".join(manifest.splits)
+        raise UsageError(f'no split is called "{split}". Known: {known}.{did_you_mean(split, manifest.splits)}')
+    rows = iterate_messages(home.path(manifest.splits[split].file))
+    return [row._asdict() for row in islice(rows, limit)]
+
+
+def rejected_rows(home: Home, manifest: Manifest, reason: str, limit: int) -> list[dict[str, Any]]:
+    """Return the first rejected rows of a reason, or of any. Raises DataError that names the reasons there are."""
+    from burnish.data.versions.diff import rejected_rows as rejected
+
+    return list(islice(rejected(manifest, home.root, None if reason == "any" else reason), limit))
+
+
+def find_row(home: Home, manifest: Manifest, identifier: str) -> dict[str, Any]:
+    """Return a row with its lineage: file and span, dataset, the adapters trained on it, their releases.
+
+    Raises UsageError when no row's id begins so.
+    """
+    from burnish.data.rows import iterate_messages
+
+    for split, about in manifest.splits.items():
+        for row in iterate_messages(home.path(about.file)):
+            if row.row_id.startswith(identifier):
+                adapters = [a for a in home.all(Adapter) if a.manifest == manifest.id and split == "train"]
+                named = {adapter.id: adapter.name for adapter in adapters}
+                releases = [r for r in home.all(Release) if r.adapter in named]
+                return {
+                    "row": row._asdict(),
+                    "split": split,
+                    "dataset": manifest.id,
+                    "sources": [
+                        source.path for source in manifest.sources if PurePosixPath(source.path).name == row.source
+                    ],
+                    "adapters": named,
+                    "releases": {release.id: f"{release.alias} version {release.version}" for release in releases},
+                }
+    raise UsageError(f'no row of dataset {short(manifest.id)} has an id that begins with "{identifier}".')
+
+
+def compare(home: Home, a: Manifest, b: Manifest) -> dict[str, Any]:
+    """Return what turns dataset `a` into dataset `b`."""
+    from burnish.data.versions.diff import diff
+
+    found = diff(a, b, home.root)
+    return {**found.as_json(), "reasons": found.reasons()}
+
+
+def forget(home: Home, subject: str, kind: Literal["text", "document", "row"], *, apply: bool) -> dict[str, Any]:
+    """Return what holds rows of a subject; with `apply` leave these rows out of all that is prepared in this home."""
+    from burnish.data.rows import iterate_messages
+    from burnish.data.versions.forget import forget as search
+    from burnish.data.versions.forgotten import add_forgotten, row_hash
+
+    found = search(
+        home,
+        text=subject if kind == "text" else None,
+        document=subject if kind == "document" else None,
+        row=subject if kind == "row" else None,
+    )
+    leave = set(found.leave_out)
+    added = 0
+    if apply and leave:
+        manifests = [m for m in home.all(Manifest) if m.id in found.versions]
+        rows = (
+            row for m in manifests for split in m.splits.values() for row in iterate_messages(home.path(split.file))
+        )
+        added = add_forgotten(home.root, {row_hash(row.messages) for row in rows if row.row_id in leave})
+    named = {adapter.id: adapter.name for adapter in home.all(Adapter)}
+    return {
+        **found.as_json(),
+        "adapter_names": {adapter: named[adapter] for adapter in found.adapters},
+        "applied": apply,
+        "newly_left_out": added,
+    }
+
+
+def export(home: Home, manifest: Manifest, folder: Path, to: Literal["datasets", "dvc"]) -> list[str]:
+    """Write a dataset for other tools, and return the paths. Raises UsageError when the folder holds something."""
+    from burnish.data.versions.export import dvc_pointer, export_datasets
+
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder} is there already; name a new folder")
+    export_datasets(manifest, home.root, folder)
+    write_bytes(folder / "manifest.json", (json.dumps(manifest.model_dump(mode="json"), indent=2) + "\n").encode())
+    return [str(folder)] if to == "datasets" else [str(folder), str(dvc_pointer(folder))]

@@ -1,0 +1,126 @@
+"""Datasets as terminal tables."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from burnish.core.artifacts import Manifest
+from burnish.core.ids import short
+from burnish.store.home import Home
+from burnish.terminal import line, table
+
+SHOWN = 160
+"""Characters of a text that are shown in a table."""
+
+
+def print_dataset(manifest: Manifest, home: Home, report: Path | None) -> None:
+    """Print sources, ledger, splits, tokens and the leakage proof's verdict."""
+    line(f"dataset {manifest.id}")
+    table(
+        "sources",
+        ("file", "rows", "formats"),
+        [
+            (source.path, f"{source.lines:,}", ", ".join(f"{name}: {n:,}" for name, n in source.formats.items()))
+            for source in manifest.sources
+        ],
+    )
+    ledger = manifest.ledger
+    rejected = [(reason, f"{count:,}") for reason, count in sorted(ledger.rejected.items(), key=lambda item: -item[1])]
+    table(
+        f"ledger: {ledger.rows_in:,} rows in",
+        ("what became of them", "rows"),
+        [("kept", f"{ledger.rows_kept:,}"), *rejected],
+    )
+    table(
+        "splits",
+        ("split", "rows", "tokens", "with loss", "longest"),
+        [
+            (name, f"{s.rows:,}", f"{s.tokens:,}", f"{s.trained_tokens:,}", f"{s.longest_tokens:,}")
+            for name, s in manifest.splits.items()
+        ],
+    )
+    if manifest.account is not None:
+        total = manifest.account.total
+        line(
+            f"tokens in {total.tokens_in:,} = with loss {total.trained:,} + without {total.masked:,} + cut off {total.truncated:,} "
+            f"+ dropped {sum(total.dropped.values()):,}"
+        )
+    if manifest.leakage_file is not None:
+        line(f"leakage proof: {home.path(manifest.leakage_file)}")
+    if report is not None:
+        line(f"report: {report}")
+
+
+def print_kept(rows: list[dict[str, Any]]) -> None:
+    """Print rows of a split."""
+    for row in rows:
+        line(f"{short(row['row_id'])}  {row['source']}:{row['line']}")
+        line(f"  asked     {_said(row, 'user')}")
+        line(f"  answered  {_said(row, 'assistant')}")
+
+
+def print_rejected(rows: list[dict[str, Any]]) -> None:
+    """Print rejected rows."""
+    for row in rows:
+        detail = f": {_cut(row['detail'])}" if row["detail"] else ""
+        line(f"{PurePosixPath(row['file']).name}:{row['line']}  {row['reason']}{detail}")
+        if row["row"].strip():
+            line(f"  {_cut(row['row'])}")
+
+
+def print_lineage(found: dict[str, Any]) -> None:
+    """Print one row and what was made of it."""
+    row = found["row"]
+    for message in row["messages"]:
+        line(f"{message['role']}: {message['content']}")
+    line("")
+    span = f", bytes {row['start']} to {row['end']}" if row["end"] else ""
+    line(f"id:       {row['row_id']}")
+    line(f"from:     {', '.join(found['sources']) or row['source']}, line {row['line']}{span}")
+    line(f"split:    {found['split']} of dataset {short(found['dataset'])}")
+    line(f"adapters: {', '.join(f'{name} {short(key)}' for key, name in found['adapters'].items()) or 'none'}")
+    line(f"releases: {', '.join(found['releases'].values()) or 'none'}")
+
+
+def print_diff(found: dict[str, Any]) -> None:
+    """Print what turns one dataset into another, by reason."""
+    line(f"{short(found['a'])} to {short(found['b'])}: {found['same']:,} rows are the same")
+    rows = [(kind, reason, f"{n:,}") for kind, of in found["reasons"].items() for reason, n in of.items()]
+    rows += [("changed", "same place, other content", f"{len(found['changed']):,}")] if found["changed"] else []
+    rows += [("moved", "same content, other split", f"{len(found['moved']):,}")] if found["moved"] else []
+    table("differences", ("rows", "why", "how many"), rows or [("none", "", "0")])
+
+
+def print_forgotten(found: dict[str, Any]) -> None:
+    """Print what holds rows of a subject, and what to do next."""
+    held = found["versions"]
+    if not held:
+        line("no dataset of this home holds such a row")
+    for dataset, rows in held.items():
+        places = ", ".join(f"{row['span']['file']}:{row['span']['line']}" for row in rows[:5])
+        more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
+        line(f"dataset {short(dataset)}: {len(rows)} rows ({places}{more})")
+    for adapter, splits in found["adapters"].items():
+        how = "was trained on them" if "train" in splits else "was tested on them"
+        line(f"adapter {found['adapter_names'][adapter]} {short(adapter)} {how}")
+    for release in found["releases"]:
+        line(f"release {short(release)} serves such an adapter")
+    for dataset in found["unread"]:
+        line(f"dataset {short(dataset)} could not be searched: its files are gone")
+    if found["applied"] and held:
+        line(
+            f"left out from now on: {len(found['leave_out'])} rows ({found['newly_left_out']} newly). Run the recipes again,"
+        )
+        line("then delete the datasets and adapters above, and the rows in your own files.")
+    elif held:
+        line("add --apply to leave these rows out of all datasets that are made from now on")
+
+
+def _said(row: dict[str, Any], role: str) -> str:
+    return _cut(" / ".join(message["content"] for message in row["messages"] if message["role"] == role))
+
+
+def _cut(text: str) -> str:
+    text = " ".join(str(text).split())
+    return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."

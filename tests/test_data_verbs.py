@@ -1,0 +1,90 @@
+"""`burnish data` as a person uses it, on the real base: show, rows, diff, forget, export, and the page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from burnish.cli import main
+
+
+def run(capsys: pytest.CaptureFixture[str], home: Path, *arguments: str) -> tuple[int, Any]:
+    code = main([*arguments, "--home", str(home), "--json", "-q"])
+    return code, json.loads(capsys.readouterr().out)
+
+
+@pytest.fixture
+def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Path:
+    monkeypatch.chdir(tmp_path)
+    rows = [{"instruction": f"order {n} of Zoe Quill", "response": f"it is {n}", "split": "train"} for n in range(6)]
+    rows += [{"instruction": "where is my parcel", "response": "on its way", "split": "test"}, rows[0]]
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = {"name": "desk", "base": "smollm2-135m-instruct", "data": "rows.jsonl", "method": "lora"}
+    Path("desk.yaml").write_text(yaml.safe_dump(recipe))
+    assert run(capsys, tmp_path / "home", "prepare", "desk.yaml")[0] == 0
+    return tmp_path / "home"
+
+
+def test_a_dataset_is_shown_its_rows_printed_and_a_row_traced(
+    prepared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, shown = run(capsys, prepared, "data", "show", "--report", "page.html")
+    assert (code, shown["ledger"]["rows_in"], shown["ledger"]["rejected"]) == (0, 8, {"duplicate": 1})
+    assert "order 0" in Path("page.html").read_text(encoding="utf-8")
+    _, rows = run(capsys, prepared, "data", "rows", "--limit", "2")
+    assert [row["line"] for row in rows] == [1, 2]
+    _, rejected = run(capsys, prepared, "data", "rows", "--reason", "duplicate")
+    assert [row["line"] for row in rejected] == [8]
+    _, traced = run(capsys, prepared, "data", "rows", "--id", rows[1]["row_id"][:12])
+    assert (traced["row"]["line"], traced["split"], traced["sources"]) == (2, "train", ["rows.jsonl"])
+
+
+def test_what_is_forgotten_stays_out_of_the_next_dataset_and_is_written_down_nowhere(
+    prepared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, first = run(capsys, prepared, "data", "show")
+    code, looked = run(capsys, prepared, "data", "forget", "zoe  QUILL")
+    assert (code, len(looked["leave_out"]), looked["applied"]) == (0, 6, False)
+    _, applied = run(capsys, prepared, "data", "forget", "rows.jsonl:3", "--document", "--apply")
+    assert (len(applied["leave_out"]), applied["newly_left_out"]) == (1, 1)
+    assert run(capsys, prepared, "prepare", "desk.yaml", "--set", "system=Be brief.")[0] == 0
+    _, second = run(capsys, prepared, "data", "show")
+    assert second["ledger"]["rejected"] == {"duplicate": 1, "forgotten": 1}, "whatever the system prompt is"
+    _, rejected = run(capsys, prepared, "data", "rows", "--reason", "forgotten")
+    assert [(row["line"], row["row"]) for row in rejected] == [(3, "")]
+    assert "order" not in (prepared / "forgotten.json").read_text()
+    run(capsys, prepared, "prepare", "desk.yaml")
+    _, change = run(capsys, prepared, "data", "diff", first["id"][:12])
+    assert (change["same"], change["reasons"]["removed"]) == (6, {"forgotten": 1})
+
+
+def test_a_dataset_leaves_as_datasets_and_as_a_dvc_pointer(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, done = run(capsys, prepared, "data", "export", "latest", "out", "--to", "dvc")
+    assert (code, done["written"]) == (0, ["out", "out.dvc"])
+    assert (Path("out/data/train.parquet")).exists()
+    assert yaml.safe_load(Path("out.dvc").read_text())["outs"][0]["path"] == "out"
+    code, error = run(capsys, prepared, "data", "export", "latest", "out")
+    assert code == 2
+    assert "is there already" in error["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("show", "nothing"), 2, "is not an id"),
+        (("rows", "--split", "tset"), 2, 'Did you mean "test"'),
+        (("rows", "--reason", "typo"), 3, "Reasons in this version"),
+        (("rows", "--id", "ffffffffffff"), 2, "no row of dataset"),
+        (("forget", "..."), 2, "no letter and no digit"),
+    ],
+)
+def test_wrong_questions_are_answered_with_what_is_allowed(
+    prepared: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], code: int, words: str
+) -> None:
+    got, error = run(capsys, prepared, "data", *arguments)
+    assert got == code
+    assert words in error["error"]["message"]
