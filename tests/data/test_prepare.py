@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from preparing import CONTEXT, Prepare, write_rows
 
-from burnish.core.errors import DataError
+from burnish.core.errors import DataError, RecipeError
 from burnish.core.events import Note, Progress
 from burnish.core.recipe_file import parse_recipe
 from burnish.data.histogram import histogram
@@ -546,3 +546,36 @@ def test_where_a_template_rewrites_turns_each_answer_is_trained_after_its_own_pr
     assert (trained(first), trained(last)) == ("think|1", "think more|2")
     split = done.manifest.splits["train"]
     assert (split.rows, split.tokens) == (1, len(first.ids) + len(last.ids))
+
+
+def test_the_recipe_says_what_the_columns_mean_and_a_row_without_them_is_told(run_prepare: Prepare) -> None:
+    rows = [{"q": f"to {city}", "where": "by air", "a": city, "x": 1} for city in CITIES]
+    mapping = {"user": "{q} {where}", "assistant": "a"}
+    odd = {"instruction": "to Bonn", "response": "CGN"}
+    test_row = {"q": "to Graz", "where": "by rail", "a": "GRZ", "s": "test"}
+    rows = [{**row, "s": "train"} for row in rows]
+    done = run_prepare([*rows, odd, test_row], columns={**mapping, "split": "s"}, tasks={"own": [odd]})
+    assert done.manifest.ledger.rejected == {"missing column": 1}
+    assert "to Rome by air" in done.requests("train")
+    assert done.requests("test") == ["to Graz by rail"]
+    assert done.requests("own") == ["to Bonn"], "a task may have a format of its own"
+
+
+def test_a_mapping_that_is_wrong_names_every_problem(run_prepare: Prepare) -> None:
+    with pytest.raises(RecipeError, match=r"2 problems(.|\n)*columns.usr(.|\n)*columns.assistant"):
+        run_prepare([TEST], columns={"usr": "q", "assistant": 3})
+
+
+def test_what_the_recipe_expects_must_hold(run_prepare: Prepare) -> None:
+    rows = [TEST, *many(20)]
+    held = {
+        "rows": 20,
+        "contains_in_prompt": "fly to",
+        "last_trained_token": "<|im_end|>",
+        "trained_share": "0.05..0.9",
+    }
+    run_prepare(rows, expect=held)
+    with pytest.raises(DataError, match=r"expect.rows: asked for(.|\n)*expect.contains_in_answer(.|\n)*rows.jsonl:2"):
+        run_prepare(rows, expect={"rows": ">= 21", "contains_in_answer": "train"})
+    with pytest.raises(RecipeError, match=r"expect.row(.|\n)*Did you mean"):
+        run_prepare(rows, expect={"row": 3})

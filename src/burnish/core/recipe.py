@@ -147,6 +147,17 @@ class Recipe(Section):
         description="Raw rows: a file, folder or glob (jsonl, json, csv, parquet, xlsx, txt, md, html, pdf, docx; also "
         "compressed), a URL that fsspec opens, `sql:URL QUERY`, or `datasets:NAME`. Relative to the working folder.",
     )
+    columns: dict[str, Any] | None = Field(
+        None,
+        description="What the columns of the data mean, where that cannot be told or is told wrongly: "
+        '`{user: "{question} {context}", assistant: answer, system: rules}`, or a format and its keys, '
+        "`{format: alpaca, columns: {instruction: q, output: a}}`.",
+    )
+    expect: dict[str, Any] | None = Field(
+        None,
+        description='What must hold of the training rows, such as `{rows: ">= 1000", trained_share: "0.1..0.8", '
+        "contains_in_prompt: Today is}`; `prepare` stops where it does not.",
+    )
     method: Method = Field(description="`qlora`, `lora`, or a mapping with more settings.")
     gate: dict[str, float] = Field(
         default_factory=dict,

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from burnish.core.artifacts import Manifest
-from burnish.core.errors import DataError
+from burnish.core.errors import DataError, RecipeError
 from burnish.core.events import Emit, Note, Progress
 from burnish.core.recipe import Recipe
+from burnish.core.rows import TokenRow
 from burnish.core.units import format_count
 from burnish.data.chunk import Chunk
-from burnish.data.decide import FIRST_TASK, Wanted, decide
+from burnish.data.decide import FIRST_TASK, KEPT, Fates, Wanted, decide
 from burnish.data.fit import overlong_message
+from burnish.data.formats.columns import compile_mapping
 from burnish.data.ledger import Book
 from burnish.data.proof import prove
 from burnish.data.record import RawRow
@@ -35,6 +38,8 @@ from burnish.data.spool import Spool
 from burnish.data.workers import processes_for, spread
 from burnish.data.write import Written, write
 from burnish.store.files import file_ref, write_json
+from burnish.text.expect import Expectations, RowFacts, evaluate, facts, sentences
+from burnish.text.expect import read as read_expectations
 from burnish.text.system import needs_day, system_format
 from burnish.text.tokenizer import Tokenizer
 
@@ -56,17 +61,21 @@ def prepare(
     limit = _token_limit(recipe, tokenizer)
     sources = {"": recipe.data, **recipe.evaluate.tasks}
     sides = {"train": TRAIN, "test": TEST, **{name: FIRST_TASK + n for n, name in enumerate(recipe.evaluate.tasks)}}
+    mapping = None if recipe.columns is None else compile_mapping(recipe.columns, source=f"the recipe of {recipe.name}")
+    expected = _expected(recipe)
+    settings = Settings(recipe.system, recipe.prepare.personal_data, limit, recipe.prepare.overlong, mapping)
     book = Book()
     first_rows = [read(name, at=_progress(name, emit)) for name in sources.values()]  # a missing file is told first
     with Spool(folder) as spool:
-        settings = Settings(recipe.system, recipe.prepare.personal_data, limit, recipe.prepare.overlong)
         for number, (name, raws) in enumerate(zip(sources.values(), first_rows, strict=True)):
-            begins = _read_into(spool, book, number, raws, settings, tokenizer, stored_bytes(name) or 0)
+            own = replace(settings, columns_may_lack=number > 0)
+            begins = _read_into(spool, book, number, raws, own, tokenizer, stored_bytes(name) or 0)
             _check_usable(name, begins, number, book)
         spool.finish()
         _check_lengths(recipe, limit, tokenizer, book)
         _note_unused_keys(book, emit)
         fates = decide(spool, wanted(recipe, forgotten), _teller(emit, "comparing rows", 3))
+        _check_expected(expected, spool, fates, tokenizer)
         written = write(spool, fates, sides, folder, root, book, emit)
         _check_splits(written, recipe, book)
         proof = prove(spool, fates, sides)
@@ -99,6 +108,34 @@ def wanted(recipe: Recipe, forgotten: U64 | None = None) -> Wanted:
         said.stop_share,
         np.empty(0, np.uint64) if forgotten is None else forgotten,
     )
+
+
+def _expected(recipe: Recipe) -> Expectations:
+    """Return what the recipe expects. Raises RecipeError with every problem in it."""
+    expected, problems = read_expectations({} if recipe.expect is None else recipe.expect)
+    if problems:
+        raise RecipeError(f"the recipe of {recipe.name}", problems)
+    return expected
+
+
+def _check_expected(expected: Expectations, spool: Spool, fates: Fates, tokenizer: Tokenizer) -> None:
+    """Raise DataError unless the training rows are as the recipe expects them."""
+    if not expected.numbers and not expected.texts:
+        return
+
+    def found() -> Iterator[RowFacts]:
+        for row, entry in spool.rows():
+            if fates.sides[row] == TRAIN and fates.reasons[row] == KEPT:
+                last = entry.renderings[-1]
+                whole = TokenRow(
+                    entry.row_id, tuple(last.ids.tolist()), tuple(last.mask.tolist()), last.prefix, last.prompt
+                )
+                cut = entry.tokens < entry.tokens_in
+                yield facts(tokenizer, whole, f"{entry.file}:{entry.line}", truncated=cut)
+
+    failures = evaluate(expected, found())
+    if failures:
+        raise DataError(sentences(failures))
 
 
 def _read_into(
@@ -226,6 +263,9 @@ def _settings(recipe: Recipe, limit: int, tokenizer: Tokenizer, data_sha256: str
         "system": recipe.system,
         "tasks": sorted(recipe.evaluate.tasks),
     }
+    for name, said in (("columns", recipe.columns), ("expect", recipe.expect)):
+        if said is not None:
+            settings[name] = said
     if needs_day(recipe.system):
         settings["system_format"] = system_format()
     if tokenizer.chat.uses_clock:  # rows without a date show the template the day they were prepared on

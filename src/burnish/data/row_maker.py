@@ -32,8 +32,10 @@ from burnish.data.chunk import (
     small,
 )
 from burnish.data.fit import answers_of, longest, truncated
+from burnish.data.formats.columns import ColumnMapping
+from burnish.data.formats.read import read
 from burnish.data.formats.refusal import RowRefused
-from burnish.data.formats.rows import check, read_any
+from burnish.data.formats.rows import check
 from burnish.data.ledger import NAMED_ROWS, redacted_line
 from burnish.data.near.canonical import digest, plain
 from burnish.data.near.rows import conversation
@@ -60,6 +62,9 @@ class Settings:
     personal_data: Literal["placeholder", "keep"]
     limit: int
     overlong: Literal["error", "reject", "truncate"]
+    columns: ColumnMapping | None = None
+    columns_may_lack: bool = False
+    """For tasks: a row without these columns is told by itself. A row of the data must have them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +122,10 @@ def _refused(raw: RawRow, reason: str, detail: str) -> Refused:
 def _candidate(raw: RawRow, settings: Settings, counts: Counts) -> _Candidate:
     if raw.value is None:
         raise RowRefused(raw.reason or "not a row", raw.detail)
-    row = read_any(raw.value)
+    mapping = settings.columns
+    if mapping is not None and settings.columns_may_lack and not mapping.fits(raw.value):
+        mapping = None
+    row = read(raw.value, mapping=mapping)
     _check_conversation(row)
     counts.unused.update(row.unused.keys())
     row = _cleaned(row, settings, counts)

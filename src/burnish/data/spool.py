@@ -86,6 +86,11 @@ class Spool:
         for place in self._places:
             yield place.source, place.first, unpacked(self._read(place.entries))
 
+    def rows(self) -> Iterator[tuple[int, Row]]:
+        """Yield the number and the entry of each row, in order."""
+        for _, first, entries in self.entries():
+            yield from enumerate((entry for entry in entries if isinstance(entry, Row)), start=first)
+
     def place(self, row: int) -> tuple[str, int]:
         """Return file and line of a row."""
         return self.files[int(self.columns["file"][row])], int(self.columns["line"][row])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from burnish.core.ids import short
 from burnish.core.recipe import Recipe
 from burnish.core.units import format_bytes, format_seconds
 from burnish.store.home import Home
+
+SAMPLED_ROWS = 1000
+"""Rows that the format is told by."""
 
 
 def check(recipe: Recipe, home: Home) -> dict[str, Any]:
@@ -25,10 +29,12 @@ def check(recipe: Recipe, home: Home) -> dict[str, Any]:
         at = trial.folder("prepare", "check")
         manifest = wiring.prepare(recipe, base, trial, at, discard)
         plan = wiring.plan(recipe, base, manifest, trial)
+        told = _format(recipe)
     ledger = manifest.ledger
     found: dict[str, Any] = {
         "recipe": recipe.name,
         "base": f"{plan.base.name} ({short(plan.base.digest)})",
+        "format": told,
         "rows in": ledger.rows_in,
         "rows kept": ledger.rows_kept,
         "rejected": ", ".join(f"{reason}: {count}" for reason, count in sorted(ledger.rejected.items())) or "none",
@@ -41,3 +47,15 @@ def check(recipe: Recipe, home: Home) -> dict[str, Any]:
         "gate": ", ".join(f"{metric} {minimum:g}" for metric, minimum in recipe.gate.items()) or "none",
     }
     return found
+
+
+def _format(recipe: Recipe) -> str:
+    """Say what the rows look like, and why, from the first of them."""
+    from burnish.data.formats.detect import detect
+    from burnish.data.sources.read import read
+
+    if recipe.columns is not None:
+        return "as the recipe's columns say"
+    values = [row.value for row in islice(read(recipe.data), SAMPLED_ROWS) if row.value is not None]
+    found = detect(values)
+    return f"{found.format or 'none'} ({found.confidence:.0%}): {found.why}"

@@ -22,6 +22,7 @@ def prepare_inputs(recipe: Recipe, base: Base, home: Home) -> dict[str, Any]:
         "data": data_sha256(recipe.data),
         "tasks": {name: data_sha256(path) for name, path in recipe.evaluate.tasks.items()},
         "settings": recipe.prepare.model_dump(mode="json"),
+        **{name: said for name, said in (("columns", recipe.columns), ("expect", recipe.expect)) if said is not None},
         "fingerprint": base.tokenizer.fingerprint(recipe.system).model_dump(mode="json"),
         "context_length": base.tokenizer.context_length,
     }

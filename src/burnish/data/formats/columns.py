@@ -64,6 +64,10 @@ class ColumnMapping:
         named = [*self.columns.values(), *(column for field in self.fields.values() for column in field.columns)]
         return tuple(dict.fromkeys(named))
 
+    def fits(self, value: Value) -> bool:
+        """Return whether a row has every column that the mapping names."""
+        return isinstance(value, dict) and all(column in value for column in self.needed)
+
     def check(self, found: Iterable[str], where: str) -> None:
         """Raise DataError when a column is not among those that were `found` in a table or a sample of rows."""
         there = list(dict.fromkeys(found))
