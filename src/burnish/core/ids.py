@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import rfc8785
 
@@ -14,7 +15,28 @@ Id = str
 
 def content_id(value: Any) -> Id:
     """Return the SHA-256 of `value` as canonical JSON (RFC 8785: sorted keys, one spelling of numbers)."""
-    return hashlib.sha256(rfc8785.dumps(value)).hexdigest()
+    return hashlib.sha256(_canonical(value)).hexdigest()
+
+
+def _canonical(value: Any) -> bytes:
+    if _is_text(value):  # the rules of RFC 8785 beyond those of `json` are about numbers and the order of odd keys
+        try:
+            return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+        except UnicodeEncodeError:
+            pass  # half of a surrogate pair: the other writer says so
+    return rfc8785.dumps(value)
+
+
+def _is_text(value: object) -> bool:
+    """Whether a value holds texts alone, under keys of ASCII."""
+    if isinstance(value, str):
+        return True
+    if isinstance(value, list | tuple):
+        return all(map(_is_text, cast(list[object], value)))
+    if isinstance(value, dict):
+        pairs = cast(dict[object, object], value).items()
+        return all(isinstance(key, str) and key.isascii() and _is_text(item) for key, item in pairs)
+    return False
 
 
 def file_sha256(path: Path) -> str:

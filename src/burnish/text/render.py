@@ -167,9 +167,9 @@ def _answer_tokens(tokenizer: Tokenizer, ids: list[int], piece: Piece) -> int:
     said = texts_of(piece.answer) if piece.answer is not None else []
     if any(tokenizer.token(stop) in text for stop in tokenizer.stop_ids for text in said):
         raise DataError("an answer contains a stop token of the base model")
-    for position, token_id in enumerate(ids):
-        if token_id in tokenizer.stop_ids:
-            return position + 1
+    first = min((ids.index(stop) for stop in tokenizer.stop_ids if stop in ids), default=None)
+    if first is not None:
+        return first + 1
     stops = ", ".join(sorted(tokenizer.token(token_id) for token_id in tokenizer.stop_ids))
     raise DataError(
         f"the chat template ends an answer without a stop token ({stops}), so a model trained on it would never stop. "

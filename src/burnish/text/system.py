@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 from collections.abc import Sequence
 from string import Formatter
 from typing import Any
@@ -25,6 +26,7 @@ _WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday",
 # Not strftime("%A"): that follows the machine's locale.
 
 
+@functools.lru_cache(maxsize=4096)
 def render_system(template: str, day: datetime.date) -> str:
     """Fill {date} (ISO), {weekday} (English) and {calendar} of a system prompt for `day`.
 
@@ -34,6 +36,7 @@ def render_system(template: str, day: datetime.date) -> str:
     return template.format(date=day.isoformat(), weekday=_WEEKDAYS[day.weekday()], calendar=_calendar(day))
 
 
+@functools.lru_cache(maxsize=64)
 def needs_day(template: str | None) -> bool:
     """Return whether the rendered prompt depends on the day."""
     return template is not None and any(name is not None for _, name, _, _ in Formatter().parse(template))
