@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from burnish.core.errors import GateError
 from burnish.data.splits.assign import TEST, TRAIN, Shares, assign
-from burnish.data.splits.grams import GramIndex, gram_blocks
+from burnish.data.splits.grams import GramIndex, gram_blocks, word_blocks
 from burnish.data.splits.leakage import Check, Part, Proof, Thresholds, leakage, require_clean
 from burnish.data.splits.positions import positions
 
@@ -36,8 +36,8 @@ def grams(text: str, size: int) -> set[tuple[str, ...]]:
 @given(trained=TEXTS, tested=TEXTS, size=st.integers(1, 13))
 @settings(max_examples=300)
 def test_gram_shares_are_those_of_a_brute_search(trained: list[str], tested: list[str], size: int) -> None:
-    index = GramIndex(tested, size)
-    for first, block in gram_blocks(trained, size):
+    index = GramIndex(word_blocks(tested), size)
+    for first, block in gram_blocks(word_blocks(trained), size):
         index.see(first, block)
     shares, best = index.shares()
     everything = set().union(*(grams(text, size) for text in trained))
@@ -121,19 +121,19 @@ def test_chunks_of_500_documents_split_by_document_have_no_document_on_both_side
         Part("x", ["a", "b"], ["a", "b"], ["g"])
 
 
-@given(trained=TEXTS, tested=TEXTS, more=TEXTS, characters=st.integers(1, 60))
+@given(trained=TEXTS, tested=TEXTS, more=TEXTS, words=st.integers(1, 12))
 def test_passes_find_what_one_pass_finds(
-    trained: list[str], tested: list[str], more: list[str], characters: int
+    trained: list[str], tested: list[str], more: list[str], words: int
 ) -> None:
     parts = [part("train", trained), part("test", tested)]
     others = [parts[1], part("more", more)]
-    assert leakage(parts[:1], others, pass_characters=characters) == leakage(parts[:1], others)
+    assert leakage(parts[:1], others, pass_words=words) == leakage(parts[:1], others)
 
 
 def test_near_and_embedding_functions_are_asked() -> None:
-    def near(trained: Sequence[str], tested: Sequence[str], threshold: float) -> Iterator[tuple[int, int, float]]:
-        for a, ours in enumerate(trained):
-            for b, theirs in enumerate(tested):
+    def near(trained: Part, tested: Part, threshold: float) -> Iterator[tuple[int, int, float]]:
+        for a, ours in enumerate(trained.texts):
+            for b, theirs in enumerate(tested.texts):
                 x, y = set(ours.split()), set(theirs.split())
                 if (score := len(x & y) / len(x | y)) >= threshold:
                     yield a, b, score

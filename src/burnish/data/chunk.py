@@ -1,7 +1,8 @@
 """Some rows on their way through `prepare`: made by a worker, spooled as bytes, taken apart again when they are written.
 
-A chunk has three parts, so that each reader touches only what it needs: the entries (all there is about the rows), the texts
-that duplicates and leakage are found by, and columns of numbers, one record a row, that are kept for all rows at once.
+A chunk has four parts, so that each reader touches only what it needs: the entries (all there is about the rows), the texts
+of requests and answers, their words as hashes, by which duplicates and leakage are found, and columns of numbers, one record a
+row, that are kept for all rows at once.
 """
 
 # pyarrow ships no types.
@@ -19,6 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+
+from burnish.data.near.shingle import Words
 
 Array = npt.NDArray[Any]
 
@@ -124,6 +127,8 @@ class Chunk:
 
     entries: bytes
     texts: bytes
+    words: Words
+    """Of the request and of the answer of each row, in turn."""
     columns: Array
     files: list[str]
     counts: Counts

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,8 +12,8 @@ import numpy.typing as npt
 from burnish.core.errors import DataError
 from burnish.data.chunk import NO_DAY, NOTHING_SAID
 from burnish.data.near import brake
-from burnish.data.near.find import clusters, find
-from burnish.data.near.rows import Removals, Row, Rules
+from burnish.data.near.find import Block, clusters_in, find_in
+from burnish.data.near.rows import Removals, Rules
 from burnish.data.splits.assign import TEST, TRAIN, Shares, Sides, assign, stratified
 from burnish.data.splits.positions import joined, positions
 from burnish.data.splits.told import CROSSED, EMBARGO, temporal
@@ -117,7 +117,7 @@ def _hold_out(spool: Spool, wanted: Wanted, fates: Fates) -> None:
     shares = Shares(test=wanted.test_share)
     if not wanted.test_share or not len(data):
         return
-    alike = clusters(_near_rows(spool, data), wanted.rules, folder=spool.folder)
+    alike = clusters_in(_blocks(spool, data), wanted.rules, folder=spool.folder)
     sides = _by_date(columns["day"], wanted, shares, alike) if wanted.by == "date" else None
     if sides is None:
         at, together = _units(spool, data, wanted.by, alike)
@@ -164,8 +164,7 @@ def _copies_in_tasks(spool: Spool, fates: Fates) -> None:
 
 
 def _duplicates_in_test(spool: Spool, rules: Rules, fates: Fates) -> None:
-    found = find(_near_rows(spool, fates.kept(TEST)), rules, folder=spool.folder)
-    _take(found.removals, fates)
+    _take(find_in(_blocks(spool, fates.kept(TEST)), rules, folder=spool.folder), fates)
     _brake(spool, fates, np.flatnonzero(fates.sides == TEST), rules)
 
 
@@ -184,8 +183,7 @@ def _duplicates_and_leaks_in_train(spool: Spool, rules: Rules, fates: Fates) -> 
     ranks[trained] = 1
     ranks[trained[same]] = 2
     rows = np.sort(np.concatenate([tested, trained]))
-    found = find(_near_rows(spool, rows, ranks), rules, folder=spool.folder)
-    _take(found.removals, fates)
+    _take(find_in(_blocks(spool, rows, ranks), rules, folder=spool.folder), fates)
     _brake(spool, fates, trained, rules)
     twins = tested[first[at]] if len(tested) else at
     leaked = same & ~np.isin(fates.reasons[trained], (LEAKED, LEAKED_NEAR))
@@ -224,13 +222,19 @@ def _brake(spool: Spool, fates: Fates, of: I64, rules: Rules) -> None:
         )
 
 
-def _near_rows(spool: Spool, rows: I64, ranks: npt.NDArray[np.int8] | None = None) -> Iterator[Row]:
-    """Yield rows for the search. ranks: 0 for rows that stay whatever they resemble."""
-    files: Sequence[str] = spool.files
-    numbers = spool.columns["file"]
-    for row, text, answer in spool.pairs(rows):
-        rank = 1 if ranks is None else int(ranks[row])
-        yield Row(row, text, answer, files[numbers[row]], rank, fixed=rank == 0)
+def _blocks(spool: Spool, rows: I64, ranks: npt.NDArray[np.int8] | None = None) -> Iterator[Block]:
+    """Yield rows for the search: requests are compared, answers must be equal. ranks: 0 for rows that stay in any case."""
+    for own, words in spool.words(rows):
+        columns = spool.columns[own]
+        yield Block(
+            own,
+            words.of(np.arange(0, 2 * len(own), 2)),
+            np.column_stack([columns["position"], columns["words"]]).view("V16").ravel(),
+            columns["answer"],
+            columns["file"],
+            np.ones(len(own), np.int64) if ranks is None else ranks[own].astype(np.int64),
+            np.zeros(len(own), np.bool_) if ranks is None else ranks[own] == 0,
+        )
 
 
 def _short(text: str) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
 from burnish.data.decide import FIRST_TASK, Fates
-from burnish.data.near.find import find
-from burnish.data.near.rows import Row, Rules
+from burnish.data.near.find import Block, find_in
+from burnish.data.near.rows import Rules
 from burnish.data.splits.leakage import Part, Proof, leakage
 from burnish.data.spool import Spool, Texts
 
@@ -21,12 +22,18 @@ def prove(spool: Spool, fates: Fates, sides: Mapping[str, int]) -> Proof:
     """
     parts = {name: _part(spool, fates, name, side) for name, side in sides.items()}
     tasks = [parts[name] for name, side in sides.items() if side >= FIRST_TASK]
-    return leakage([parts["train"], parts["test"]], tasks, near=partial(_near, spool))
+    return leakage([parts["train"], parts["test"]], tasks, near=partial(_near, spool.folder))
 
 
 def _part(spool: Spool, fates: Fates, name: str, side: int) -> Part:
     rows = fates.kept(side)
-    return Part(name, _Places(spool, rows.tolist()), Texts(spool, rows), words=spool.columns["words"][rows])
+    return Part(
+        name,
+        _Places(spool, rows.tolist()),
+        Texts(spool, rows),
+        exact=spool.columns["words"][rows],
+        words=lambda start, stop: (words.joined(2) for _, words in spool.words(rows[start:stop])),
+    )
 
 
 class _Places(Sequence[str]):
@@ -42,20 +49,28 @@ class _Places(Sequence[str]):
         return ":".join(map(str, self._spool.place(self._rows[index])))
 
 
-def _near(
-    spool: Spool, trained: Sequence[str], tested: Sequence[str], threshold: float
-) -> Iterator[tuple[int, int, float]]:
+def _near(folder: Path, trained: Part, tested: Part, threshold: float) -> Iterator[tuple[int, int, float]]:
     """Yield each tested row with the first similar trained row. Trained rows stay whatever they resemble."""
-    count = len(trained)
+    count = len(trained.ids)
 
-    def rows() -> Iterator[Row]:
-        for number, text in enumerate(trained):
-            yield Row(number, text, fixed=True)
-        for number, text in enumerate(tested):
-            yield Row(count + number, text, rank=1)
+    def blocks() -> Iterator[Block]:
+        first = 0
+        for part, rank in ((trained, 0), (tested, 1)):
+            hashes = part.hashes()
+            for words in part.blocks():
+                own = np.arange(first, first + len(words.starts) - 1)
+                exact = hashes[own - rank * count]
+                yield Block(
+                    own,
+                    words,
+                    np.column_stack([exact, np.zeros_like(exact)]).view("V16").ravel(),
+                    np.zeros(len(own), np.uint64),
+                    np.zeros(len(own), np.uint32),
+                    np.full(len(own), rank),
+                    np.full(len(own), rank == 0),
+                )
+                first += len(own)
 
-    found = find(rows(), Rules(threshold=threshold), folder=spool.folder)
-    places = np.array([[removal.kept, removal.row - count] for removal in found.removals], np.int64).reshape(-1, 2)
-    for (ours, theirs), removal in zip(places.tolist(), found.removals, strict=True):
-        if ours < count:
-            yield ours, theirs, removal.score
+    for removal in find_in(blocks(), Rules(threshold=threshold), folder=folder):
+        if removal.kept < count:
+            yield removal.kept, removal.row - count, removal.score

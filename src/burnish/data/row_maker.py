@@ -37,13 +37,14 @@ from burnish.data.formats.read import read
 from burnish.data.formats.refusal import RowRefused
 from burnish.data.formats.rows import check
 from burnish.data.ledger import NAMED_ROWS, redacted_line
-from burnish.data.near.canonical import digest, plain
+from burnish.data.near.canonical import digest, plain, words_only
 from burnish.data.near.rows import conversation
+from burnish.data.near.shingle import Words, words_of
 from burnish.data.private.replace import redact, replace
 from burnish.data.record import RawRow, Record
 from burnish.data.repair import repair
 from burnish.data.splits.assign import TEST, TRAIN
-from burnish.data.splits.leakage import exact_hash
+from burnish.data.splits.leakage import exact_hash_of
 from burnish.data.splits.positions import position
 from burnish.text.messages import Message
 from burnish.text.pieces import Conversation
@@ -101,13 +102,15 @@ def make_chunk(tokenizer: Tokenizer, settings: Settings, raws: Sequence[RawRow])
     rows = [entry for entry in entries if isinstance(entry, tuple)]
     refused = [entry for entry in entries if isinstance(entry, Refused)]
     files = list(dict.fromkeys(row.file for row, _, _ in rows))
+    columns, words = _columns(rows, files)
     first: dict[str, Refused] = {}
     for entry in refused:
         first.setdefault(entry.reason, entry)
     return Chunk(
         entries=packed([entry if isinstance(entry, Refused) else entry[0] for entry in entries]),
         texts=packed([texts for _, texts, _ in rows]),
-        columns=_columns(rows, files),
+        words=words,
+        columns=columns,
         files=files,
         counts=counts,
         refused=list(first.values()),
@@ -261,19 +264,23 @@ def _text(value: object) -> str | None:
     return None if value is None else str(value)
 
 
-def _columns(rows: Sequence[_Entry], files: Sequence[str]) -> np.ndarray:
+def _columns(rows: Sequence[_Entry], files: Sequence[str]) -> tuple[np.ndarray, Words]:
+    """Return the numbers of each row, and the words of each request and answer."""
     number = {file: at for at, file in enumerate(files)}
     columns = np.zeros(len(rows), COLUMNS)
+    words: list[bytes] = []
     for at, (row, (text, answer), candidate) in enumerate(rows):
         said = candidate.row.split
         system = "\n".join(_said_by(candidate.said.messages, "system"))
         day = candidate.said.day
+        asked = plain(text)
+        words += words_only(asked), words_only(plain(answer))
         columns[at] = (
             bytes.fromhex(row.row_id[:32]),
-            exact_hash(f"{text}\n{answer}"),
-            int.from_bytes(digest(system, plain(text))[:8], "little"),
+            exact_hash_of(words[-2:], f"{text}\n{answer}"),
+            int.from_bytes(digest(system, asked)[:8], "little"),
             int.from_bytes(digest(answer)[:8], "little"),
-            position(f"{plain(text)}\0{answer}"),
+            position(f"{asked}\0{answer}"),
             0 if row.group is None else int(row.group[:16], 16) | 1,
             NO_DAY if day is None else day.toordinal() - _EPOCH,
             row.line,
@@ -281,7 +288,7 @@ def _columns(rows: Sequence[_Entry], files: Sequence[str]) -> np.ndarray:
             row.tokens,
             NOTHING_SAID if said is None else TEST if said == "test" else TRAIN,
         )
-    return columns
+    return columns, words_of(words)
 
 
 def _said_by(messages: Sequence[Message], role: str) -> list[str]:

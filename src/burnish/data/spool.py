@@ -12,19 +12,21 @@ import numpy as np
 import numpy.typing as npt
 
 from burnish.data.chunk import COLUMNS, Array, Chunk, Refused, Row, unpacked
+from burnish.data.near.shingle import Words, running
 from burnish.store.files import unwritable
 
 I64 = npt.NDArray[np.int64]
 
 
 class _Place(NamedTuple):
-    """Where a chunk's two parts lie, whose rows they are, and which is the first."""
+    """Where a chunk's parts lie, whose rows they are, and which is the first."""
 
     source: int
     first: int
     rows: int
     entries: tuple[int, int]
     texts: tuple[int, int]
+    words: tuple[int, int]
 
 
 class Spool:
@@ -63,9 +65,9 @@ class Spool:
         if len(columns):
             columns["file"] = numbers[columns["file"]]
         _append(self._numbers, columns.tobytes(), self.folder)
-        self._places.append(
-            _Place(source, len(self), len(columns), self._written(chunk.entries), self._written(chunk.texts))
-        )
+        sizes = np.diff(chunk.words.starts).astype(np.uint32).tobytes()
+        parts = (chunk.entries, chunk.texts, sizes + chunk.words.hashes.tobytes())
+        self._places.append(_Place(source, len(self), len(columns), *map(self._written, parts)))
 
     def _written(self, data: bytes) -> tuple[int, int]:
         _append(self._data, data, self.folder)
@@ -104,6 +106,19 @@ class Spool:
                 texts: list[tuple[str, str]] = unpacked(self._read(place.texts))
                 for row in rows[at:end].tolist():
                     yield row, *texts[row - place.first]
+            at = end
+
+    def words(self, rows: I64) -> Iterator[tuple[I64, Words]]:
+        """Yield numbers of some rows, given in ascending order, and the words of request and answer of each in turn."""
+        at = 0
+        for place in self._places:
+            end = int(np.searchsorted(rows, place.first + place.rows))
+            if end > at:
+                own = rows[at:end]
+                data = self._read(place.words)
+                sizes = np.frombuffer(data, np.uint32, 2 * place.rows)
+                words = Words(np.frombuffer(data, np.uint64, offset=sizes.nbytes), running([sizes]))
+                yield own, words.of(2 * np.repeat(own - place.first, 2) + np.tile([0, 1], len(own)))
             at = end
 
     def _read(self, where: tuple[int, int]) -> bytes:

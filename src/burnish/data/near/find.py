@@ -23,7 +23,7 @@ from burnish.data.near.brake import Loss, Side, losses
 from burnish.data.near.canonical import digest, plain, words_only
 from burnish.data.near.join import Joined, components, join
 from burnish.data.near.rows import REQUESTS, Removals, Row, Rules
-from burnish.data.near.shingle import BLOCK_BYTES, I64, MOST_TEXTS, U64, Sets, running, shingle_sets
+from burnish.data.near.shingle import BLOCK_BYTES, I64, MOST_TEXTS, U64, Sets, Words, running, shingle_sets, words_of
 from burnish.data.near.signature import Keys, is_prefixed, keys, plan
 from burnish.data.near.sketch import RowCounts, of_source
 from burnish.data.near.spool import Excerpts, Numbers, SetFile
@@ -39,6 +39,22 @@ class Found:
     cut_short: int
 
 
+class Block(NamedTuple):
+    """At most 4,096 rows as the search needs them, each a `Row`: its words, and what must be equal as numbers.
+
+    digests: 16 bytes of text and answer, equal for exact duplicates alone. answers: 64 bits of the answer.
+    sources: any numbers.
+    """
+
+    numbers: I64
+    words: Words
+    digests: NDArray[np.void]
+    answers: U64
+    sources: NDArray[np.uint32]
+    ranks: I64
+    fixed: NDArray[np.bool_]
+
+
 @dataclass(frozen=True, slots=True)
 class Columns:
     """What is known of each row besides its set, in order of arrival. 45 bytes a row."""
@@ -49,7 +65,6 @@ class Columns:
     sources: NDArray[np.uint32]
     ranks: NDArray[np.int64]
     fixed: NDArray[np.bool_]
-    names: tuple[str, ...]
 
 
 def find(rows: Iterable[Row], rules: Rules = REQUESTS, *, folder: Path | None = None) -> Found:
@@ -58,12 +73,18 @@ def find(rows: Iterable[Row], rules: Rules = REQUESTS, *, folder: Path | None = 
     rows: any number, read once. folder: where the temporary files go (as large as the text, about), else where the system
     puts them; they have no names and go with the process.
     """
-    with ExitStack() as stack:
-        work = _prepared(rows, rules, stack, folder)
-        joined = join(work.keys, work.sequence, work.sets, work.columns.answers, rules.threshold, work.columns.fixed)
-        removals, places = _removals(work.columns, work.firsts, joined)
-        lost = losses(removals, places, work.columns.sources, work.columns.names, work.side, rules)
-        return Found(len(work.sets), removals, lost, joined.cut_short)
+    names: dict[str, int] = {}
+    with closing(Excerpts(folder)) as excerpts:
+        blocks = (_block(block, names, excerpts) for block in _blocks(rows))
+        removals, columns, places, cut_short = _search(blocks, rules, folder)
+        side: Side = lambda place: (int(columns.numbers[place]), excerpts.one(place))  # noqa: E731 - one use, of two locals
+        lost = losses(removals, places, columns.sources, tuple(names), side, rules)
+    return Found(len(columns.numbers), removals, lost, cut_short)
+
+
+def find_in(blocks: Iterable[Block], rules: Rules = REQUESTS, *, folder: Path | None = None) -> Removals:
+    """Return what `find` removes of rows whose words are known."""
+    return _search(blocks, rules, folder)[0]
 
 
 def clusters(rows: Iterable[Row], rules: Rules = REQUESTS, *, folder: Path | None = None) -> I64:
@@ -72,13 +93,29 @@ def clusters(rows: Iterable[Row], rules: Rules = REQUESTS, *, folder: Path | Non
     A cluster is what exact and near duplicates connect, through chains too. It is for splits, which no cluster may cross;
     leave `answer` empty there. Rows are never removed by it.
     """
+    names: dict[str, int] = {}
+    return clusters_in((_block(block, names) for block in _blocks(rows)), rules, folder=folder)
+
+
+def clusters_in(blocks: Iterable[Block], rules: Rules = REQUESTS, *, folder: Path | None = None) -> I64:
+    """Return the `clusters` of rows whose words are known."""
     with ExitStack() as stack:
-        work = _prepared(rows, rules, stack, folder)
+        work = _prepared(blocks, rules, stack, folder)
         first_of = components(work.keys, work.sets, work.columns.answers, rules.threshold)[work.firsts]
         # Ranks and fixed rows may make a later row the first of its copies; the cluster is named after the earliest.
         earliest = np.arange(len(first_of))
         np.minimum.at(earliest, first_of, np.arange(len(first_of)))
         return earliest[first_of]
+
+
+def _search(
+    blocks: Iterable[Block], rules: Rules, folder: Path | None
+) -> tuple[Removals, Columns, tuple[I64, I64], int]:
+    with ExitStack() as stack:
+        work = _prepared(blocks, rules, stack, folder)
+        joined = join(work.keys, work.sequence, work.sets, work.columns.answers, rules.threshold, work.columns.fixed)
+        removals, places = _removals(work.columns, work.firsts, joined)
+        return removals, work.columns, places, joined.cut_short
 
 
 class _Prepared(NamedTuple):
@@ -89,18 +126,16 @@ class _Prepared(NamedTuple):
     firsts: I64
     sets: SetFile
     keys: Keys
-    side: Side
 
 
-def _prepared(rows: Iterable[Row], rules: Rules, stack: ExitStack, folder: Path | None) -> _Prepared:
+def _prepared(blocks: Iterable[Block], rules: Rules, stack: ExitStack, folder: Path | None) -> _Prepared:
     """Read the rows, find exact copies, take templates out, make keys. The stack closes the files."""
-    sets, excerpts = stack.enter_context(closing(SetFile(folder))), stack.enter_context(closing(Excerpts(folder)))
-    stripped = stack.enter_context(closing(SetFile(folder)))
-    columns = _read(rows, rules, sets, excerpts)
+    sets, stripped = stack.enter_context(closing(SetFile(folder))), stack.enter_context(closing(SetFile(folder)))
+    columns = _read(blocks, rules, sets)
     sequence = _sequence(columns, sets, rules)
     firsts = _firsts(columns, sequence)
     found = index(sets, stripped, columns, firsts == np.arange(len(sets)), rules)
-    return _Prepared(columns, sequence, firsts, stripped, found, _side(columns, excerpts))
+    return _Prepared(columns, sequence, firsts, stripped, found)
 
 
 def index(sets: SetFile, stripped: SetFile, columns: Columns, counted: NDArray[np.bool_], rules: Rules) -> Keys:
@@ -109,7 +144,7 @@ def index(sets: SetFile, stripped: SetFile, columns: Columns, counted: NDArray[n
     counted: rows that count for the frequency of n-grams and are compared, which exact copies are not.
     """
     counts, by_source = _count(sets, columns, counted, rules)
-    rows_of = np.bincount(columns.sources[counted], minlength=len(columns.names))
+    rows_of = np.bincount(columns.sources[counted], minlength=columns.sources.max(initial=0) + 1)
     most = np.maximum(rules.template_rows, rules.template_share * rows_of).astype(np.uint64)
     most_of_all = np.uint64(max(rules.template_rows, int(rules.template_share * int(counted.sum()))))
     how = plan(rules.threshold)
@@ -132,29 +167,42 @@ def index(sets: SetFile, stripped: SetFile, columns: Columns, counted: NDArray[n
     return Keys(values.finish(), running(sizes))
 
 
-def _read(rows: Iterable[Row], rules: Rules, sets: SetFile, excerpts: Excerpts) -> Columns:
-    names: dict[str, int] = {}
-    parts: list[tuple[I64, NDArray[np.void], U64, NDArray[np.uint32], I64, NDArray[np.bool_]]] = []
-    for block in _blocks(rows):
-        plains = [plain(row.text) for row in block]
-        sets.append(shingle_sets([words_only(text) for text in plains], rules.words))
-        excerpts.append([row.text for row in block])
-        both = b"".join(digest(row.answer) + digest(text, row.answer) for row, text in zip(block, plains, strict=True))
-        halves = np.frombuffer(both, np.uint64).reshape(len(block), 4)
-        parts.append((
-            np.array([row.number for row in block], np.int64),
-            np.ascontiguousarray(halves[:, 2:]).view(np.dtype("V16")).ravel(),
-            halves[:, 0].copy(),
-            np.array([names.setdefault(row.source, len(names)) for row in block], np.uint32),
-            np.array([row.rank for row in block], np.int64),
-            np.array([row.fixed for row in block], np.bool_),
-        ))  # fmt: skip
+def _read(blocks: Iterable[Block], rules: Rules, sets: SetFile) -> Columns:
+    parts: list[Columns] = []
+    for block in blocks:
+        sets.append(shingle_sets(block.words, rules.words))
+        parts.append(Columns(block.numbers, block.digests, block.answers, block.sources, block.ranks, block.fixed))
     sets.finish()
     if not parts:
-        parts.append((np.empty(0, np.int64), np.empty(0, "V16"), np.empty(0, np.uint64), np.empty(0, np.uint32),
-                      np.empty(0, np.int64), np.empty(0, np.bool_)))  # fmt: skip
-    numbers, digests, answers, sources, ranks, fixed = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return Columns(numbers, digests, answers, sources, ranks, fixed, tuple(names))
+        none = np.empty(0, np.int64)
+        parts.append(Columns(none, np.empty(0, "V16"), none.astype(np.uint64), none.astype(np.uint32), none,
+                             none.astype(np.bool_)))  # fmt: skip
+    return Columns(
+        np.concatenate([part.numbers for part in parts]),
+        np.concatenate([part.digests for part in parts]),
+        np.concatenate([part.answers for part in parts]),
+        np.concatenate([part.sources for part in parts]),
+        np.concatenate([part.ranks for part in parts]),
+        np.concatenate([part.fixed for part in parts]),
+    )
+
+
+def _block(block: list[Row], names: dict[str, int], excerpts: Excerpts | None = None) -> Block:
+    """Return a block of rows; number new sources, and keep the beginnings of the texts."""
+    plains = [plain(row.text) for row in block]
+    if excerpts is not None:
+        excerpts.append([row.text for row in block])
+    both = b"".join(digest(row.answer) + digest(text, row.answer) for row, text in zip(block, plains, strict=True))
+    halves = np.frombuffer(both, np.uint64).reshape(len(block), 4)
+    return Block(
+        np.array([row.number for row in block], np.int64),
+        words_of([words_only(text) for text in plains]),
+        np.ascontiguousarray(halves[:, 2:]).view(np.dtype("V16")).ravel(),
+        halves[:, 0].copy(),
+        np.array([names.setdefault(row.source, len(names)) for row in block], np.uint32),
+        np.array([row.rank for row in block], np.int64),
+        np.array([row.fixed for row in block], np.bool_),
+    )
 
 
 def _blocks(rows: Iterable[Row]) -> Iterator[list[Row]]:
@@ -198,7 +246,7 @@ def _count(
     """Count n-grams over all rows, and within each source where there are several."""
     counts = RowCounts(int(sets.starts[-1]))
     how = plan(rules.threshold)
-    split = rules.template_share < 1 and len(columns.names) > 1
+    split = rules.template_share < 1 and bool((columns.sources[1:] != columns.sources[:-1]).any())
     by_source = RowCounts(int(sets.starts[-1])) if split else None
     for start, block in sets.blocks():
         sizes = np.diff(block.starts)
@@ -234,7 +282,3 @@ def _removals(columns: Columns, firsts: I64, matches: Joined) -> tuple[Removals,
     numbers = columns.numbers
     removals = Removals(numbers[removed], numbers[kept[removed]], scores[removed], kinds[removed])
     return removals, (removed, kept[removed])
-
-
-def _side(columns: Columns, excerpts: Excerpts) -> Side:
-    return lambda place: (int(columns.numbers[place]), excerpts.one(place))

@@ -45,21 +45,45 @@ def mix(values: U64) -> U64:
     return values
 
 
-def shingle_sets(texts: Sequence[bytes], words: int, *, short: bool = True) -> Sets:
-    """Return the sets of n-grams of `words` words of at most 4,096 texts; a shorter text is one n-gram, an empty one none.
+class Words(NamedTuple):
+    """The hashes of the words of some texts, in order: text i has hashes[starts[i] : starts[i + 1]]."""
 
-    texts: as `canonical.words_only` returns them. short: False if a shorter text has no n-gram either.
-    """
-    if len(texts) > MOST_TEXTS:
-        raise ValueError(f"{len(texts)} texts in a block; at most {MOST_TEXTS} fit")
+    hashes: U64
+    starts: I64
+
+    def joined(self, every: int) -> Words:
+        """Return the words with each `every` texts taken as one."""
+        return Words(self.hashes, self.starts[::every])
+
+    def of(self, texts: I64) -> Words:
+        """Return the words of some of the texts."""
+        sizes = np.diff(self.starts)
+        chosen = np.zeros(len(sizes), np.bool_)
+        chosen[texts] = True
+        return self if chosen.all() else Words(self.hashes[np.repeat(chosen, sizes)], running([sizes[texts]]))
+
+
+def words_of(texts: Sequence[bytes]) -> Words:
+    """Return the words of texts. texts: as `canonical.words_only` returns them."""
     data = np.frombuffer(b" " + b" ".join(texts) + b" ", np.uint8)
     ends_of_texts = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)) + 1)
     hashes, word_starts = _word_hashes(data)
-    firsts = np.concatenate((np.zeros(1, np.int64), np.searchsorted(word_starts, ends_of_texts)))
+    return Words(hashes, np.concatenate((np.zeros(1, np.int64), np.searchsorted(word_starts, ends_of_texts))))
+
+
+def shingle_sets(texts: Words | Sequence[bytes], words: int, *, short: bool = True) -> Sets:
+    """Return the sets of n-grams of `words` words of at most 4,096 texts; a shorter text is one n-gram, an empty one none.
+
+    texts: as `canonical.words_only` returns them, or their words. short: False if a shorter text has no n-gram either.
+    """
+    hashes, firsts = texts if isinstance(texts, Words) else words_of(texts)
+    count = len(firsts) - 1
+    if count > MOST_TEXTS:
+        raise ValueError(f"{count} texts in a block; at most {MOST_TEXTS} fit")
     grams, counts = _grams(hashes, firsts, words, short=short)
-    places = np.repeat(np.arange(len(texts), dtype=np.uint64), counts)
+    places = np.repeat(np.arange(count, dtype=np.uint64), counts)
     keys = (mix(grams) >> np.uint64(64 - HASH_BITS)) | (places << np.uint64(HASH_BITS))
-    return unique_sets(keys, len(texts))
+    return unique_sets(keys, count)
 
 
 def unique_sets(keys: U64, texts: int) -> Sets:

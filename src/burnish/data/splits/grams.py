@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from burnish.data.near.canonical import plain, words_only
-from burnish.data.near.shingle import BLOCK_BYTES, MOST_TEXTS, Sets, shingle_sets
+from burnish.data.near.shingle import BLOCK_BYTES, MOST_TEXTS, Sets, Words, shingle_sets, words_of
 from burnish.data.splits.positions import I64, U64
 
 WORDS = 13
@@ -23,28 +23,35 @@ TEMPLATE_SHARE, TEMPLATE_ROWS = 0.05, 20
 _SCREEN_BITS = 26
 
 
-def gram_blocks(texts: Iterable[str], size: int = WORDS) -> Iterator[tuple[int, Sets]]:
-    """Yield blocks of texts: the number of the first one, and the set of n-grams of each. A shorter text has none."""
+def word_blocks(texts: Iterable[str]) -> Iterator[Words]:
+    """Yield the words of texts, block by block."""
     block: list[bytes] = []
-    first = length = 0
+    length = 0
     for text in texts:
         block.append(words_only(plain(text)))
         length += len(block[-1])
         if length >= BLOCK_BYTES or len(block) == MOST_TEXTS:
-            yield first, shingle_sets(block, size, short=False)
-            first += len(block)
+            yield words_of(block)
             block, length = [], 0
     if block:
-        yield first, shingle_sets(block, size, short=False)
+        yield words_of(block)
+
+
+def gram_blocks(blocks: Iterable[Words], size: int = WORDS) -> Iterator[tuple[int, Sets]]:
+    """Yield for each block of texts the number of its first one, and the sets of n-grams. A shorter text has none."""
+    first = 0
+    for words in blocks:
+        yield first, shingle_sets(words, size, short=False)
+        first += len(words.starts) - 1
 
 
 class GramIndex:
     """The grams of tested rows, sorted by hash, and which of them have been seen in a stream of rows."""
 
-    def __init__(self, texts: Iterable[str], size: int = WORDS) -> None:
-        """Index `texts`."""
+    def __init__(self, blocks: Iterable[Words], size: int = WORDS) -> None:
+        """Index texts by their words."""
         self.size = size
-        flat, row, self._texts = _all_grams(texts, size)
+        flat, row, self._texts = _all_grams(blocks, size)
         order = np.argsort(flat, kind="stable")
         flat = flat[order]
         new = np.ones(len(flat), dtype=np.bool_)
@@ -96,11 +103,11 @@ class GramIndex:
         return share, best
 
 
-def _all_grams(texts: Iterable[str], size: int) -> tuple[U64, npt.NDArray[np.int32], int]:
+def _all_grams(blocks: Iterable[Words], size: int) -> tuple[U64, npt.NDArray[np.int32], int]:
     """Return the hash and the row of each different gram of each row, and how many rows there are."""
     found, rows = [np.empty(0, dtype=np.uint64)], [np.empty(0, dtype=np.int32)]
     count = 0
-    for first, block in gram_blocks(texts, size):
+    for first, block in gram_blocks(blocks, size):
         sizes = np.diff(block.starts)
         count = first + len(sizes)
         found.append(block.values)

@@ -23,17 +23,18 @@ import numpy.typing as npt
 
 from burnish.core.errors import GateError
 from burnish.data.near.canonical import plain, words_only
-from burnish.data.splits.grams import GramIndex, gram_blocks
+from burnish.data.near.shingle import Words
+from burnish.data.splits.grams import GramIndex, gram_blocks, word_blocks
 from burnish.data.splits.positions import U64
 
-Near: TypeAlias = Callable[[Sequence[str], Sequence[str], float], Iterable[tuple[int, int, float]]]
+Near: TypeAlias = "Callable[[Part, Part, float], Iterable[tuple[int, int, float]]]"
 """near(trained, tested, threshold) -> (row of trained, row of tested, Jaccard similarity) of at least the threshold."""
 Embed: TypeAlias = Callable[[Sequence[str]], npt.NDArray[np.floating[Any]]]
 """embed(texts) -> vectors of shape (texts, width), of any length."""
 WORST = 10
 _WORD = re.compile(rb"[0-9a-z_\x80-\xff]+")
-PASS_CHARACTERS = 40 << 20
-"""Text of tested rows that is indexed at once: some 7 million grams, about 400 MB while the index is made."""
+PASS_WORDS = 7 << 20
+"""Words of tested rows that are indexed at once, about 400 MB while the index is made."""
 _BLOCK = 4096
 """Rows embedded and compared at once: 4096 x 4096 similarities are 64 MiB."""
 
@@ -43,20 +44,33 @@ class Part:
     """A split or an evaluation set: ids of rows, and the text of each that counts. `texts` may read lazily.
 
     groups: the document or group of each row, where rows of one must not be on both sides; else empty.
-    words: `exact_hash` of each text where it is known already.
+    exact: `exact_hash` of each text where it is known already. words: from some rows (the first, the one after the last) to
+    their words, block by block, where they are known.
     """
 
     name: str
     ids: Sequence[str]
     texts: Sequence[str]
     groups: Sequence[str] = ()
-    words: U64 | None = None
+    exact: U64 | None = None
+    words: Callable[[int, int], Iterable[Words]] | None = None
 
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.texts) or len(self.groups) not in (0, len(self.ids)):
             raise ValueError(
                 f"{self.name} has {len(self.ids)} ids, {len(self.texts)} texts and {len(self.groups)} groups"
             )
+
+    def blocks(self, start: int = 0, stop: int | None = None) -> Iterable[Words]:
+        """Return the words of the rows from start to stop, block by block."""
+        end = len(self.ids) if stop is None else stop
+        return word_blocks(self.texts[start:end]) if self.words is None else self.words(start, end)
+
+    def hashes(self) -> U64:
+        """Return the `exact_hash` of each row."""
+        if self.exact is not None:
+            return self.exact
+        return np.fromiter((exact_hash(text) for text in self.texts), dtype=np.uint64, count=len(self.texts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,26 +123,26 @@ def leakage(
     evaluations: Sequence[Part] = (),
     *,
     thresholds: Thresholds | None = None,
-    pass_characters: int = PASS_CHARACTERS,
+    pass_words: int = PASS_WORDS,
     near: Near | None = None,
     embed: Embed | None = None,
 ) -> Proof:
     """Compare each split with every later one and with every evaluation set.
 
     splits: in the order train, validation, test. Rows of the last are trained on nowhere: it is checked against the
-    others, and not against evaluation sets. pass_characters: text of tested rows that is indexed at once.
+    others, and not against evaluation sets. pass_words: words of tested rows that are indexed at once.
     """
     limits = thresholds or Thresholds()
     checks: list[Check] = []
     for number, trained in enumerate(splits):
         later = list(splits[number + 1 :])
         tested = later + list(evaluations) if later or len(splits) == 1 else []
-        checks += _streamed(trained, tested, limits, pass_characters)
+        checks += _streamed(trained, tested, limits, pass_words)
         for part in tested:
             if trained.groups and part.groups:
                 checks.append(_check(trained, part, "group", 1.0, _same_group(trained, part)))
             if near is not None:
-                pairs = near(trained.texts, part.texts, limits.near)
+                pairs = near(trained, part, limits.near)
                 checks.append(_check(trained, part, "near", limits.near, pairs))
             if embed is not None:
                 pairs = _similar(trained.texts, part.texts, limits.embedding, embed)
@@ -158,33 +172,33 @@ def require_clean(proof: Proof, *, most_hits: int = 0) -> None:
 
 def exact_hash(text: str) -> int:
     """Return 64 bits that texts of the same words have in common; a text without words counts letter by letter."""
-    words = b" ".join(_WORD.findall(words_only(plain(text)))) or f"\0{text.strip()}".encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(words, digest_size=8).digest(), "little")
+    return exact_hash_of([words_only(plain(text))], text)
 
 
-def _hashes(part: Part) -> U64:
-    if part.words is not None:
-        return part.words
-    return np.fromiter((exact_hash(text) for text in part.texts), dtype=np.uint64, count=len(part.texts))
+def exact_hash_of(parts: Sequence[bytes], text: str) -> int:
+    """Return the `exact_hash` of a text whose parts are given as `canonical.words_only` returns them."""
+    words = b" ".join(word for part in parts for word in _WORD.findall(part))
+    said = words or f"\0{text.strip()}".encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(said, digest_size=8).digest(), "little")
 
 
 def part_sha256(part: Part) -> str:
-    """Return the hash of a part's ids and texts, in order."""
+    """Return the hash of a part's ids and of what is exact about its texts, in order."""
     total = hashlib.sha256()
-    for identifier, text in zip(part.ids, part.texts, strict=True):
-        for value in (identifier, text):
-            data = value.encode("utf-8", "surrogatepass")
-            total.update(len(data).to_bytes(8, "big") + data)
+    for identifier in part.ids:
+        data = identifier.encode("utf-8", "surrogatepass")
+        total.update(len(data).to_bytes(8, "big") + data)
+    total.update(np.ascontiguousarray(part.hashes(), "<u8").tobytes())
     return total.hexdigest()
 
 
-def _streamed(trained: Part, tested: Sequence[Part], limits: Thresholds, pass_characters: int) -> list[Check]:
+def _streamed(trained: Part, tested: Sequence[Part], limits: Thresholds, pass_words: int) -> list[Check]:
     """Exact and 13-gram checks of all tested parts in as few passes over the trained rows as memory allows."""
     shown: list[list[tuple[int, int, float]]] = [[] for _ in tested]
     unfit = [0] * len(tested)
-    for pieces in _passes(tested, pass_characters):
-        indices = [(part, start, GramIndex(tested[part].texts[start:stop])) for part, start, stop in pieces]
-        for first, grams in gram_blocks(trained.texts):
+    for pieces in _passes(tested, pass_words):
+        indices = [(part, start, GramIndex(tested[part].blocks(start, stop))) for part, start, stop in pieces]
+        for first, grams in gram_blocks(trained.blocks()):
             for _, _, index in indices:
                 index.see(first, grams)
         for part, start, index in indices:
@@ -192,10 +206,10 @@ def _streamed(trained: Part, tested: Sequence[Part], limits: Thresholds, pass_ch
             rows = np.flatnonzero(shares > 0)
             shown[part] += [(int(best[row]), start + row, float(shares[row])) for row in rows.tolist()]
             unfit[part] += index.unfit()
-    ours = _hashes(trained)
+    ours = trained.hashes()
     checks: list[Check] = []
     for number, part in enumerate(tested):
-        checks.append(_check(trained, part, "exact", 1.0, _same(ours, _hashes(part))))
+        checks.append(_check(trained, part, "exact", 1.0, _same(ours, part.hashes())))
         checks.append(_check(trained, part, "13-gram", limits.grams, shown[number], unfit=unfit[number]))
     return checks
 
@@ -211,20 +225,22 @@ def _same(trained: U64, tested: U64) -> Iterator[tuple[int, int, float]]:
 
 
 def _passes(tested: Sequence[Part], most: int) -> Iterator[list[tuple[int, int, int]]]:
-    """Yield what one pass compares: (part, first row, row after the last) of at most `most` characters."""
+    """Yield what one pass compares: (part, first row, row after the last) of at most `most` words, one row at least."""
     pieces: list[tuple[int, int, int]] = []
-    characters = 0
+    words = 0
     for number, part in enumerate(tested):
-        start = 0
-        for row, text in enumerate(part.texts):
-            if characters and characters + len(text) > most:
-                if row > start:
-                    pieces.append((number, start, row))
-                yield pieces
-                pieces, characters, start = [], 0, row
-            characters += len(text)
-        if len(part.ids) > start:
-            pieces.append((number, start, len(part.ids)))
+        start = row = 0
+        for block in part.blocks():
+            for size in np.diff(block.starts).tolist():
+                if words and words + size > most:
+                    if row > start:
+                        pieces.append((number, start, row))
+                    yield pieces
+                    pieces, words, start = [], 0, row
+                words += size
+                row += 1
+        if row > start:
+            pieces.append((number, start, row))
     if pieces:
         yield pieces
 
