@@ -20,7 +20,7 @@ ROW = st.tuples(
 
 def test_an_account_by_hand() -> None:
     book = TokenBook()
-    book.keep_row("a", tokens_in=10, mask=[0, 0, 0, 1, 1])  # 2 trained, 3 masked, 5 cut
+    book.keep("a", trained=[2], masked=[3], truncated=[5])
     book.drop("a", 7, "duplicate")
     book.drop("b", 4, "over max_tokens")
     account = book.account({"a": 17, "b": 4}, {"a": 2, "b": 1})
@@ -43,7 +43,7 @@ def test_accounts_balance_whatever_comes(rows: list[tuple[str, int, int, int, st
         if reason:
             book.drop(name, trained + masked + truncated, reason)
         else:
-            book.keep(name, trained=trained, masked=masked, truncated=truncated)
+            book.keep(name, trained=[trained], masked=[masked], truncated=[truncated])
     total = book.account(tokens, count).total
     assert total.tokens_in == sum(sum(row[1:4]) for row in rows)
     assert total.trained == sum(row[1] for row in rows if not row[4])
@@ -56,11 +56,11 @@ def test_accounts_balance_whatever_comes(rows: list[tuple[str, int, int, int, st
 
 def test_a_source_that_got_lost_is_an_error() -> None:
     book = TokenBook()
-    book.keep("a", trained=1, masked=0)
+    book.keep("a", trained=[1], masked=[0], truncated=[0])
     with pytest.raises(ValueError, match="sources differ"):
         book.account({"a": 1, "b": 5}, {"a": 1, "b": 1})
     with pytest.raises(ValueError, match="-1 truncated"):
-        book.keep_row("a", tokens_in=1, mask=[0, 1])
+        book.keep("a", trained=[1, 2], masked=[1, 1], truncated=[0, -1])
 
 
 def test_a_total_that_is_not_the_sum_is_refused() -> None:

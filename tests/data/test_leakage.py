@@ -122,9 +122,7 @@ def test_chunks_of_500_documents_split_by_document_have_no_document_on_both_side
 
 
 @given(trained=TEXTS, tested=TEXTS, more=TEXTS, words=st.integers(1, 12))
-def test_passes_find_what_one_pass_finds(
-    trained: list[str], tested: list[str], more: list[str], words: int
-) -> None:
+def test_passes_find_what_one_pass_finds(trained: list[str], tested: list[str], more: list[str], words: int) -> None:
     parts = [part("train", trained), part("test", tested)]
     others = [parts[1], part("more", more)]
     assert leakage(parts[:1], others, pass_words=words) == leakage(parts[:1], others)

@@ -10,6 +10,8 @@ import pytest
 
 from burnish.data.chunk import COLUMNS, Chunk, Counts, Refused, packed
 from burnish.data.ledger import Book, redacted_line, rejected_line
+from burnish.data.near.shingle import words_of
+from burnish.data.tables import tables
 
 
 def refused(line: int, reason: str, detail: str = "", file: str = "rows.jsonl") -> Refused:
@@ -22,7 +24,17 @@ def chunk(*refusals: Refused, rows: int = 0) -> Chunk:
     counts.formats["rows.jsonl", "alpaca"] = rows
     first = {each.reason: each for each in reversed(refusals)}
     reasons = Counter(each.reason for each in refusals)
-    return Chunk(packed([]), packed([]), np.zeros(0, COLUMNS), [], counts, list(first.values()), reasons)
+    return Chunk(
+        tables([]).frozen(),
+        packed([]),
+        packed([]),
+        words_of([]),
+        np.zeros(0, COLUMNS),
+        [],
+        counts,
+        list(first.values()),
+        reasons,
+    )
 
 
 def test_rows_in_are_rows_kept_and_rows_rejected() -> None:

@@ -13,6 +13,7 @@ from burnish.core.errors import DataError
 from burnish.core.rows import TokenRow
 from burnish.data.chunk import Rendering, Row
 from burnish.data.rows import MessageRow, SplitWriter, read_messages, read_token_rows, rows_path, tokens_path
+from burnish.data.tables import Tables, tables
 from burnish.text.messages import Message
 
 MESSAGES = [Message(role="user", content="Zürich 🛬\n"), Message(role="assistant", content='{"to": "ZRH"}')]
@@ -41,8 +42,7 @@ ROWS = [
 
 def write(folder: Path, rows: list[Row]) -> Path:
     writer = SplitWriter(folder, "train")
-    for each in rows:
-        writer.add(each)
+    writer.add(tables(rows))
     writer.close()
     return folder
 
@@ -97,6 +97,21 @@ def test_the_columns_and_their_types_are_those_that_others_may_rely_on(tmp_path:
     assert pq.read_schema(rows_path(tmp_path, "train")).names == [
         "id", "messages", "tools", "date", "source", "line", "start", "end", "format", "group", "created_at", "license",
     ]  # fmt: skip
+
+
+def test_tables_come_back_from_bytes_and_can_be_taken_apart(tmp_path: Path) -> None:
+    whole = tables(ROWS)
+    again = Tables.thawed(whole.frozen())
+    assert again.rows.equals(whole.rows)
+    assert again.tokens.equals(whole.tokens)
+    second = again.taken(np.array([1]))
+    assert second.rows.column("id").to_pylist() == ["id2"]
+    assert second.tokens.column("id").to_pylist() == ["id2#1", "id2"]
+    assert second.renderings.tolist() == [2]
+    assert second.sizes().trained.tolist() == [0, 1]
+    assert again.sizes().answers.tolist() == [2, 0, 1]
+    assert [row.row_id for row in again.last_renderings()] == ["id1", "id2"]
+    assert Tables.thawed(tables([]).frozen()).rows.num_rows == 0
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not parquet at all"])

@@ -6,7 +6,7 @@ import bisect
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,9 @@ from burnish.data.histogram import histogram
 
 LIMIT_STEP = 64
 """Limits are suggested in multiples of this many tokens, which is what kernels like."""
+
+
+Numbers: TypeAlias = Sequence[int] | npt.NDArray[np.integer[Any]]
 
 
 class Packing(Record):
@@ -58,23 +61,17 @@ class TokenBook:
         self._kept: dict[str, Counter[str]] = {}
         self._dropped: dict[str, Counter[str]] = {}
         self._dropped_rows: dict[str, Counter[str]] = {}
-        self._lengths: list[int] = []
+        self._lengths: list[npt.NDArray[np.integer[Any]]] = []
 
-    def keep(self, source: str, *, trained: int, masked: int, truncated: int = 0) -> None:
-        """Count a row that stays, with what was cut from it. Raises ValueError for counts below zero."""
-        if min(trained, masked, truncated) < 0:
-            raise ValueError(f"a row of {source} has {trained} trained, {masked} masked, {truncated} truncated tokens")
+    def keep(self, source: str, *, trained: Numbers, masked: Numbers, truncated: Numbers) -> None:
+        """Count rows that stay, with what was cut from each. Raises ValueError for counts below zero."""
+        counts = {"trained": trained, "masked": masked, "truncated": truncated}
+        for name, values in counts.items():
+            if len(values) and np.min(values) < 0:
+                raise ValueError(f"a row of {source} has {int(np.min(values))} {name} tokens")
         of_source = self._kept.setdefault(source, Counter())
-        of_source["rows"] += 1
-        of_source["trained"] += trained
-        of_source["masked"] += masked
-        of_source["truncated"] += truncated
-        self._lengths.append(trained + masked)
-
-    def keep_row(self, source: str, tokens_in: int, mask: Sequence[int]) -> None:
-        """Count a row that came with `tokens_in` tokens and is trained on with this mask (1 = with loss)."""
-        trained = sum(mask)
-        self.keep(source, trained=trained, masked=len(mask) - trained, truncated=tokens_in - len(mask))
+        of_source.update({name: int(np.sum(values)) for name, values in counts.items()}, rows=len(trained))
+        self._lengths.append(np.add(trained, masked))
 
     def drop(self, source: str, tokens: int, reason: str) -> None:
         """Count a row that does not stay. Raises ValueError for counts below zero."""
@@ -107,7 +104,11 @@ class TokenBook:
                 )
             except ValueError as error:
                 raise ValueError(f"the account of {name} does not balance: {error}") from error
-        return TokenAccount(sources=sources, total=summed(sources.values()), lengths=histogram(self._lengths))
+        return TokenAccount(
+            sources=sources,
+            total=summed(sources.values()),
+            lengths=histogram(np.concatenate([np.empty(0, np.int64), *self._lengths])),
+        )
 
 
 def packing(lengths: Sequence[Length], row_tokens: int, seed: int = 0) -> Packing:

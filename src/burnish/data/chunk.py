@@ -1,8 +1,8 @@
 """Some rows on their way through `prepare`: made by a worker, spooled as bytes, taken apart again when they are written.
 
-A chunk has four parts, so that each reader touches only what it needs: the entries (all there is about the rows), the texts
-of requests and answers, their words as hashes, by which duplicates and leakage are found, and columns of numbers, one record a
-row, that are kept for all rows at once.
+A chunk has parts, so that each reader touches only what it needs: the rows as they will be written, the refusals, the texts of
+requests and answers, their words as hashes, by which duplicates and leakage are found, and columns of numbers, one record a row,
+that are kept for all rows at once.
 """
 
 # pyarrow ships no types.
@@ -36,9 +36,10 @@ COLUMNS = np.dtype([
     ("line", "<i8"),
     ("file", "<u4"),  # number of the file, in order of reading
     ("tokens", "<i4"),
+    ("tokens_in", "<i4"),  # before anything was cut
     ("said", "i1"),  # the split the row asks for: a side, or NOTHING_SAID
 ])  # fmt: skip
-"""What is known of every row at once: 74 bytes a row, in a file."""
+"""What is known of every row at once: 78 bytes a row, in a file."""
 NO_DAY = np.iinfo(np.int32).min
 NOTHING_SAID = -1
 
@@ -123,9 +124,12 @@ class Counts:
 
 @dataclass(slots=True)
 class Chunk:
-    """The entries of some raw rows, in their order, packed; and what is known of the rows among them."""
+    """What became of some raw rows: the rows and the refusals; and what is known of the rows."""
 
-    entries: bytes
+    rows: bytes
+    """`tables.Tables` of the rows, in their order, frozen."""
+    refusals: bytes
+    """Every refusal with how many rows came before it, packed."""
     texts: bytes
     words: Words
     """Of the request and of the answer of each row, in turn."""

@@ -108,6 +108,11 @@ def redacted_line(text: str) -> str:
     return clean[:_SHOWN_CHARACTERS]
 
 
+def shown_line(text: str) -> str:
+    """Return a line of JSON without personal data for the ledger, cut as `redacted_line` cuts it."""
+    return json.dumps(json.loads(text), ensure_ascii=False)[:_SHOWN_CHARACTERS]
+
+
 def _redacted_value(value: Any) -> Any:
     if isinstance(value, str):
         return redact(value).text

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,6 @@ from burnish.core.artifacts import Manifest
 from burnish.core.errors import DataError, RecipeError
 from burnish.core.events import Emit, Note, Progress
 from burnish.core.recipe import Recipe
-from burnish.core.rows import TokenRow
 from burnish.core.units import format_count
 from burnish.data.chunk import Chunk
 from burnish.data.decide import FIRST_TASK, KEPT, Fates, Wanted, decide
@@ -76,9 +76,12 @@ def prepare(
         _note_unused_keys(book, emit)
         fates = decide(spool, wanted(recipe, forgotten), _teller(emit, "comparing rows", 3))
         _check_expected(expected, spool, fates, tokenizer)
-        written = write(spool, fates, sides, folder, root, book, emit)
-        _check_splits(written, recipe, book)
-        proof = prove(spool, fates, sides)
+        clean = recipe.prepare.personal_data == "placeholder"
+        with ThreadPoolExecutor(1) as beside:  # the proof reads what the files are written from
+            proving = beside.submit(prove, spool, fates, sides)
+            written = write(spool, fates, sides, folder, root, book, emit, clean=clean)
+            _check_splits(written, recipe, book)
+            proof = proving.result()
     write_json(folder / "leakage.json", proof.as_json())
     return Manifest(
         sources=tuple(
@@ -124,14 +127,15 @@ def _check_expected(expected: Expectations, spool: Spool, fates: Fates, tokenize
         return
 
     def found() -> Iterator[RowFacts]:
-        for row, entry in spool.rows():
-            if fates.sides[row] == TRAIN and fates.reasons[row] == KEPT:
-                last = entry.renderings[-1]
-                whole = TokenRow(
-                    entry.row_id, tuple(last.ids.tolist()), tuple(last.mask.tolist()), last.prefix, last.prompt
-                )
-                cut = entry.tokens < entry.tokens_in
-                yield facts(tokenizer, whole, f"{entry.file}:{entry.line}", truncated=cut)
+        for _, first, rows, _ in spool.tables():
+            numbers = np.arange(first, first + len(rows))
+            places = np.flatnonzero((fates.sides[numbers] == TRAIN) & (fates.reasons[numbers] == KEPT))
+            columns = spool.columns[numbers[places]]
+            cut = columns["tokens"] < columns["tokens_in"]
+            for number, row, shorter in zip(
+                numbers[places].tolist(), rows.taken(places).last_renderings(), cut, strict=True
+            ):
+                yield facts(tokenizer, row, ":".join(map(str, spool.place(number))), truncated=bool(shorter))
 
     failures = evaluate(expected, found())
     if failures:

@@ -46,6 +46,7 @@ from burnish.data.repair import repair
 from burnish.data.splits.assign import TEST, TRAIN
 from burnish.data.splits.leakage import exact_hash_of
 from burnish.data.splits.positions import position
+from burnish.data.tables import tables
 from burnish.text.messages import Message
 from burnish.text.pieces import Conversation
 from burnish.text.render import Rendered, control_token_in, render_many
@@ -99,22 +100,28 @@ def make_chunk(tokenizer: Tokenizer, settings: Settings, raws: Sequence[RawRow])
         except RowRefused as refusal:
             found.append(_refused(raw, refusal.reason, refusal.detail))
     entries = _rendered(tokenizer, settings, found, counts)
-    rows = [entry for entry in entries if isinstance(entry, tuple)]
-    refused = [entry for entry in entries if isinstance(entry, Refused)]
+    rows: list[_Entry] = []
+    refusals: list[tuple[int, Refused]] = []
+    for entry in entries:
+        if isinstance(entry, Refused):
+            refusals.append((len(rows), entry))
+        else:
+            rows.append(entry)
     files = list(dict.fromkeys(row.file for row, _, _ in rows))
     columns, words = _columns(rows, files)
     first: dict[str, Refused] = {}
-    for entry in refused:
-        first.setdefault(entry.reason, entry)
+    for _, refused in refusals:
+        first.setdefault(refused.reason, refused)
     return Chunk(
-        entries=packed([entry if isinstance(entry, Refused) else entry[0] for entry in entries]),
+        rows=tables([row for row, _, _ in rows]).frozen(),
+        refusals=packed(refusals),
         texts=packed([texts for _, texts, _ in rows]),
         words=words,
         columns=columns,
         files=files,
         counts=counts,
         refused=list(first.values()),
-        reasons=Counter(entry.reason for entry in refused),
+        reasons=Counter(refused.reason for _, refused in refusals),
     )
 
 
@@ -286,6 +293,7 @@ def _columns(rows: Sequence[_Entry], files: Sequence[str]) -> tuple[np.ndarray, 
             row.line,
             number[row.file],
             row.tokens,
+            row.tokens_in,
             NOTHING_SAID if said is None else TEST if said == "test" else TRAIN,
         )
     return columns, words_of(words)

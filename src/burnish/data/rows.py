@@ -12,46 +12,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from burnish.core.errors import DataError
 from burnish.core.rows import TokenRow
-from burnish.data.chunk import Row
+from burnish.data.tables import ROWS, TOKENS, Tables
 from burnish.store.files import unwritable
 from burnish.text.messages import Message
 
-_ROWS = pa.schema(
-    [
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("messages", pa.string(), nullable=False),
-        pa.field("tools", pa.string()),
-        pa.field("date", pa.string()),
-        pa.field("source", pa.string(), nullable=False),
-        pa.field("line", pa.int64(), nullable=False),
-        pa.field("start", pa.int64(), nullable=False),
-        pa.field("end", pa.int64(), nullable=False),
-        pa.field("format", pa.string(), nullable=False),
-        pa.field("group", pa.string()),
-        pa.field("created_at", pa.string()),
-        pa.field("license", pa.string()),
-    ]
-)
-_TOKENS = pa.schema(
-    [
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("ids", pa.list_(pa.int32()), nullable=False),
-        pa.field("mask", pa.list_(pa.uint8()), nullable=False),
-        pa.field("prefix", pa.int32(), nullable=False),
-        pa.field("prompt", pa.int32(), nullable=False),
-    ]
-)
 _GROUP_ROWS = 1 << 16
 _GROUP_BYTES = 64 << 20
 """A row group is written when it has so many rows, or holds so much text or so many tokens."""
-EARLIER = "#"
-"""In the id of a token row: a rendering of an earlier answer, where the template rewrites turns. The last answer's has none."""
 
 
 class MessageRow(NamedTuple):
@@ -85,24 +57,17 @@ def tokens_path(folder: Path, split: str) -> Path:
 
 
 class SplitWriter:
-    """Writes the two files of a split, row by row; holds one row group of each."""
+    """Writes the two files of a split; holds one row group of each."""
 
     def __init__(self, folder: Path, split: str) -> None:
         """Open both files."""
         self.rows_file, self.tokens_file = rows_path(folder, split), tokens_path(folder, split)
-        self._rows, self._tokens = _Table(self.rows_file, _ROWS), _Table(self.tokens_file, _TOKENS)
+        self._rows, self._tokens = _Table(self.rows_file, ROWS), _Table(self.tokens_file, TOKENS)
 
-    def add(self, row: Row) -> None:
-        """Write a row and its renderings."""
-        name = Path(row.file).name.encode("utf-8", "replace").decode()  # of a file whose name is no UTF-8
-        self._rows.add(
-            (row.row_id, row.messages, row.tools, row.date, name, row.line, row.start, row.end,
-             row.format, row.group, row.created_at, row.license), len(row.messages),
-        )  # fmt: skip
-        last = len(row.renderings)
-        for number, each in enumerate(row.renderings, start=1):
-            identifier = row.row_id if number == last else f"{row.row_id}{EARLIER}{number}"
-            self._tokens.add((identifier, each.ids, each.mask, each.prefix, each.prompt), 5 * len(each.ids))
+    def add(self, rows: Tables) -> None:
+        """Write rows and their renderings."""
+        self._rows.add(rows.rows)
+        self._tokens.add(rows.tokens)
 
     def close(self) -> None:
         """Write what is left and finish the files."""
@@ -115,33 +80,30 @@ class _Table:
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self._path, self._schema = path, schema
-        self._values: list[tuple[Any, ...]] = []
-        self._bytes = 0
+        self._batches: list[pa.RecordBatch] = []
+        self._rows = self._bytes = 0
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._writer = pq.ParquetWriter(path, schema, compression="zstd", compression_level=3, version="2.6")
         except OSError as error:
             raise unwritable(path, error) from error
 
-    def add(self, values: tuple[Any, ...], size: int) -> None:
-        self._values.append(values)
-        self._bytes += size
-        if len(self._values) >= _GROUP_ROWS or self._bytes >= _GROUP_BYTES:
+    def add(self, batch: pa.RecordBatch) -> None:
+        self._batches.append(batch)
+        self._rows += len(batch)
+        self._bytes += batch.nbytes
+        if self._rows >= _GROUP_ROWS or self._bytes >= _GROUP_BYTES:
             self._flush()
 
     def _flush(self) -> None:
-        columns = [list(column) for column in zip(*self._values, strict=True)]
-        arrays = [_array(field, column) for field, column in zip(self._schema, columns, strict=True)]
         try:
-            self._writer.write_table(
-                pa.Table.from_arrays(arrays, schema=self._schema), row_group_size=len(self._values)
-            )
+            self._writer.write_table(pa.Table.from_batches(self._batches, self._schema), row_group_size=_GROUP_ROWS)
         except OSError as error:
             raise unwritable(self._path, error) from error
-        self._values, self._bytes = [], 0
+        self._batches, self._rows, self._bytes = [], 0, 0
 
     def close(self) -> None:
-        if self._values:
+        if self._rows:
             self._flush()
         try:
             self._writer.close()
@@ -151,16 +113,6 @@ class _Table:
             raise unwritable(self._path, error) from error
 
 
-def _array(field: pa.Field, values: list[Any]) -> pa.Array:
-    """A column; lists of numbers come as arrays, which are joined without a Python number in between."""
-    if not pa.types.is_list(field.type):
-        return pa.array(values, field.type)
-    offsets = np.zeros(len(values) + 1, np.int32)
-    np.cumsum([len(each) for each in values], out=offsets[1:])
-    flat = np.concatenate(values).astype(field.type.value_type.to_pandas_dtype(), copy=False)
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat))
-
-
 def read_token_rows(path: Path) -> list[TokenRow]:
     """Read a `<split>.tokens.parquet`. Raises DataError when it is missing or damaged."""
     return list(iterate_token_rows(path))
@@ -168,7 +120,7 @@ def read_token_rows(path: Path) -> list[TokenRow]:
 
 def iterate_token_rows(path: Path) -> Iterator[TokenRow]:
     """Yield the rows of a `<split>.tokens.parquet`, some thousand in memory at a time."""
-    for row in _read(path, _TOKENS):
+    for row in _read(path, TOKENS):
         yield TokenRow(row["id"], tuple(row["ids"]), tuple(row["mask"]), row["prefix"], row["prompt"])
 
 
@@ -179,12 +131,12 @@ def read_messages(path: Path) -> list[MessageRow]:
 
 def iterate_messages(path: Path) -> Iterator[MessageRow]:
     """Yield the rows of a `<split>.rows.parquet`, some thousand in memory at a time."""
-    for row in _read(path, _ROWS):
+    for row in _read(path, ROWS):
         yield MessageRow(
             row_id=row["id"],
             messages=cast(list[Message], json.loads(row["messages"])),
             tools=None if row["tools"] is None else json.loads(row["tools"]),
-            **{name: row[name] for name in _ROWS.names if name not in ("id", "messages", "tools")},
+            **{name: row[name] for name in ROWS.names if name not in ("id", "messages", "tools")},
         )
 
 

@@ -11,8 +11,9 @@ from typing import IO, NamedTuple, overload
 import numpy as np
 import numpy.typing as npt
 
-from burnish.data.chunk import COLUMNS, Array, Chunk, Refused, Row, unpacked
+from burnish.data.chunk import COLUMNS, Array, Chunk, Refused, unpacked
 from burnish.data.near.shingle import Words, running
+from burnish.data.tables import Tables
 from burnish.store.files import unwritable
 
 I64 = npt.NDArray[np.int64]
@@ -24,7 +25,8 @@ class _Place(NamedTuple):
     source: int
     first: int
     rows: int
-    entries: tuple[int, int]
+    tables: tuple[int, int]
+    refusals: tuple[int, int]
     texts: tuple[int, int]
     words: tuple[int, int]
 
@@ -66,7 +68,7 @@ class Spool:
             columns["file"] = numbers[columns["file"]]
         _append(self._numbers, columns.tobytes(), self.folder)
         sizes = np.diff(chunk.words.starts).astype(np.uint32).tobytes()
-        parts = (chunk.entries, chunk.texts, sizes + chunk.words.hashes.tobytes())
+        parts = (chunk.rows, chunk.refusals, chunk.texts, sizes + chunk.words.hashes.tobytes())
         self._places.append(_Place(source, len(self), len(columns), *map(self._written, parts)))
 
     def _written(self, data: bytes) -> tuple[int, int]:
@@ -83,15 +85,11 @@ class Spool:
             np.array([place.source for place in self._places], np.int32), [place.rows for place in self._places]
         )
 
-    def entries(self) -> Iterator[tuple[int, int, list[Row | Refused]]]:
-        """Yield each chunk: its source, the number of its first row, and its entries in order."""
+    def tables(self) -> Iterator[tuple[int, int, Tables, list[tuple[int, Refused]]]]:
+        """Yield each chunk: its source, the number of its first row, its rows, and each refusal with the rows before it."""
         for place in self._places:
-            yield place.source, place.first, unpacked(self._read(place.entries))
-
-    def rows(self) -> Iterator[tuple[int, Row]]:
-        """Yield the number and the entry of each row, in order."""
-        for _, first, entries in self.entries():
-            yield from enumerate((entry for entry in entries if isinstance(entry, Row)), start=first)
+            rows, refusals = Tables.thawed(self._read(place.tables)), unpacked(self._read(place.refusals))
+            yield place.source, place.first, rows, refusals
 
     def place(self, row: int) -> tuple[str, int]:
         """Return file and line of a row."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Mapping
@@ -12,18 +11,22 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
+import numpy.typing as npt
 
 from burnish.core.account import TokenAccount
 from burnish.core.artifacts import FileRef, Split
 from burnish.core.events import Emit, Progress
 from burnish.data.accounting import TokenBook
-from burnish.data.chunk import Refused, Row
+from burnish.data.chunk import Refused
 from burnish.data.decide import FORGOTTEN, KEPT, REASONS, Fates
 from burnish.data.histogram import histogram
-from burnish.data.ledger import Book, redacted_line, rejected_line
+from burnish.data.ledger import Book, redacted_line, rejected_line, shown_line
 from burnish.data.rows import SplitWriter
 from burnish.data.spool import Spool
+from burnish.data.tables import Tables
 from burnish.store.files import file_ref, unwritable
+
+I64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +39,20 @@ class Written:
 
 
 def write(
-    spool: Spool, fates: Fates, sides: Mapping[str, int], folder: Path, root: Path, book: Book, emit: Emit
+    spool: Spool,
+    fates: Fates,
+    sides: Mapping[str, int],
+    folder: Path,
+    root: Path,
+    book: Book,
+    emit: Emit,
+    *,
+    clean: bool,
 ) -> Written:
     """Write every row of the spool to the split that its fate names, or to the rejected rows with the reason.
 
-    sides: the splits' names and numbers. `book` is told of the rows that go because of others.
+    sides: the splits' names and numbers. `book` is told of the rows that go because of others. clean: no row holds
+    personal data any more; where one may, rejected rows are redacted as they are written down.
     """
     tokens = TokenBook()
     splits = {side: _Open(name, folder) for name, side in sides.items()}
@@ -48,21 +60,21 @@ def write(
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(_private(rejected))
         done = 0
-        for source, first, entries in spool.entries():
-            row = first
-            for entry in entries:
-                if isinstance(entry, Refused):
-                    file.write(rejected_line(entry))
-                    continue
-                if fates.reasons[row] == KEPT:
-                    splits[int(fates.sides[row])].add(entry, tokens)
-                else:
-                    refused = _refused(spool, fates, row, entry)
-                    book.reject(source, refused)
-                    tokens.drop(entry.file, entry.tokens_in, refused.reason)
-                    file.write(rejected_line(refused))
-                row += 1
-            done += row - first
+        for source, first, rows, refusals in spool.tables():
+            own = np.arange(first, first + len(rows))
+            kept = fates.reasons[own] == KEPT
+            for side in np.unique(fates.sides[own[kept]]).tolist():
+                here = np.flatnonzero(kept & (fates.sides[own] == side))
+                splits[side].add(rows.taken(here), spool, own[here], tokens)
+            for place in np.flatnonzero(~kept).tolist():
+                refused = _refused(spool, fates, first + place, rows, place, clean)
+                book.reject(source, refused)
+                tokens.drop(refused.file, int(spool.columns["tokens_in"][first + place]), refused.reason)
+                refusals.append((place, refused))
+            # In the order of reading; the sort keeps what is equal in order, so a refusal stays before the row it precedes.
+            for _, refused in sorted(refusals, key=lambda each: each[0]):
+                file.write(rejected_line(refused))
+            done += len(own)
             emit(Progress("prepare", "writing rows", done, len(spool), "rows"))
         file.flush()
         os.fsync(file.fileno())
@@ -73,17 +85,20 @@ def write(
     )
 
 
-def _refused(spool: Spool, fates: Fates, row: int, entry: Row) -> Refused:
+def _refused(spool: Spool, fates: Fates, row: int, rows: Tables, place: int, clean: bool) -> Refused:
     reason = REASONS[int(fates.reasons[row])]
+    file, line = spool.place(row)
     twin = int(fates.twins[row])
     detail = ""
     if twin >= 0:
-        place, line = spool.place(twin)
         score = float(fates.scores[row])
-        detail = f"of {place}:{line}" + (f", similarity {score:.2f}" if "near" in reason else "")
+        detail = f"of {':'.join(map(str, spool.place(twin)))}" + (
+            f", similarity {score:.2f}" if "near" in reason else ""
+        )
     if reason == REASONS[FORGOTTEN]:  # what is to be forgotten is not written down once more
-        return Refused(entry.line, entry.file, reason, detail, "")
-    return Refused(entry.line, entry.file, reason, detail, redacted_line(f'{{"messages":{entry.messages}}}'))
+        return Refused(line, file, reason, detail, "")
+    messages = f'{{"messages":{rows.messages(place)}}}'
+    return Refused(line, file, reason, detail, shown_line(messages) if clean else redacted_line(messages))
 
 
 def _private(path: Path) -> IO[bytes]:
@@ -102,7 +117,7 @@ class _Open:
     name: str
     folder: Path
     writer: SplitWriter = field(init=False)
-    lengths: list[int] = field(default_factory=list[int])
+    lengths: list[I64] = field(default_factory=list[I64])
     prefixes: dict[bytes, int] = field(default_factory=dict[bytes, int])
     counts: Counter[str] = field(default_factory=Counter[str])
     longest_answer: int = 0
@@ -110,30 +125,41 @@ class _Open:
     def __post_init__(self) -> None:
         self.writer = SplitWriter(self.folder, self.name)
 
-    def add(self, row: Row, tokens: TokenBook) -> None:
-        self.writer.add(row)
-        trained = 0
-        for each in row.renderings:
-            prefix = hashlib.blake2b(each.ids[: each.prefix].astype(np.int32).tobytes(), digest_size=16).digest()
-            self.prefixes[prefix] = each.prefix
-            self.lengths.append(len(each.ids))
-            self.counts["own"] += len(each.ids) - each.prefix
-            trained += int(each.mask.sum())
-            self.longest_answer = max(self.longest_answer, int(each.mask[each.prompt :].sum()))
-        self.counts["rows"] += 1
-        self.counts["trained"] += trained
-        tokens.keep(row.file, trained=trained, masked=row.tokens - trained, truncated=row.tokens_in - row.tokens)
+    def add(self, rows: Tables, spool: Spool, numbers: I64, tokens: TokenBook) -> None:
+        """Take rows of which the spool knows these numbers."""
+        self.writer.add(rows)
+        own = rows.sizes()
+        self.prefixes.update(rows.prefixes())
+        self.lengths.append(own.tokens)
+        self.counts["own"] += int((own.tokens - own.prefixes).sum())
+        self.counts["rows"] += len(numbers)
+        self.counts["trained"] += int(own.trained.sum())
+        self.longest_answer = max(self.longest_answer, int(own.answers.max(initial=0)))
+        columns = spool.columns[numbers]
+        of_rows = np.repeat(np.arange(len(numbers)), rows.renderings)
+        trained = np.bincount(of_rows, own.trained, minlength=len(numbers)).astype(np.int64)
+        whole, cut = columns["tokens"].astype(np.int64), columns["tokens_in"].astype(np.int64)
+        present: list[int] = np.unique(columns["file"]).tolist()
+        for number in present:
+            here = columns["file"] == number
+            tokens.keep(
+                spool.files[number],
+                trained=trained[here],
+                masked=(whole - trained)[here],
+                truncated=(cut - whole)[here],
+            )
 
     def finish(self, root: Path) -> Split:
         self.writer.close()
+        lengths = np.concatenate(self.lengths or [np.empty(0, np.int64)])
         return Split(
             rows=self.counts["rows"],
-            tokens=sum(self.lengths),
+            tokens=int(lengths.sum()),
             unique_tokens=self.counts["own"] + sum(self.prefixes.values()),
             trained_tokens=self.counts["trained"],
-            longest_tokens=max(self.lengths, default=0),
+            longest_tokens=int(lengths.max(initial=0)),
             longest_answer_tokens=self.longest_answer,
-            lengths=histogram(self.lengths),
+            lengths=histogram(lengths),
             file=file_ref(self.writer.rows_file, root),
             token_file=file_ref(self.writer.tokens_file, root),
         )

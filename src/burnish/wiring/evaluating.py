@@ -20,7 +20,8 @@ def evaluate(
     recipe: Recipe, adapter: Adapter, manifest: Manifest, plan: Plan, base: Base, home: Home, folder: Path, emit: Emit
 ) -> EvalReport:
     """Let base and tuned answer the same rows."""
-    from burnish.data.rows import EARLIER, read_messages, read_token_rows
+    from burnish.data.rows import read_messages, read_token_rows
+    from burnish.data.tables import EARLIER
     from burnish.evaluate.run import EvalRow
     from burnish.evaluate.run import evaluate as evaluate_stage
     from burnish.plan.make import longest_answer
