@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
+import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -33,6 +36,21 @@ def test_an_id_is_the_sha256_of_canonical_json() -> None:
 @given(st.dictionaries(st.text(), st.one_of(st.integers(-(2**53) + 1, 2**53 - 1), st.text(), st.booleans(), st.none())))
 def test_key_order_never_changes_an_id(value: dict[str, object]) -> None:
     assert content_id(value) == content_id(dict(reversed(list(value.items()))))
+
+
+TEXTS = st.recursive(
+    st.text(), lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4), max_leaves=12
+)
+
+
+@given(TEXTS)
+def test_texts_are_written_as_the_reference_writes_them(value: object) -> None:
+    assert content_id(value) == hashlib.sha256(rfc8785.dumps(value)).hexdigest()  # pyright: ignore[reportArgumentType]
+
+
+def test_half_of_a_pair_is_refused() -> None:
+    with pytest.raises(rfc8785.CanonicalizationError):
+        content_id(["a\ud83d"])
 
 
 def test_version_and_time_are_outside_the_id_and_the_verdict_is_inside() -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any, cast
 
 import rfc8785
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 Id = str
 """A lower-case hexadecimal SHA-256, 64 characters."""
@@ -19,18 +22,15 @@ def content_id(value: Any) -> Id:
 
 
 def _canonical(value: Any) -> bytes:
-    if _is_text(value):  # the rules of RFC 8785 beyond those of `json` are about numbers and the order of odd keys
-        try:
-            return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
-        except UnicodeEncodeError:
-            pass  # half of a surrogate pair: the other writer says so
+    if _is_text(value):  # what RFC 8785 asks beyond what `json` does is about numbers and the order of odd keys
+        return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
     return rfc8785.dumps(value)
 
 
 def _is_text(value: object) -> bool:
-    """Whether a value holds texts alone, under keys of ASCII."""
+    """Whether a value holds texts alone, all of them UTF-8, under keys of ASCII."""
     if isinstance(value, str):
-        return True
+        return value.isascii() or _SURROGATE.search(value) is None
     if isinstance(value, list | tuple):
         return all(map(_is_text, cast(list[object], value)))
     if isinstance(value, dict):

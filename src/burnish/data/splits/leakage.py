@@ -177,7 +177,7 @@ def exact_hash(text: str) -> int:
 
 def exact_hash_of(parts: Sequence[bytes], text: str) -> int:
     """Return the `exact_hash` of a text whose parts are given as `canonical.words_only` returns them."""
-    words = b" ".join(word for part in parts for word in _WORD.findall(part))
+    words = b" ".join([word for part in parts for word in _WORD.findall(part)])
     said = words or f"\0{text.strip()}".encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(said, digest_size=8).digest(), "little")
 
