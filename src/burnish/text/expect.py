@@ -47,7 +47,7 @@ _COMPARE: dict[str, Callable[[float, float], bool]] = {
     "<=": lambda found, asked: found <= asked,
     ">": lambda found, asked: found > asked,
     ">=": lambda found, asked: found >= asked,
-    "=": lambda found, asked: math.isclose(found, asked, rel_tol=1e-9),
+    "=": lambda found, asked: math.isclose(found, asked, rel_tol=1e-12),
 }
 _ALLOWED = 'a number, "= 5", "< 5", "<= 5", "> 5", ">= 5" or "2..5"'
 
