@@ -88,3 +88,21 @@ def test_wrong_questions_are_answered_with_what_is_allowed(
     got, error = run(capsys, prepared, "data", *arguments)
     assert got == code
     assert words in error["error"]["message"]
+
+
+def test_the_vault_of_a_home_turns_tokens_back(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, refused = run(capsys, prepared, "data", "reveal", "rows.jsonl")
+    assert code != 0
+    assert "no vault" in json.dumps(refused)
+    rows = [{"instruction": f"order {n} for ann@example.com", "response": "done", "split": "train"} for n in range(4)]
+    rows.append({"instruction": "where is it", "response": "here", "split": "test"})
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert run(capsys, prepared, "prepare", "desk.yaml", "--set", "prepare.personal_data=vault")[0] == 0
+    _, kept = run(capsys, prepared, "data", "rows", "--limit", "1")
+    said = kept[0]["messages"][0]["content"]
+    assert "ann@" not in said
+    Path("said.txt").write_text(said)
+    _, text = run(capsys, prepared, "data", "reveal", "said.txt")
+    assert text == {"text": "order 0 for ann@example.com"}
+    assert (prepared / "private" / "key").stat().st_mode & 0o777 == 0o600
+    assert (prepared / "private" / "vault.jsonl").stat().st_mode & 0o777 == 0o600

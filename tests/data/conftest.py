@@ -53,6 +53,8 @@ def run_prepare(tmp_path: Path, tokenizer: Tokenizer) -> Prepare:
         tasks: dict[str, Sequence[dict[str, Any] | bytes]] | None = None,
         folder: str = "out",
         tokenizer: Tokenizer | None = None,
+        key: bytes | None = None,
+        vault: Path | None = None,
         **settings: Any,
     ) -> Prepared:
         data = write_rows(tmp_path / "rows.jsonl", rows)
@@ -61,7 +63,15 @@ def run_prepare(tmp_path: Path, tokenizer: Tokenizer) -> Prepare:
         recipe = parse_recipe(raw | settings, source="test")
         events: list[Event] = []
         out = tmp_path / folder
-        manifest = prepare(recipe, tokenizer=tokenizer or standard, folder=out, root=tmp_path, emit=events.append)
+        manifest = prepare(
+            recipe,
+            tokenizer=tokenizer or standard,
+            folder=out,
+            root=tmp_path,
+            emit=events.append,
+            key=key,
+            vault=vault,
+        )
         return Prepared(manifest, out, events)
 
     return run

@@ -89,7 +89,7 @@ def test_what_stands_around_a_value_tells_what_it_is(text: str, expected: str) -
         "2025-07-15T10:00:00+01:00", "2025-07-15 10:30", "at 10:30:15", "call before 2025-07-15",
         "text me on 07-15-2025",
         "flight BA 117", "BA0117 and LH 2034", "seat 12A, gate 40", "ISBN 978-3-16-148410-0", "ISBN 0-306-40615-2",
-        "192.168.100.200", "40.7128, -74.0060", "order 4158675309", "order_id: 4155550123", "1752537600",
+        "order 4158675309", "order_id: 4155550123", "1752537600",
         "1752537600000",
         "4111 1111 1111 1112", "1234567812345678", "DE89370400440532013001", "ZZ89370400440532013000", "AB12 people",
         "the password is required", "api key: [SECRET]", "what is the secret?", "@home", "a@b", "not.an.email@",

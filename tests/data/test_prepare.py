@@ -149,6 +149,7 @@ def test_preparing_twice_gives_the_same_bytes_and_the_same_id(run_prepare: Prepa
     assert first.manifest.id == second.manifest.id
     files = sorted(path.name for path in first.folder.iterdir())
     assert files == [
+        "certificate.json",
         "leakage.json", "rejected.jsonl", "test.rows.parquet", "test.tokens.parquet", "train.rows.parquet", "train.tokens.parquet",
     ]  # fmt: skip
     for name in files:
@@ -435,7 +436,7 @@ def test_a_relative_data_file_is_found_from_the_working_folder(
     assert manifest.sources[0].path == "data/rows.jsonl"
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     lines=st.lists(
         st.binary(max_size=60) | st.sampled_from([json.dumps(row("Rome", n)).encode() for n in range(5)]), max_size=30

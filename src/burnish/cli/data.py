@@ -47,6 +47,8 @@ def add_verbs(verb: AddVerb) -> None:
         action="store_true",
         help="leave these rows out of every dataset that is made in this home from now on",
     )
+    reveal = sub("reveal", "print a text with the tokens of this home's vault turned back into their values", _reveal)
+    reveal.add_argument("file", type=Path, help="a file of text, or - for standard input")
     export = sub("export", "write a dataset for other tools", _export)
     export.add_argument("dataset", nargs="?", default="latest", help=DATASET)
     export.add_argument("folder", type=Path, help="a folder that is made")
@@ -56,7 +58,7 @@ def add_verbs(verb: AddVerb) -> None:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from burnish.doors.data import open_dataset, write_data_report
+    from burnish.doors.data import open_dataset, personal_recall, write_data_report
     from burnish.store.home import Home
     from burnish.views.data import print_dataset
 
@@ -67,7 +69,22 @@ def _show(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"id": manifest.id, **manifest.model_dump(mode="json")})
     else:
-        print_dataset(manifest, home, options.report)
+        print_dataset(manifest, home, options.report, personal_recall(home, manifest))
+    return 0
+
+
+def _reveal(options: argparse.Namespace) -> int:
+    import sys
+
+    from burnish.doors.data import revealed
+    from burnish.store.home import Home
+
+    text = sys.stdin.read() if str(options.file) == "-" else options.file.read_text(encoding="utf-8")
+    found = revealed(Home(options.home), text)
+    if options.json:
+        print_json({"text": found})
+    else:
+        sys.stdout.write(found)
     return 0
 
 

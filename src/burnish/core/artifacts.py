@@ -89,7 +89,7 @@ class Manifest(Artifact):
     """A dataset version: what went in, what was dropped and why, what came out."""
 
     kind: ClassVar[str] = "manifest"
-    WHEN_SET: ClassVar[frozenset[str]] = frozenset({"leakage_file", "account"})
+    WHEN_SET: ClassVar[frozenset[str]] = frozenset({"leakage_file", "certificate_file", "account"})
     sources: tuple[SourceFile, ...]
     fingerprint: TextFingerprint
     ledger: Ledger
@@ -97,6 +97,7 @@ class Manifest(Artifact):
     personal_data: dict[str, Count]
     leakage: dict[str, Count]
     leakage_file: FileRef | None = None
+    certificate_file: FileRef | None = None
     rejected_file: FileRef
     account: TokenAccount | None = None
     settings: dict[str, Any]

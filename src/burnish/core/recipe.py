@@ -49,14 +49,73 @@ class Method(Section):
         return [value] if isinstance(value, str) else value
 
 
+PersonalAction = Literal["placeholder", "remove", "hash", "surrogate", "vault", "keep"]
+PERSONAL_KINDS = (
+    "secret", "email", "iban", "crypto", "mac", "ip", "card", "ssn", "national_id", "date_of_birth", "coordinates", "phone",
+    "url", "person", "place", "organisation",
+)  # fmt: skip
+"""Kinds of personal data that are told apart."""
+
+
+class PersonalData(Section):
+    """What becomes of personal data. `personal_data: surrogate` is short for `personal_data: {action: surrogate}`."""
+
+    action: PersonalAction = Field(
+        "placeholder",
+        description="`placeholder` writes [EMAIL]; `remove` nothing; `hash` [EMAIL#letters], the same for the same value; "
+        "`surrogate` an invented value of the same shape; `vault` a token that the home's key turns back; `keep` leaves it.",
+    )
+    kinds: dict[str, PersonalAction] = Field(
+        default_factory=dict, description="Other actions for some kinds, such as `{phone: keep, secret: remove}`."
+    )
+    names: bool = Field(
+        False, description="Look for names, places and organisations too, with spaCy's English model (extra `ner`)."
+    )
+    second_opinion: Literal["presidio"] | None = Field(
+        None, description="Ask Presidio too, where it is installed. Sixty times slower."
+    )
+    recall: float | None = Field(
+        None,
+        gt=0.0,
+        lt=1.0,
+        description="Gate: the least recall of every kind, by the lower 95% limit on 100 planted values each. 0.95 asks "
+        "that next to all are found.",
+    )
+
+    @field_validator("kinds")
+    @classmethod
+    def _kinds_are_known(cls, value: dict[str, PersonalAction]) -> dict[str, PersonalAction]:
+        for kind in value:
+            if kind not in PERSONAL_KINDS:
+                raise ValueError(
+                    f'unknown kind "{kind}". Known: {", ".join(PERSONAL_KINDS)}.{did_you_mean(kind, PERSONAL_KINDS)}'
+                )
+        return value
+
+    def treatment(self, kind: str) -> PersonalAction:
+        """Return the action for a kind."""
+        return self.kinds.get(kind, self.action)
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether any action writes what depends on a secret key."""
+        return bool({self.action, *self.kinds.values()} & {"hash", "surrogate", "vault"})
+
+
 class Prepare(Section):
     """How raw rows become a dataset."""
 
-    personal_data: Literal["placeholder", "keep"] = Field(
-        "placeholder",
-        description="E-mails, phones, cards, bank and identity numbers, addresses of machines, wallets and secrets become "
-        "typed placeholders, or are kept. Names of people are not found.",
+    personal_data: PersonalData = Field(
+        default_factory=lambda: PersonalData.model_validate({}),
+        description="What becomes of e-mails, phones, cards, bank and identity numbers, addresses of machines, wallets and "
+        "secrets: an action, or a mapping with more settings.",
     )
+
+    @field_validator("personal_data", mode="before")
+    @classmethod
+    def _action_alone(cls, value: Any) -> Any:
+        return {"action": value} if isinstance(value, str) else value
+
     near_duplicate: float = Field(
         0.7,
         gt=0.0,

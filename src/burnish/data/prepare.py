@@ -25,9 +25,10 @@ from burnish.data.decide import FIRST_TASK, KEPT, Fates, Wanted, decide
 from burnish.data.fit import overlong_message
 from burnish.data.formats.columns import compile_mapping
 from burnish.data.ledger import Book
+from burnish.data.personal import certify, treatment
 from burnish.data.proof import prove
 from burnish.data.record import RawRow
-from burnish.data.row_maker import Making, Settings, make_chunk
+from burnish.data.row_maker import Making, Settings, chunk_maker
 from burnish.data.sources.fingerprint import fingerprint
 from burnish.data.sources.read import read, stored_bytes
 from burnish.data.sources.spec import shown
@@ -48,12 +49,21 @@ CHUNK_ROWS, CHUNK_CHARACTERS = 1024, 1 << 20
 
 
 def prepare(
-    recipe: Recipe, *, tokenizer: Tokenizer, folder: Path, root: Path, emit: Emit, forgotten: U64 | None = None
+    recipe: Recipe,
+    *,
+    tokenizer: Tokenizer,
+    folder: Path,
+    root: Path,
+    emit: Emit,
+    forgotten: U64 | None = None,
+    key: bytes | None = None,
+    vault: Path | None = None,
 ) -> Manifest:
     """Make the dataset of a recipe: two Parquet files for each split, the rejected rows, the leakage proof, the manifest.
 
     Splits are `train`, `test`, and one for each task of `recipe.evaluate.tasks`. Everything is written into `folder`;
-    the manifest names it relative to `root`. forgotten: hashes of rows to leave out (`versions.forgotten`).
+    the manifest names it relative to `root`. forgotten: hashes of rows to leave out (`versions.forgotten`). key, vault: what
+    personal data is hashed, replaced or locked away with, where the recipe asks for that.
 
     Raises DataError when a file is missing, empty or without a usable row, when no row is left to train or to test on,
     and when rows are too long for the recipe's policy.
@@ -63,7 +73,8 @@ def prepare(
     sides = {"train": TRAIN, "test": TEST, **{name: FIRST_TASK + n for n, name in enumerate(recipe.evaluate.tasks)}}
     mapping = None if recipe.columns is None else compile_mapping(recipe.columns, source=f"the recipe of {recipe.name}")
     expected = _expected(recipe)
-    settings = Settings(recipe.system, recipe.prepare.personal_data, limit, recipe.prepare.overlong, mapping)
+    personal = treatment(recipe.prepare.personal_data, key, vault)
+    settings = Settings(recipe.system, personal, limit, recipe.prepare.overlong, mapping)
     book = Book()
     first_rows = [read(name, at=_progress(name, emit)) for name in sources.values()]  # a missing file is told first
     with Spool(folder) as spool:
@@ -76,13 +87,14 @@ def prepare(
         _note_unused_keys(book, emit)
         fates = decide(spool, wanted(recipe, forgotten), _teller(emit, "comparing rows", 3))
         _check_expected(expected, spool, fates, tokenizer)
-        clean = recipe.prepare.personal_data == "placeholder"
+        certified = certify(spool, fates, personal, recipe.prepare.personal_data.recall)
         with ThreadPoolExecutor(1) as beside:  # the proof reads what the files are written from
             proving = beside.submit(prove, spool, fates, sides)
-            written = write(spool, fates, sides, folder, root, book, emit, clean=clean)
+            written = write(spool, fates, sides, folder, root, book, emit, clean=personal.leaves_nothing)
             _check_splits(written, recipe, book)
             proof = proving.result()
     write_json(folder / "leakage.json", proof.as_json())
+    write_json(folder / "certificate.json", certified.to_json())
     return Manifest(
         sources=tuple(
             file for number, name in enumerate(sources.values()) for file in source_files(name, book.of(number))
@@ -93,6 +105,7 @@ def prepare(
         personal_data=dict(sorted(book.counts.personal.items())),
         leakage=fates.leaks(),
         leakage_file=file_ref(folder / "leakage.json", root),
+        certificate_file=file_ref(folder / "certificate.json", root),
         rejected_file=written.rejected_file,
         account=written.account,
         settings=_settings(recipe, limit, tokenizer, fingerprint(recipe.data)),
@@ -157,7 +170,7 @@ def _read_into(
     processes = processes_for(size)
     made: Iterable[Chunk]
     if processes < 2:
-        made = (make_chunk(tokenizer, settings, chunk) for chunk in chunks())
+        made = map(chunk_maker(tokenizer, settings), chunks())
     else:
         made = spread(Making(settings, tokenizer.folder, tokenizer.variables), chunks(), processes)
     for chunk in made:

@@ -67,11 +67,19 @@ def data_report(manifest: Manifest, root: Path, *, name: str, tokenizer: Tokeniz
         splits=[_split(manifest, split, root, tokenizer) for split in manifest.splits],
         style=Markup(STYLE) if tokenizer is not None else "",
         proof=_proof(manifest, root),
+        certificate=certificate_of(manifest, root),
         account=_account(manifest),
         pairs=list(_pairs(manifest, root, rejected)),
         rejected=_examples(rejected),
         count=format_count,
     )
+
+
+def certificate_of(manifest: Manifest, root: Path) -> list[dict[str, Any]]:
+    """Return recall by kind as the dataset's certificate has it; nothing where there is none."""
+    if manifest.certificate_file is None:
+        return []
+    return json.loads((root / manifest.certificate_file.path).read_text(encoding="utf-8"))["kinds"]
 
 
 def _flow(manifest: Manifest) -> list[Bar]:

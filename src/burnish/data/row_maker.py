@@ -40,7 +40,8 @@ from burnish.data.ledger import NAMED_ROWS, redacted_line
 from burnish.data.near.canonical import digest, plain, words_only
 from burnish.data.near.rows import conversation
 from burnish.data.near.shingle import Words, words_of
-from burnish.data.private.replace import redact, replace
+from burnish.data.private.cleaner import Cleaner, Treatment, make_cleaner
+from burnish.data.private.replace import redact
 from burnish.data.record import RawRow, Record
 from burnish.data.repair import repair
 from burnish.data.splits.assign import TEST, TRAIN
@@ -61,7 +62,7 @@ class Settings:
     """What decides about a row by itself."""
 
     system: str | None
-    personal_data: Literal["placeholder", "keep"]
+    personal: Treatment
     limit: int
     overlong: Literal["error", "reject", "truncate"]
     columns: ColumnMapping | None = None
@@ -79,7 +80,7 @@ class Making:
 
     def worker(self) -> Callable[[Sequence[RawRow]], Chunk]:
         """Return the function from raw rows to a chunk."""
-        return partial(make_chunk, load_tokenizer(self.folder, variables=self.variables), self.settings)
+        return chunk_maker(load_tokenizer(self.folder, variables=self.variables), self.settings)
 
 
 @dataclass(slots=True)
@@ -89,14 +90,19 @@ class _Candidate:
     said: Conversation
 
 
-def make_chunk(tokenizer: Tokenizer, settings: Settings, raws: Sequence[RawRow]) -> Chunk:
+def chunk_maker(tokenizer: Tokenizer, settings: Settings) -> Callable[[Sequence[RawRow]], Chunk]:
+    """Return the function from raw rows to a chunk."""
+    return partial(_make_chunk, tokenizer, settings, make_cleaner(settings.personal))
+
+
+def _make_chunk(tokenizer: Tokenizer, settings: Settings, clean: Cleaner, raws: Sequence[RawRow]) -> Chunk:
     """Make what can be made of some raw rows. Never raises for a row: what is wrong with it is its entry."""
     counts = Counts()
     found: list[_Candidate | Refused] = []
     for raw in raws:
         counts.lines[raw.origin.file] += 1
         try:
-            found.append(_candidate(raw, settings, counts))
+            found.append(_candidate(raw, settings, clean, counts))
         except RowRefused as refusal:
             found.append(_refused(raw, refusal.reason, refusal.detail))
     entries = _rendered(tokenizer, settings, found, counts)
@@ -129,7 +135,7 @@ def _refused(raw: RawRow, reason: str, detail: str) -> Refused:
     return Refused(raw.origin.line, raw.origin.file, reason, redact(detail).text, redacted_line(raw.text))
 
 
-def _candidate(raw: RawRow, settings: Settings, counts: Counts) -> _Candidate:
+def _candidate(raw: RawRow, settings: Settings, clean: Cleaner, counts: Counts) -> _Candidate:
     if raw.value is None:
         raise RowRefused(raw.reason or "not a row", raw.detail)
     mapping = settings.columns
@@ -138,7 +144,7 @@ def _candidate(raw: RawRow, settings: Settings, counts: Counts) -> _Candidate:
     row = read(raw.value, mapping=mapping)
     _check_conversation(row)
     counts.unused.update(row.unused.keys())
-    row = _cleaned(row, settings, counts)
+    row = _cleaned(row, clean, counts)
     day, date = row.day(), row.meta.get("date")
     if date is not None and day is None:
         counts.changed["date that is not YYYY-MM-DD"] += 1
@@ -163,24 +169,24 @@ def _check_conversation(row: Record) -> None:
         raise RowRefused("not a conversation", "plain text, in which nothing is asked and answered")
 
 
-def _cleaned(row: Record, settings: Settings, counts: Counts) -> Record:
-    """Repair every text and replace personal data; count the rows that changed by what changed in them."""
+def _cleaned(row: Record, clean: Cleaner, counts: Counts) -> Record:
+    """Repair every text and treat personal data; count the rows that changed by what changed in them."""
     changes: set[str] = set()
     found: Counter[str] = Counter()
 
-    def clean(text: str) -> str:
+    def cleaned(text: str) -> str:
         repaired = repair(text)
         changes.update(repaired.changes)
-        redacted = replace(repaired.text)
-        found.update(redacted.counts)
-        return redacted.text if settings.personal_data == "placeholder" else repaired.text
+        treated = clean(repaired.text)
+        found.update(treated.counts)
+        if treated.text != repaired.text:
+            changes.add("personal data")
+        return treated.text
 
-    cleaned = row.mapped(clean)
+    result = row.mapped(cleaned)
     counts.personal.update(found)
-    if found and settings.personal_data == "placeholder":
-        changes.add("personal data")
     counts.changed.update(changes)
-    return cleaned
+    return result
 
 
 _Entry = tuple[Row, tuple[str, str], _Candidate]

@@ -43,6 +43,24 @@ def write_data_report(home: Home, manifest: Manifest, path: Path, recipe: Recipe
     write_bytes(path, data_report(manifest, home.root, name=title, tokenizer=tokenizer).encode())
 
 
+def personal_recall(home: Home, manifest: Manifest) -> list[dict[str, Any]]:
+    """Return the recall of personal data by kind, as the dataset's certificate has it."""
+    from burnish.data.report import certificate_of
+
+    return certificate_of(manifest, home.root)
+
+
+def revealed(home: Home, text: str) -> str:
+    """Return a text with the tokens of the home's vault replaced by their values. Raises UsageError when there is no vault."""
+    from burnish import wiring
+    from burnish.data.private.vault import Vault
+
+    path = wiring.vault_path(home)
+    if not path.exists():
+        raise UsageError(f"{home.root} has no vault: no dataset was made in it with personal_data: vault.")
+    return Vault(path, wiring.private_key(home)[0]).reveal(text)
+
+
 def kept_rows(home: Home, manifest: Manifest, split: str, limit: int) -> list[dict[str, Any]]:
     """Return the first rows of a split. Raises UsageError for a split there is not."""
     from burnish.data.rows import iterate_messages

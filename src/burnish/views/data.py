@@ -14,8 +14,8 @@ SHOWN = 160
 """Characters of a text that are shown in a table."""
 
 
-def print_dataset(manifest: Manifest, home: Home, report: Path | None) -> None:
-    """Print sources, ledger, splits, tokens and the leakage proof's verdict."""
+def print_dataset(manifest: Manifest, home: Home, report: Path | None, recall: list[dict[str, Any]]) -> None:
+    """Print sources, ledger, splits, tokens, where the leakage proof is and the recall of personal data."""
     line(f"dataset {manifest.id}")
     table(
         "sources",
@@ -48,6 +48,13 @@ def print_dataset(manifest: Manifest, home: Home, report: Path | None) -> None:
         )
     if manifest.leakage_file is not None:
         line(f"leakage proof: {home.path(manifest.leakage_file)}")
+    if recall:
+        lowest = min(recall, key=lambda each: each["low"])
+        found, planted = (sum(each[name] for each in recall) for name in ("found", "planted"))
+        line(
+            f"personal data: {found} of {planted} planted values of {len(recall)} kinds found "
+            f"(lowest: {lowest['kind']}, lower limit {lowest['low']:.3f})"
+        )
     if report is not None:
         line(f"report: {report}")
 

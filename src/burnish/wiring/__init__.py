@@ -6,7 +6,7 @@ Stage rooms are imported inside the functions: a command that needs no torch loa
 from burnish.wiring.base import Base, load_for_serving, open_base
 from burnish.wiring.evaluating import evaluate, subjects
 from burnish.wiring.planning import estimate, plan, plan_inputs
-from burnish.wiring.preparing import prepare, prepare_inputs
+from burnish.wiring.preparing import prepare, prepare_inputs, private_key, vault_path
 from burnish.wiring.releasing import (
     decide,
     mend_registry,
@@ -33,6 +33,7 @@ __all__ = [
     "predicted_and_measured",
     "prepare",
     "prepare_inputs",
+    "private_key",
     "registry_file",
     "release",
     "sqlite_uri_of",
@@ -40,5 +41,6 @@ __all__ = [
     "tracking_uri",
     "train",
     "train_rows",
+    "vault_path",
     "write_report",
 ]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ def prepare_inputs(recipe: Recipe, base: Base, home: Home) -> dict[str, Any]:
     forgotten = read_forgotten(home.root)
     return {
         **({"forgotten": [f"{word:016x}" for word in forgotten.tolist()]} if len(forgotten) else {}),
+        **({"key": private_key(home)[1]} if recipe.prepare.personal_data.needs_key else {}),
         "data": data_sha256(recipe.data),
         "tasks": {name: data_sha256(path) for name, path in recipe.evaluate.tasks.items()},
         "settings": recipe.prepare.model_dump(mode="json"),
@@ -47,4 +51,30 @@ def prepare(recipe: Recipe, base: Base, home: Home, folder: Path, emit: Emit) ->
         root=home.root,
         emit=emit,
         forgotten=read_forgotten(home.root),
+        key=private_key(home)[0] if recipe.prepare.personal_data.needs_key else None,
+        vault=vault_path(home),
     )
+
+
+def vault_path(home: Home) -> Path:
+    """Where a home keeps the values that the action `vault` took out of texts, encrypted."""
+    return home.root / "private" / "vault.jsonl"
+
+
+def private_key(home: Home) -> tuple[bytes, str]:
+    """Return the key that personal data is hashed, replaced or locked away with, and what it is known by.
+
+    It comes from BURNISH_VAULT_KEY, else from a file of the home that only its owner may read, made when there is none.
+    Raises DataError when it is no key or others may read the file.
+    """
+    from burnish.data.private.vault import KEY_VARIABLE, new_key, read_key
+
+    path = home.root / "private" / "key"
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    if os.environ.get(KEY_VARIABLE):
+        key = read_key()
+    else:
+        with contextlib.suppress(FileExistsError):
+            new_key(path)
+        key = read_key(path)
+    return key, hashlib.sha256(b"burnish key " + key).hexdigest()[:16]

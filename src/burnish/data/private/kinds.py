@@ -1,4 +1,4 @@
-"""What is looked for, which kind wins where two overlap, and which kinds today's placeholders cover."""
+"""What is looked for and which kind wins where two overlap."""
 
 from __future__ import annotations
 
@@ -41,9 +41,6 @@ NAMED = frozenset({Kind.PERSON, Kind.PLACE, Kind.ORGANISATION})
 """Kinds that only a language model finds; see `names`."""
 STRUCTURED = frozenset(Kind) - NAMED - {Kind.URL}
 """Kinds that rules find, and what `find` looks for by default. A plain web address is no personal data unless asked for."""
-PLACEHOLDERS = frozenset({Kind.SECRET, Kind.EMAIL, Kind.IBAN, Kind.CARD, Kind.PHONE})
-"""What `redact` replaces: the kinds whose placeholders models were trained with so far."""
-
 _RANK = {kind: rank for rank, kind in enumerate(Kind)}
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from burnish.data.private.find import find
-from burnish.data.private.kinds import PLACEHOLDERS, Found
+from burnish.data.private.kinds import Found
 
 Action = Callable[[Found, str], str]
 """What to write instead of a find, from the find and its text."""
@@ -40,18 +40,20 @@ def remove(_: Found, __: str) -> str:
 
 
 def redact(text: str) -> Redacted:
-    """Replace secrets, e-mail addresses, IBANs, cards and phones by placeholders. JSON stays JSON."""
-    return replace(text, finder=_find_placeholders)
+    """Replace all personal data that rules find by placeholders, for messages and files that people read. JSON stays JSON."""
+    return replace(text)
 
 
-def replace(text: str, action: Action = placeholder, finder: Finder = find) -> Redacted:
+def replace(text: str, action: Action = placeholder, finder: Finder = find, *, settles: bool | None = None) -> Redacted:
     """Replace what the finder finds by what the action writes. JSON stays JSON: a number that is replaced becomes a string.
 
-    With `placeholder` and `remove` the result is looked at again until nothing is found in it, so that replacing twice
-    changes nothing. Other actions write values that may themselves look like personal data; they see a text once.
+    With `placeholder` and `remove`, and where `settles`, the result is looked at again until nothing is found in it, so that
+    replacing twice changes nothing. Other actions write values that may themselves look like personal data; they see a text
+    once.
     """
     counts: Counter[str] = Counter()
-    for _ in range(_ROUNDS if action in (placeholder, remove) else 1):
+    again = action in (placeholder, remove) if settles is None else settles
+    for _ in range(_ROUNDS if again else 1):
         found = finder(text)
         if not found:
             break
@@ -68,10 +70,6 @@ def rewrite(text: str, found: Iterable[Found], change: Callable[[Found], str]) -
         parts += (text[after : item.start], change(item))
         after = item.end
     return "".join([*parts, text[after:]])
-
-
-def _find_placeholders(text: str) -> list[Found]:
-    return find(text, PLACEHOLDERS)
 
 
 def _rewritten(text: str, found: list[Found], action: Action, finder: Finder) -> str:
