@@ -152,6 +152,8 @@ def test_in_a_terminal_ctrl_c_stops_the_answer_and_ctrl_d_leaves(varied_base: Pa
         [sys.executable, "-c", textwrap.dedent(PROGRAM), str(varied_base)],
         stdin=theirs, stdout=theirs, stderr=theirs, close_fds=True, start_new_session=True,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")},
+        # A shell starts what it runs in the background with Ctrl-C ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     os.close(theirs)
     try:

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import datetime
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Any, TextIO
 
 from burnish.core.errors import BurnishError
@@ -180,13 +176,10 @@ class Chat:
         writer.write(f"{subject.name}: ")
         stream = self._submit(subject, turns)
         try:
-            with _ctrl_c() as pressed:
-                for piece in self._pieces(stream, said):
-                    said.text += piece
-                    writer.write(piece)
-                    writer.flush()
-                    if pressed.is_set():
-                        raise KeyboardInterrupt
+            for piece in self._pieces(stream, said):
+                said.text += piece
+                writer.write(piece)
+                writer.flush()
         except KeyboardInterrupt:
             said.stopped = True
         finally:
@@ -218,22 +211,3 @@ class Chat:
         rest = text.finish()
         if rest:
             yield rest
-
-
-@contextmanager
-def _ctrl_c() -> Iterator[threading.Event]:
-    """An event that Ctrl-C sets besides raising KeyboardInterrupt, which Python drops where it strikes inside a destructor."""
-    pressed = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield pressed
-        return
-
-    def press(_: int, __: FrameType | None) -> None:
-        pressed.set()
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGINT, press)
-    try:
-        yield pressed
-    finally:
-        signal.signal(signal.SIGINT, before)
