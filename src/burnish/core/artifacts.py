@@ -155,8 +155,9 @@ class TimePlan(Record):
 
 
 class MethodPlan(Record):
-    """The adapter method with every number resolved."""
+    """The adapter method with every number resolved. `plain`: every fast path of training is off."""
 
+    WHEN_SET: ClassVar[frozenset[str]] = frozenset({"plain"})
     kind: Literal["lora", "qlora"]
     rank: int
     alpha: float
@@ -164,6 +165,7 @@ class MethodPlan(Record):
     targets: tuple[str, ...]
     quantisation: Literal["none", "nf4"]
     double_quantisation: bool
+    plain: Literal[True] | None = None
 
 
 class TrainPlan(Record):

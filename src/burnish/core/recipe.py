@@ -43,6 +43,10 @@ class Method(Section):
     )
     double_quantisation: bool = Field(True, description="With qlora: store the block constants as 8 bits too.")
 
+    plain: bool = Field(
+        False, description="Train without the fast paths: each layer as transformers and the LoRA equation write it."
+    )
+
     @field_validator("targets", mode="before")
     @classmethod
     def _one_target_is_a_list(cls, value: Any) -> Any:

@@ -140,6 +140,7 @@ def _decide(
         targets=targets,
         quantisation="nf4" if nf4 else "none",
         double_quantisation=nf4 and asked.double_quantisation,
+        plain=True if asked.plain else None,
     )
     steps = cut(recipe, data, device, architecture.context)
     because.update(steps.because)

@@ -102,7 +102,7 @@ def layer_activation_bytes(
     """
     item = ITEM_BYTES[dtype]
     queries, keys = architecture.query_size, architecture.key_value_size
-    norm_item = item if architecture.lean else ITEM_BYTES["float32"]
+    norm_item = item if architecture.lean and not method.plain else ITEM_BYTES["float32"]
     norms = architecture.hidden_norms * (norm_item * architecture.hidden + 4)
     if architecture.head_norms:
         norms += norm_item * (queries + keys) + 4 * (architecture.heads + architecture.key_value_heads)
@@ -132,7 +132,7 @@ def _lora_bytes(architecture: Architecture, method: MethodPlan, device: Device, 
 
 def _is_lean_mlp(architecture: Architecture, method: MethodPlan) -> bool:
     """Whether the feed-forward layer makes silu(gate) and its product again in backward: LoRA on `down`, no dropout."""
-    return architecture.lean and method.dropout == 0 and "down_proj" in method.targets
+    return architecture.lean and not method.plain and method.dropout == 0 and "down_proj" in method.targets
 
 
 def training_components(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from burnish.core.errors import Interrupted, TrainingError
 from burnish.core.events import Checkpointed, Emit, Note, StepDone
 from burnish.core.rows import TokenRow
 from burnish.model.attention import packing
+from burnish.model.joined import joined
 from burnish.model.lean import lean
 from burnish.model.lora import lora_parameters, save_adapter
 from burnish.model.memory import MemoryPeak, checkpoint_layers, trim_heap
@@ -49,7 +50,7 @@ def train(
     events = EventFile(folder / "events.jsonl")
     first_step = _go_on(plan, folder / "checkpoints", parameters, optimizer, events, emit)
     peak = MemoryPeak(device)
-    with _ready(model, numbers, device):
+    with _ready(model, plan, device, emit):
         if first_step < numbers.steps:
             _hold_longest(model, sft.longest(numbers, rows, device=device), peak)
         for step, batch in enumerate(
@@ -114,15 +115,16 @@ def _go_on(
 
 
 @contextmanager
-def _ready(model: PreTrainedModel, numbers: TrainPlan, device: torch.device) -> Iterator[None]:
-    """Within the block the model trains: packed attention, lean modules, chosen layers recomputed, threads as planned."""
+def _ready(model: PreTrainedModel, plan: Plan, device: torch.device, emit: Emit) -> Iterator[None]:
+    """Within the block the model trains: packed attention, fast paths, chosen layers recomputed, threads as planned."""
+    numbers = plan.train
     threads = torch.get_num_threads()
     torch.set_num_threads(numbers.threads)
     layers = checkpoint_layers(model, numbers.checkpointed_layers)
     try:
         with (
             packing(model),
-            lean(model),
+            _fast_paths(model, plan, emit),
             layers,
             torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
         ):
@@ -131,6 +133,18 @@ def _ready(model: PreTrainedModel, numbers: TrainPlan, device: torch.device) -> 
     finally:
         model.eval()
         torch.set_num_threads(threads)
+
+
+@contextmanager
+def _fast_paths(model: PreTrainedModel, plan: Plan, emit: Emit) -> Iterator[None]:
+    """Within the block layers are lean and joined, unless method.plain; a note says which layers are not joined, and why."""
+    with ExitStack() as paths:
+        if not plan.method.plain:
+            paths.enter_context(lean(model))
+            alone = paths.enter_context(joined(model))
+            if alone:
+                emit(Note("train", f"plain path for {len(alone)} modules, such as {alone[0]}"))
+        yield
 
 
 def _hold_longest(model: PreTrainedModel, row: PackedRow, peak: MemoryPeak) -> None:
