@@ -10,7 +10,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from burnish.core.artifacts import MethodPlan
 from burnish.model.lean import LeanGated, LeanNorm, lean
 from burnish.model.load import quantise_nf4
-from burnish.model.lora import attach_lora, lora_parameters
+from burnish.model.lora import adapter_off, attach_lora, lora_parameters
 
 Tiny = Callable[..., PreTrainedModel]
 IDS = torch.tensor([[5, 17, 90, 3, 44, 8, 101, 2], [7, 7, 12, 60, 61, 62, 1, 0]])
@@ -106,3 +106,18 @@ def test_less_is_kept_for_backward(make_tiny: Tiny, method: MethodPlan) -> None:
     before = kept()
     with lean(model):
         assert kept() < 0.9 * before
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3"])
+def test_with_the_adapter_off_the_lean_layers_give_the_base(
+    make_tiny: Tiny, method: MethodPlan, architecture: str
+) -> None:
+    model = make_tiny(architecture)
+    with torch.no_grad():
+        base = model(input_ids=IDS).logits
+        adapted(model, method)
+        with lean(model), adapter_off(model):
+            found = model(input_ids=IDS).logits
+        with lean(model):
+            assert not torch.allclose(model(input_ids=IDS).logits, base, atol=1e-3)
+    torch.testing.assert_close(found, base, rtol=1e-5, atol=1e-5)
