@@ -24,6 +24,12 @@ def add_verbs(verb: AddVerb) -> None:
     """Add the verbs of this file."""
     new = verb("new", "write a recipe and a few example rows to begin with", _new)
     new.add_argument("name", help="name of the specialist")
+    new.add_argument(
+        "--from",
+        dest="starter",
+        metavar="USE-CASE",
+        help="begin from support, extract, sql, classify, summarise or voice",
+    )
     for name, summary in SUMMARIES.items():
         sub = verb(name, summary, _check if name == "check" else _stages)
         sub.add_argument("recipe", type=Path, help="the recipe, a YAML file")
@@ -61,9 +67,9 @@ def _stages(options: argparse.Namespace) -> int:
 
 
 def _new(options: argparse.Namespace) -> int:
-    from burnish.scaffold import write_scaffold
+    from burnish.scaffold.write import write_scaffold
 
-    paths = write_scaffold(options.name, Path.cwd())
+    paths = write_scaffold(options.name, Path.cwd(), options.starter)
     if options.json:
         print_json({"written": [str(path) for path in paths]})
     else:

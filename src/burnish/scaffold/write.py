@@ -1,13 +1,16 @@
-"""`burnish new`: a recipe and example rows that run as they are, to be replaced by one's own."""
+"""Write a recipe and example rows: the plain pair, or one of the starters for a use case (starters/*.yaml, *.jsonl)."""
 
 from __future__ import annotations
 
 import json
+import os
+from functools import cache
+from importlib import resources
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from burnish.core.errors import UsageError
+from burnish.core.errors import UsageError, did_you_mean
 from burnish.core.recipe import Name
 from burnish.store.files import write_bytes
 
@@ -50,22 +53,49 @@ FRAMES = {
 }
 
 
-def write_scaffold(name: str, folder: Path) -> tuple[Path, Path]:
-    """Write NAME.yaml and NAME.jsonl into `folder`. Raises UsageError for a bad name and for files that exist."""
+@cache
+def starters() -> tuple[str, ...]:
+    """Return the names of the use cases that a recipe can begin from, sorted."""
+    files = resources.files("burnish.scaffold").joinpath("starters").iterdir()
+    return tuple(sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml")))
+
+
+def write_scaffold(name: str, folder: Path, starter: str | None = None) -> tuple[Path, Path]:
+    """Write NAME.yaml and NAME.jsonl into `folder`: the plain pair, or that of a starter.
+
+    Raises UsageError for a bad name, an unknown starter (with the nearest), and for files that exist: none is overwritten.
+    """
     try:
         TypeAdapter(Name).validate_python(name)
     except ValidationError as error:
         raise UsageError(
             f'"{name}" is no name for a specialist: use a-z, 0-9, ".", "_", "-", at most 63 characters.'
         ) from error
+    if name == "base":
+        raise UsageError('"base" is how people ask for the model without an adapter. Choose another name.')
+    text, lines = _plain(name) if starter is None else _starter(starter, name)
     recipe, rows = folder / f"{name}.yaml", folder / f"{name}.jsonl"
     for path in (recipe, rows):
-        if path.exists():
+        if os.path.lexists(path):
             raise UsageError(f"{path} exists. Choose another name, or move the file away.")
-    lines = [json.dumps(row) for row in _rows()]
-    write_bytes(rows, ("\n".join(lines) + "\n").encode())
-    write_bytes(recipe, RECIPE.format(name=name).encode())
+    write_bytes(rows, lines.encode())
+    write_bytes(recipe, text.encode())
     return recipe, rows
+
+
+def _plain(name: str) -> tuple[str, str]:
+    return RECIPE.format(name=name), "".join(json.dumps(row) + "\n" for row in _rows())
+
+
+def _starter(starter: str, name: str) -> tuple[str, str]:
+    if starter not in starters():
+        known = ", ".join(starters())
+        raise UsageError(
+            f'no starter is called "{starter}". Known: {known}.{did_you_mean(starter.lower(), starters())}'
+        )
+    files = resources.files("burnish.scaffold").joinpath("starters")
+    recipe = files.joinpath(f"{starter}.yaml").read_text(encoding="utf-8").replace("{name}", name)
+    return recipe, files.joinpath(f"{starter}.jsonl").read_text(encoding="utf-8")
 
 
 def _rows() -> list[dict[str, str]]:
