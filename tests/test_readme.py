@@ -48,7 +48,7 @@ def test_every_make_target_and_every_burnish_command_of_a_page_exists(page: str)
 @pytest.mark.parametrize("recipe", sorted(path.name for path in (ROOT / "recipes").glob("*.yaml")))
 def test_every_shipped_recipe_is_a_recipe_and_its_files_are_there(recipe: str) -> None:
     loaded = load_recipe(ROOT / "recipes" / recipe)
-    for path in (loaded.data, *loaded.evaluate.tasks.values()):
+    for path in (*(source.path for source in loaded.sources().values()), *loaded.evaluate.tasks.values()):
         assert (ROOT / path).is_file(), path
 
 

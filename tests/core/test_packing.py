@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from burnish.core.packing import count_steps, pack, packed_tokens, step_rows
+from burnish.core.packing import WINDOW_ROWS, count_steps, pack, pack_order, packed_tokens, spread_evenly, step_rows
 
 PREFIX = {"a": 0, "b": 3, "c": 9}
 SAMPLES = st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 23)), min_size=1, max_size=60).map(
@@ -97,3 +97,28 @@ def test_many_rows_are_packed_with_less_than_one_percent_left_empty() -> None:
     lengths = [("s", 100, 20 + index * 37 % 400) for index in range(20_000)]
     rows = pack(lengths, 2048, 0)
     assert sum(packed_tokens(lengths, row) for row in rows) / (len(rows) * 2048) > 0.99
+
+
+@given(SAMPLES, st.data(), st.integers(32, 60), SEEDS)
+def test_an_order_keeps_its_blocks_and_loses_no_draw(
+    lengths: list[tuple[str, int, int]], data: st.DataObject, row_tokens: int, seed: int
+) -> None:
+    blocks = data.draw(st.lists(st.lists(st.integers(0, len(lengths) - 1), min_size=1), min_size=1, max_size=5))
+    packed = pack_order(lengths, blocks, row_tokens, seed)
+    assert packed == pack_order(lengths, blocks, row_tokens, seed)
+    assert all(0 < sum(lengths[index][2] for index in row) <= row_tokens for row in packed)
+    drawn = iter(index for row in packed for index in row)
+    for block in blocks:
+        assert sorted(next(drawn) for _ in block) == sorted(block)
+    steps = list(spread_evenly(packed, 3))
+    assert [row for step in steps for row in step] == packed
+    assert {len(step) for step in steps} <= {len(steps[0]), len(steps[0]) - 1, len(steps[0]) + 1}
+
+
+def test_a_long_order_is_packed_in_windows_so_that_rows_stay_near_their_place() -> None:
+    lengths = [("", 0, 5 + number % 3) for number in range(4000)]
+    packed = pack_order(lengths, [range(4000)], 12, 0)
+    at = [index for row in packed for index in row]
+    window = 4000 // (sum(tail for _, _, tail in lengths) // (12 * WINDOW_ROWS)) + 1
+    assert max(abs(place - index) for place, index in enumerate(at)) <= window
+    assert len(packed) <= 1.02 * len(pack(lengths, 12, 0))

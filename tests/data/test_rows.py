@@ -96,6 +96,7 @@ def test_the_columns_and_their_types_are_those_that_others_may_rely_on(tmp_path:
     assert (types["prefix"], types["prompt"]) == ("int32", "int32")
     assert pq.read_schema(rows_path(tmp_path, "train")).names == [
         "id", "messages", "tools", "date", "source", "line", "start", "end", "format", "group", "created_at", "license",
+        "source_name", "difficulty",
     ]  # fmt: skip
 
 

@@ -32,6 +32,7 @@ SAID_BY_THE_RECIPE = {
     "max_gradient_norm",
     "betas",
     "epsilon",
+    "mix",
 }
 
 

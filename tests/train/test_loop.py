@@ -16,9 +16,11 @@ from transformers import PreTrainedModel
 from burnish.core.artifacts import MethodPlan, Plan
 from burnish.core.errors import Interrupted, TrainingError
 from burnish.core.events import Checkpointed, Event, Note, StepDone
+from burnish.core.packing import pack_order
 from burnish.core.rows import TokenRow
 from burnish.model.lora import lora_parameters
 from burnish.train.loop import train
+from burnish.train.pack import lengths_of
 
 Rows = Callable[..., list[TokenRow]]
 Adapted = Callable[..., PreTrainedModel]
@@ -196,6 +198,7 @@ from conftest import adapted, plan_for, plan_method, random_rows
 import torch
 from burnish.core.events import Checkpointed
 from burnish.train.loop import train
+from burnish.train.pack import lengths_of
 torch.set_num_threads(1)
 rows = random_rows(40)
 plan = plan_for(rows, epochs=2.0, checkpoint_every=3, checkpointed_layers=1, method=plan_method(dropout=0.2))
@@ -229,3 +232,29 @@ def test_a_killed_run_goes_on_and_ends_with_the_bits_of_an_undisturbed_one(
     for key in ("step", "loss", "gradient_norm"):
         assert [line[key] for line in noted(killed)] == [line[key] for line in noted(undisturbed)]
     assert weights(killed) == weights(undisturbed)
+
+
+def test_a_run_in_a_given_order_goes_on_with_the_same_bits(
+    make_adapted: Adapted, make_rows: Rows, make_plan: MakePlan, tmp_path: Path
+) -> None:
+    rows = make_rows(24)
+    order = (tuple(range(12, 24)), (0, 5, 5, 0, 5, 1), tuple(range(8)))
+    packed = len(pack_order(lengths_of(rows), order, 48, 0))
+    plan = make_plan(rows, checkpoint_every=100, steps=-(-packed // 2))
+    train(plan, rows, make_adapted(), folder=tmp_path / "whole", emit=lambda event: None, stop=never, order=order)
+    asked = iter([False, True])
+    with pytest.raises(Interrupted, match="stopped after step 2 of"):
+        train(
+            plan, rows, make_adapted(), folder=tmp_path / "cut", emit=lambda event: None,
+            stop=lambda: next(asked), order=order,
+        )  # fmt: skip
+    measured = train(
+        plan, rows, make_adapted(), folder=tmp_path / "cut", emit=lambda event: None, stop=never, order=order
+    )
+    assert measured.resumed_at_step == 2
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+    train(
+        make_plan(rows, checkpoint_every=100), rows, make_adapted(), folder=tmp_path / "mixed",
+        emit=lambda event: None, stop=never,
+    )  # fmt: skip
+    assert weights(tmp_path / "mixed") != weights(tmp_path / "whole")

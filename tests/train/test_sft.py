@@ -11,12 +11,14 @@ from transformers import PreTrainedModel
 
 from burnish.core.artifacts import Plan
 from burnish.core.errors import TrainingError
+from burnish.core.packing import pack_order
 from burnish.core.rows import TokenRow
 from burnish.model.attention import packing
 from burnish.model.lora import lora_parameters
 from burnish.model.memory import checkpoint_layers
 from burnish.train import sft
-from burnish.train.pack import pack_row
+from burnish.train.pack import lengths_of, pack_row
+from burnish.train.sft import batches
 
 CPU = torch.device("cpu")
 Rows = Callable[..., list[TokenRow]]
@@ -225,3 +227,18 @@ def test_bfloat16_gradients_point_where_those_of_float32_do(make_adapted: Adapte
     assert all(parameter.grad.dtype == torch.float32 for parameter in parameters.values())
     assert loss.item() == pytest.approx(exact[0], rel=0.02)
     assert torch.cosine_similarity(gradients(model), exact[1], dim=0) > 0.99
+
+
+def test_an_order_is_packed_block_by_block_and_kept(make_rows: Rows, make_plan: MakePlan) -> None:
+    rows = make_rows(12)
+    order = ((7, 3, 7), tuple(range(6)), (11, 3))
+    packed = len(pack_order(lengths_of(rows), order, 48, 0))
+    plan = make_plan(rows, rows_per_step=1, steps=packed).train
+    seen = list(batches(plan, rows, first_step=0, device=CPU, order=order))
+    drawn = [[row.row_ids for row in batch] for batch in seen]
+    flat = [name for batch in drawn for names in batch for name in names]
+    assert sorted(flat[:3]) == ["row-3", "row-7", "row-7"]
+    assert sorted(flat[3:9]) == [f"row-{number}" for number in range(6)]
+    assert sorted(flat[9:]) == ["row-11", "row-3"]
+    later = [[row.row_ids for row in b] for b in batches(plan, rows, first_step=2, device=CPU, order=order)]
+    assert later == drawn[2:], "a run that goes on takes the same rows"

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from burnish.core.account import TokenAccount
 from burnish.core.ids import Id, content_id
+from burnish.core.mix import MixPlan
 from burnish.core.records import Count, FileRef, Histogram, Record
 
 
@@ -33,9 +34,11 @@ class Artifact(Record):
 
 
 class SourceFile(Record):
-    """One raw file that was read."""
+    """One raw file that was read; `source` is the recipe's name for the source it belongs to, where there are several."""
 
     OUTSIDE_ID: ClassVar[frozenset[str]] = frozenset({"path"})
+    WHEN_SET: ClassVar[frozenset[str]] = frozenset({"source"})
+    source: str | None = None
     path: str
     sha256: str
     size_bytes: Count
@@ -43,29 +46,61 @@ class SourceFile(Record):
     formats: dict[str, Count]
 
 
-class Ledger(Record):
-    """Nothing is dropped silently: rows in = rows kept + rows rejected, each with a reason."""
+class SourceLedger(Record):
+    """The ledger of one source: rows in = rows kept + rows rejected."""
 
     rows_in: Count
     rows_kept: Count
     rejected: dict[str, Count]
-    changed: dict[str, Count] = Field(default_factory=dict[str, Count])
 
     @model_validator(mode="after")
-    def _balances(self) -> Ledger:
+    def _balances(self) -> SourceLedger:
         rejected = sum(self.rejected.values())
         if self.rows_in != self.rows_kept + rejected:
             raise ValueError(f"rows in ({self.rows_in}) is not rows kept ({self.rows_kept}) + rejected ({rejected})")
         return self
 
 
+class Ledger(Record):
+    """Nothing is dropped silently: rows in = rows kept + rows rejected, each with a reason.
+
+    `sources`: the same by named source of the data; what is missing in their sum are the rows of tasks.
+    """
+
+    WHEN_SET: ClassVar[frozenset[str]] = frozenset({"sources"})
+    rows_in: Count
+    rows_kept: Count
+    rejected: dict[str, Count]
+    changed: dict[str, Count] = Field(default_factory=dict[str, Count])
+    sources: dict[str, SourceLedger] | None = None
+
+    @model_validator(mode="after")
+    def _balances(self) -> Ledger:
+        rejected = sum(self.rejected.values())
+        if self.rows_in != self.rows_kept + rejected:
+            raise ValueError(f"rows in ({self.rows_in}) is not rows kept ({self.rows_kept}) + rejected ({rejected})")
+        if sum(source.rows_in for source in (self.sources or {}).values()) > self.rows_in:
+            raise ValueError("the sources have more rows than came in")
+        return self
+
+
+class SplitSource(Record):
+    """What a named source has in a split."""
+
+    rows: Count
+    tokens: Count
+    trained_tokens: Count
+
+
 class Split(Record):
     """One split of a dataset: canonical rows and their token ids, each a Parquet file.
 
     `tokens` counts every token of every row once; `unique_tokens` counts a prefix that several rows share (their system
-    prompt) only once, which is what training and evaluation compute; `trained_tokens` are those with loss.
+    prompt) only once, which is what training and evaluation compute; `trained_tokens` are those with loss. `sources`: what
+    each named source has of it.
     """
 
+    WHEN_SET: ClassVar[frozenset[str]] = frozenset({"sources"})
     rows: Count
     tokens: Count
     unique_tokens: Count
@@ -75,6 +110,7 @@ class Split(Record):
     lengths: Histogram
     file: FileRef
     token_file: FileRef
+    sources: dict[str, SplitSource] | None = None
 
 
 class TextFingerprint(Record):
@@ -169,8 +205,12 @@ class MethodPlan(Record):
 
 
 class TrainPlan(Record):
-    """The loop with every number resolved. Token counts are those without padding; one row is one packed sequence."""
+    """The loop with every number resolved. Token counts are those without padding; one row is one packed sequence.
 
+    `mix`: how rows are drawn from several sources, or in which stages; None for every row once an epoch, in any order.
+    """
+
+    WHEN_SET: ClassVar[frozenset[str]] = frozenset({"mix"})
     seed: int
     epochs: float
     learning_rate: float
@@ -189,6 +229,7 @@ class TrainPlan(Record):
     device: Literal["cpu", "cuda"]
     compute_dtype: Literal["float32", "bfloat16", "float16"]
     threads: int
+    mix: MixPlan | None = None
 
 
 class Plan(Artifact):

@@ -11,12 +11,16 @@ import math
 import random
 from bisect import bisect_left, insort
 from collections.abc import Hashable, Iterator, Sequence
+from typing import TypeVar
 
+Item = TypeVar("Item")
+WINDOW_ROWS = 64
+"""Packed rows that a long order is cut into: so many pack well, so few keep their place in the order."""
 Length = tuple[Hashable, int, int]
 """(key that samples with the same prefix share, tokens of that prefix, tokens after it)."""
 
 
-def pack(lengths: Sequence[Length], row_tokens: int, seed: int) -> list[list[int]]:
+def pack(lengths: Sequence[Length], row_tokens: int, seed: int | str) -> list[list[int]]:
     """Return the sample indices of each packed row: best-fit decreasing, group by group, ties broken by `seed`.
 
     Every sample is in exactly one row and no row costs more than `row_tokens`. A group that does not fit one row is
@@ -49,7 +53,7 @@ def pack(lengths: Sequence[Length], row_tokens: int, seed: int) -> list[list[int
     return rows
 
 
-def _groups(lengths: Sequence[Length], row_tokens: int, seed: int) -> list[list[int]]:
+def _groups(lengths: Sequence[Length], row_tokens: int, seed: int | str) -> list[list[int]]:
     """Return samples by prefix, longest first, the group with most tokens first. Samples without prefix are one group."""
     rank = list(range(len(lengths)))
     random.Random(seed).shuffle(rank)
@@ -90,14 +94,46 @@ def step_rows(packed_rows: int, epochs: float, rows_per_step: int, seed: int) ->
     so that no small last step gets the weight of a whole one.
     """
     total = _row_count(packed_rows, epochs)
-    steps = count_steps(packed_rows, epochs, rows_per_step)
     order: list[int] = []
     for epoch in range(math.ceil(total / packed_rows)):
         rows = list(range(packed_rows))
         random.Random(f"{seed}/{epoch}").shuffle(rows)
         order += rows
+    for rows in spread_evenly(order[:total], rows_per_step):
+        yield list(rows)
+
+
+def pack_order(
+    lengths: Sequence[Length], blocks: Sequence[Sequence[int]], row_tokens: int, seed: int
+) -> list[list[int]]:
+    """Return the packed rows of a run whose order is given, in that order: the sample indices of each.
+
+    blocks: sample indices as they are trained on; an index may occur more than once. Each block is cut into windows of
+    about `WINDOW_ROWS` packed rows, packed by themselves, so no sample leaves its window; within one the order is drawn
+    from the seed.
+    """
+    packed: list[list[int]] = []
+    windows = [window for block in blocks for window in _windows(lengths, block, WINDOW_ROWS * row_tokens)]
+    for number, window in enumerate(windows):
+        rows = pack([lengths[index] for index in window], row_tokens, f"{seed}/{number}")
+        random.Random(f"{seed}/{number}/rows").shuffle(rows)
+        packed += [[window[place] for place in row] for row in rows]
+    return packed
+
+
+def _windows(lengths: Sequence[Length], block: Sequence[int], tokens: int) -> Iterator[Sequence[int]]:
+    """Yield parts of a block with about equally many samples, as many parts as hold so many tokens each."""
+    total = sum(lengths[index][1] + lengths[index][2] for index in block)
+    parts = min(len(block), max(1, total // tokens))
+    for part in range(parts):
+        yield block[part * len(block) // parts : (part + 1) * len(block) // parts]
+
+
+def spread_evenly(order: Sequence[Item], rows_per_step: int) -> Iterator[Sequence[Item]]:
+    """Yield what each step takes of an order, at most `rows_per_step`; two steps differ by one at most."""
+    steps = max(1, math.ceil(len(order) / rows_per_step))
     for step in range(steps):
-        yield order[step * total // steps : (step + 1) * total // steps]
+        yield order[step * len(order) // steps : (step + 1) * len(order) // steps]
 
 
 def _row_count(packed_rows: int, epochs: float) -> int:

@@ -6,25 +6,20 @@ the descriptions here.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from burnish.core.errors import did_you_mean
+from burnish.core.recipe_data import ONLY, Data, DataSource, Mix, Order, order_section
+from burnish.core.section import Name, Section
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 METRICS = ("exact_match", "field_f1", "json_valid")
 """Metrics a gate may ask a minimum of, all between 0 and 1."""
 
 
 RESERVED_TASKS = ("train", "test", "general")
 """Splits and tasks that burnish makes itself."""
-
-
-class Section(BaseModel):
-    """A part of the recipe. Frozen; unknown keys are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Method(Section):
@@ -174,6 +169,16 @@ class Train(Section):
     max_gradient_norm: float = Field(1.0, gt=0.0, description="Gradients are clipped to this global norm.")
     checkpoint_every: int | None = Field(None, ge=1, description="Steps between checkpoints. Default: ten in a run.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to train.")
+    mix: Mix = Field(default_factory=lambda: Mix.model_validate({}), description="How much of each source is drawn.")
+    order: Order | None = Field(
+        None,
+        description="A staged order: `length`, `difficulty`, `source`, or a mapping. Default: mixed, drawn by the seed.",
+    )
+
+    @field_validator("order", mode="before")
+    @classmethod
+    def _order_alone(cls, value: Any) -> Any:
+        return order_section(value)
 
 
 class Evaluate(Section):
@@ -205,10 +210,10 @@ class Recipe(Section):
 
     name: Name = Field(description="Name of the specialist, by which its release is called: a-z, 0-9, '.', '_', '-'.")
     base: str = Field(min_length=1, description="Bundled name, Hub id, or folder of the base model.")
-    data: str = Field(
-        min_length=1,
+    data: Data = Field(
         description="Raw rows: a file, folder or glob (jsonl, json, csv, parquet, xlsx, txt, md, html, pdf, docx; also "
-        "compressed), a URL that fsspec opens, `sql:URL QUERY`, or `datasets:NAME`. Relative to the working folder.",
+        "compressed), a URL that fsspec opens, `sql:URL QUERY`, or `datasets:NAME`. Relative to the working folder. "
+        "Several sources: `{tickets: {path: tickets.jsonl, ratio: 3}, manuals: {path: manuals/, ratio: 1}}`, or a list.",
     )
     columns: dict[str, Any] | None = Field(
         None,
@@ -237,6 +242,14 @@ class Recipe(Section):
     )
     train: Train = Field(default_factory=lambda: Train.model_validate({}), description="The training loop.")
     evaluate: Evaluate = Field(default_factory=lambda: Evaluate.model_validate({}), description="What is measured.")
+
+    def sources(self) -> dict[str, DataSource]:
+        """Return the sources of data by name, in order, each with the columns that apply to it; one alone is called `data`."""
+        data = {ONLY: DataSource.model_validate({"path": self.data})} if isinstance(self.data, str) else self.data
+        return {
+            name: source if source.columns is not None else source.model_copy(update={"columns": self.columns})
+            for name, source in data.items()
+        }
 
     @field_validator("name")
     @classmethod

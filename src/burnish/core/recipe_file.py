@@ -12,7 +12,9 @@ import yaml
 from pydantic import ValidationError
 
 from burnish.core.errors import Problem, RecipeError, did_you_mean
-from burnish.core.recipe import Recipe, Section
+from burnish.core.recipe import Recipe
+from burnish.core.recipe_data import FORMS, source_problems
+from burnish.core.section import Section
 from burnish.core.yaml_text import KeyTwiceError, load_yaml, yaml_problem
 
 
@@ -52,9 +54,12 @@ def _why(error: OSError | UnicodeDecodeError) -> str:
 def parse_recipe(raw: Mapping[str, Any], *, source: str) -> Recipe:
     """Validate a mapping as a recipe. Raises RecipeError naming `source` and every problem."""
     try:
-        return Recipe.model_validate(raw)
+        recipe = Recipe.model_validate(raw)
     except ValidationError as error:
         raise RecipeError(source, [_problem(item) for item in error.errors(include_url=False)]) from error
+    if problems := source_problems(recipe.data, recipe.train.mix, recipe.train.order):
+        raise RecipeError(source, problems)
+    return recipe
 
 
 def _apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> list[Problem]:
@@ -86,7 +91,7 @@ def _apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> list[Prob
 
 
 def _problem(item: Any) -> Problem:
-    location: tuple[str | int, ...] = item["loc"]
+    location = _place(item["loc"])
     key = ".".join(str(part) for part in location) or "recipe"
     found = _show(item["input"])
     if item["type"] == "missing":
@@ -104,7 +109,16 @@ def _problem(item: Any) -> Problem:
     return Problem(key, found, f"{message} {_description(location)}".strip())
 
 
+def _place(location: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    """Return where in the recipe it is: without what pydantic adds of its own."""
+    if location[:1] == ("data",) and location[1:2] and location[1] in FORMS:
+        location = ("data", *location[2:])
+    return tuple(part for part in location if part != "[key]")
+
+
 _MESSAGES = {
+    "union_tag_invalid": "must be a path, or sources by name",
+    "finite_number": "must be a finite number",
     "string_type": "must be text",
     "string_pattern_mismatch": "must begin with a-z or 0-9 and go on with a-z, 0-9, '.', '_' or '-', 63 characters at most",
     "string_too_short": "must not be empty",
@@ -131,9 +145,17 @@ def _section_at(location: tuple[str | int, ...]) -> type[Section]:
     section: type[Section] = Recipe
     for part in location:
         field = section.model_fields.get(str(part))
-        if field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            section = field.annotation
+        if field is not None and (nested := _section_in(field.annotation)) is not None:
+            section = nested
     return section
+
+
+def _section_in(annotation: Any) -> type[Section] | None:
+    """Return the section that a field holds: itself, or none, or sections by name."""
+    if isinstance(annotation, type):
+        return annotation if issubclass(annotation, Section) else None
+    found = (_section_in(argument) for argument in typing.get_args(annotation))
+    return next((section for section in found if section is not None), None)
 
 
 def _field_at(location: tuple[str | int, ...]) -> Any:
@@ -161,18 +183,21 @@ def recipe_fields() -> Iterator[tuple[str, str, str, str]]:
 
 def _fields(section: type[Section], prefix: str) -> Iterator[tuple[str, str, str, str]]:
     for name, field in section.model_fields.items():
-        nested = field.annotation
-        is_section = isinstance(nested, type) and issubclass(nested, Section)
+        nested = _section_in(field.annotation)
+        by_name = name == "data"
         default = (
             "required"
             if field.is_required()
             else ""
-            if is_section
+            if nested is not None
             else _default(field.get_default(call_default_factory=True))
         )
-        yield prefix + name, "section" if is_section else _type_name(nested), default, field.description or ""
-        if is_section and isinstance(nested, type):
-            yield from _fields(nested, f"{prefix}{name}.")
+        kind = (
+            "text or sections by name" if by_name else "section" if nested is not None else _type_name(field.annotation)
+        )
+        yield prefix + name, kind, default, field.description or ""
+        if nested is not None:
+            yield from _fields(nested, f"{prefix}{name}.NAME." if by_name else f"{prefix}{name}.")
 
 
 def _default(value: Any) -> str:

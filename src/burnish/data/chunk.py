@@ -72,6 +72,8 @@ class Row:
     renderings: tuple[Rendering, ...]
     tokens: int
     tokens_in: int
+    source_name: str | None = None
+    difficulty: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,7 +81,7 @@ class Fates:
 
 
 def decide(spool: Spool, wanted: Wanted, tell: Callable[[], None]) -> Fates:
-    """Decide about every row. Source 0 is the data, the others are tasks, which are tested and never trained on.
+    """Decide about every row. The first sources are the data, the others tasks, which are tested and never trained on.
 
     Duplicates go test rows first, so that a test row never gives way to a training row. A training row goes when it is a
     duplicate or near duplicate of a row of a task or of the test split, or asks just the same under the same system prompt.
@@ -91,7 +91,9 @@ def decide(spool: Spool, wanted: Wanted, tell: Callable[[], None]) -> Fates:
     Raises DataError when rows lack what they are to be split by, and when a source would lose too many rows as duplicates.
     """
     fates = Fates(
-        np.where(spool.sources == 0, TRAIN, FIRST_TASK - 1 + spool.sources).astype(np.int16),
+        np.where(spool.sources < spool.data_sources, TRAIN, FIRST_TASK - spool.data_sources + spool.sources).astype(
+            np.int16
+        ),
         np.zeros(len(spool), np.uint8),
         np.full(len(spool), -1, np.int64),
         np.ones(len(spool), np.float32),
@@ -109,7 +111,7 @@ def decide(spool: Spool, wanted: Wanted, tell: Callable[[], None]) -> Fates:
 
 def _hold_out(spool: Spool, wanted: Wanted, fates: Fates) -> None:
     """Put rows of the data on the side that they say themselves, where any does, else where the recipe's rule puts them."""
-    data = np.flatnonzero(spool.sources == 0)
+    data = np.flatnonzero(spool.sources < spool.data_sources)
     columns = spool.columns[data]
     if (columns["said"] != NOTHING_SAID).any():
         fates.sides[data[columns["said"] == TEST]] = TEST

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any, cast
 
-from burnish.core.artifacts import Ledger
+from burnish.core.artifacts import Ledger, SourceLedger
 from burnish.data.chunk import Chunk, Counts, Refused
 from burnish.data.private.replace import redact
 
@@ -63,9 +64,21 @@ class Book:
         self._rejected.setdefault(source, Counter())[refused.reason] += count
         self._first.setdefault((source, refused.reason), refused)
 
-    def ledger(self, rows_kept: int) -> Ledger:
-        """Close the book. Raises ValueError if a row got lost, which would be an error of ours."""
+    def ledger(self, rows_kept: int, kept_of: Mapping[str, int] | None = None) -> Ledger:
+        """Close the book. kept_of: rows kept by source of the data, in order, where the recipe names several.
+
+        Raises ValueError if a row got lost, which would be an error of ours.
+        """
+        sources = {
+            name: SourceLedger(
+                rows_in=self.lines(number),
+                rows_kept=kept,
+                rejected=dict(sorted(self._rejected.get(number, Counter[str]()).items())),
+            )
+            for number, (name, kept) in enumerate((kept_of or {}).items())
+        }
         return Ledger(
+            sources=sources or None,
             rows_in=self.rows_in,
             rows_kept=rows_kept,
             rejected=dict(sorted(sum(self._rejected.values(), Counter[str]()).items())),

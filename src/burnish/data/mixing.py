@@ -73,6 +73,32 @@ def mix_epochs(
 ) -> Iterator[I64]:
     """Yield the row numbers of each epoch, in order; the last epoch is shorter where `epochs` has a fraction.
 
+    The arguments are those of `mix_stages`.
+    """
+    for stages in mix_stages(
+        rows,
+        seed=seed,
+        epochs=epochs,
+        ratios=ratios,
+        temperature=temperature,
+        epoch_rows=epoch_rows,
+        curriculum=curriculum,
+    ):
+        yield np.concatenate(stages)
+
+
+def mix_stages(
+    rows: Mapping[str, int],
+    *,
+    seed: int,
+    epochs: float = 1.0,
+    ratios: Mapping[str, float] | None = None,
+    temperature: float = 1.0,
+    epoch_rows: int | None = None,
+    curriculum: Curriculum | None = None,
+) -> Iterator[list[I64]]:
+    """Yield the row numbers of each epoch by stage, in order; an epoch without a curriculum is one stage.
+
     rows: how many rows each source has, in the order of the numbering. An epoch is as many rows as there are in all, or
     `epoch_rows`. Without ratios and at temperature 1, every epoch has each row exactly once.
     """
@@ -95,7 +121,7 @@ def mix_epochs(
             drawn[name] += len(at)
             offset += count
         staged = curriculum is not None and (curriculum.epochs is None or epoch < curriculum.epochs)
-        yield _staged(order, sources, tuple(rows), curriculum) if staged and curriculum else order
+        yield _staged(order, sources, tuple(rows), curriculum) if staged and curriculum else [order]
         left -= len(order)
         epoch += 1
 
@@ -172,8 +198,8 @@ def _check(curriculum: Curriculum, rows: Mapping[str, int]) -> None:
         raise DataError("the curriculum names a source in two stages; name each once")
 
 
-def _staged(order: I64, sources: I64, names: Sequence[str], curriculum: Curriculum) -> I64:
-    """Return an epoch's rows by stage; within a stage they stay in the order they had."""
+def _staged(order: I64, sources: I64, names: Sequence[str], curriculum: Curriculum) -> list[I64]:
+    """Return an epoch's rows by stage, without empty stages; within a stage they stay in the order they had."""
     stage = np.zeros(len(order), dtype=np.int64)
     if curriculum.scores is not None:
         rank = np.empty(len(order), dtype=np.int64)
@@ -183,4 +209,6 @@ def _staged(order: I64, sources: I64, names: Sequence[str], curriculum: Curricul
     last = len(curriculum.sources)
     phase = {name: number for number, stage_names in enumerate(curriculum.sources) for name in stage_names}
     by_source = np.array([phase.get(name, last) for name in names], dtype=np.int64)[sources]
-    return order[np.lexsort((np.arange(len(order)), stage, by_source))]
+    places = np.lexsort((np.arange(len(order)), stage, by_source))
+    changes = (np.diff(stage[places]) != 0) | (np.diff(by_source[places]) != 0)
+    return np.split(order[places], np.flatnonzero(changes) + 1)

@@ -7,7 +7,7 @@ spool; once more their compact texts, to decide about all of them together; and 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +29,7 @@ from burnish.data.personal import certify, treatment
 from burnish.data.proof import prove
 from burnish.data.record import RawRow
 from burnish.data.row_maker import Making, Settings, chunk_maker
-from burnish.data.sources.fingerprint import fingerprint
+from burnish.data.sources.fingerprint import data_fingerprint
 from burnish.data.sources.read import read, stored_bytes
 from burnish.data.sources.spec import shown
 from burnish.data.sources.told import source_files
@@ -69,17 +69,17 @@ def prepare(
     and when rows are too long for the recipe's policy.
     """
     limit = _token_limit(recipe, tokenizer)
-    sources = {"": recipe.data, **recipe.evaluate.tasks}
+    data, tasks = recipe.sources(), recipe.evaluate.tasks
+    names = [] if isinstance(recipe.data, str) else list(data)
+    paths = [*(source.path for source in data.values()), *tasks.values()]
     sides = {"train": TRAIN, "test": TEST, **{name: FIRST_TASK + n for n, name in enumerate(recipe.evaluate.tasks)}}
-    mapping = None if recipe.columns is None else compile_mapping(recipe.columns, source=f"the recipe of {recipe.name}")
     expected = _expected(recipe)
     personal = treatment(recipe.prepare.personal_data, key, vault)
-    settings = Settings(recipe.system, personal, limit, recipe.prepare.overlong, mapping)
+    settings = _settings_of(recipe, Settings(recipe.system, personal, limit, recipe.prepare.overlong))
     book = Book()
-    first_rows = [read(name, at=_progress(name, emit)) for name in sources.values()]  # a missing file is told first
-    with Spool(folder) as spool:
-        for number, (name, raws) in enumerate(zip(sources.values(), first_rows, strict=True)):
-            own = replace(settings, columns_may_lack=number > 0)
+    first_rows = [read(name, at=_progress(name, emit)) for name in paths]  # a missing file is told first
+    with Spool(folder, len(data)) as spool:
+        for number, (name, raws, own) in enumerate(zip(paths, first_rows, settings, strict=True)):
             begins = _read_into(spool, book, number, raws, own, tokenizer, stored_bytes(name) or 0)
             _check_usable(name, begins, number, book)
         spool.finish()
@@ -90,17 +90,19 @@ def prepare(
         certified = certify(spool, fates, personal, recipe.prepare.personal_data.recall)
         with ThreadPoolExecutor(1) as beside:  # the proof reads what the files are written from
             proving = beside.submit(prove, spool, fates, sides)
-            written = write(spool, fates, sides, folder, root, book, emit, clean=personal.leaves_nothing)
+            written = write(spool, fates, sides, folder, root, book, emit, clean=personal.leaves_nothing, names=names)
             _check_splits(written, recipe, book)
             proof = proving.result()
     write_json(folder / "leakage.json", proof.as_json())
     write_json(folder / "certificate.json", certified.to_json())
     return Manifest(
         sources=tuple(
-            file for number, name in enumerate(sources.values()) for file in source_files(name, book.of(number))
+            file
+            for number, path in enumerate(paths)
+            for file in source_files(path, book.of(number), (names + [None] * len(paths))[number])
         ),
         fingerprint=tokenizer.fingerprint(recipe.system),
-        ledger=book.ledger(sum(split.rows for split in written.splits.values())),
+        ledger=book.ledger(sum(split.rows for split in written.splits.values()), _kept_of(written, names)),
         splits=written.splits,
         personal_data=dict(sorted(book.counts.personal.items())),
         leakage=fates.leaks(),
@@ -108,8 +110,37 @@ def prepare(
         certificate_file=file_ref(folder / "certificate.json", root),
         rejected_file=written.rejected_file,
         account=written.account,
-        settings=_settings(recipe, limit, tokenizer, fingerprint(recipe.data)),
+        settings=_settings(recipe, limit, tokenizer, data_fingerprint(recipe)),
     )
+
+
+def _settings_of(recipe: Recipe, settings: Settings) -> list[Settings]:
+    """Return the settings of each source of the data, then of each task."""
+    told = f"the recipe of {recipe.name}"
+    of_data = [
+        replace(
+            settings,
+            columns=None
+            if source.columns is None
+            else compile_mapping(source.columns, key=_columns_key(recipe, name), source=told),
+            source_name=None if isinstance(recipe.data, str) else name,
+            license=source.license,
+        )
+        for name, source in recipe.sources().items()
+    ]
+    mapping = None if recipe.columns is None else compile_mapping(recipe.columns, source=told)
+    of_task = replace(settings, columns=mapping, columns_may_lack=True)
+    return of_data + [of_task] * len(recipe.evaluate.tasks)
+
+
+def _columns_key(recipe: Recipe, name: str) -> str:
+    return "columns" if isinstance(recipe.data, str) or recipe.data[name].columns is None else f"data.{name}.columns"
+
+
+def _kept_of(written: Written, names: Sequence[str]) -> dict[str, int]:
+    """Return the rows that each named source has in all splits."""
+    splits = [split.sources or {} for split in written.splits.values()]
+    return {name: sum(split[name].rows for split in splits) for name in names}
 
 
 def wanted(recipe: Recipe, forgotten: U64 | None = None) -> Wanted:
@@ -280,6 +311,10 @@ def _settings(recipe: Recipe, limit: int, tokenizer: Tokenizer, data_sha256: str
         "system": recipe.system,
         "tasks": sorted(recipe.evaluate.tasks),
     }
+    if not isinstance(recipe.data, str):
+        settings["sources"] = {
+            name: {"columns": source.columns, "license": source.license} for name, source in recipe.data.items()
+        }
     for name, said in (("columns", recipe.columns), ("expect", recipe.expect)):
         if said is not None:
             settings[name] = said

@@ -69,6 +69,7 @@ def data_report(manifest: Manifest, root: Path, *, name: str, tokenizer: Tokeniz
         proof=_proof(manifest, root),
         certificate=certificate_of(manifest, root),
         account=_account(manifest),
+        sources=_sources(manifest),
         pairs=list(_pairs(manifest, root, rejected)),
         rejected=_examples(rejected),
         count=format_count,
@@ -123,6 +124,25 @@ def _proof(manifest: Manifest, root: Path) -> dict[str, Any] | None:
     if manifest.leakage_file is None:
         return None
     return cast(dict[str, Any], json.loads((root / manifest.leakage_file.path).read_text(encoding="utf-8")))
+
+
+def _sources(manifest: Manifest) -> list[dict[str, Any]]:
+    """Return what each named source brought: rows in and kept, what it lost most rows to, and its part of training."""
+    train = manifest.splits["train"]
+    told: list[dict[str, Any]] = []
+    for name, ledger in (manifest.ledger.sources or {}).items():
+        own = (train.sources or {})[name]
+        told.append(
+            {
+                "name": name,
+                "license": manifest.settings["sources"][name]["license"] or "not said",
+                "ledger": ledger,
+                "lost": ", ".join(f"{reason}: {n:,}" for reason, n in ledger.rejected.items()) or "none",
+                "train": own,
+                "share": own.trained_tokens / max(1, train.trained_tokens),
+            }
+        )
+    return told
 
 
 def _account(manifest: Manifest) -> list[dict[str, Any]]:

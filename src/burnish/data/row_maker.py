@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import numpy as np
 
 from burnish.core.errors import DataError
 from burnish.core.ids import content_id
+from burnish.core.recipe_data import DIFFICULTY
 from burnish.data.chunk import (
     COLUMNS,
     NO_DAY,
@@ -68,6 +70,9 @@ class Settings:
     columns: ColumnMapping | None = None
     columns_may_lack: bool = False
     """For tasks: a row without these columns is told by itself. A row of the data must have them."""
+    source_name: str | None = None
+    license: str | None = None
+    """Of rows that say none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +93,7 @@ class _Candidate:
     raw: RawRow
     row: Record
     said: Conversation
+    difficulty: float | None = None
 
 
 def chunk_maker(tokenizer: Tokenizer, settings: Settings) -> Callable[[Sequence[RawRow]], Chunk]:
@@ -143,7 +149,8 @@ def _candidate(raw: RawRow, settings: Settings, clean: Cleaner, counts: Counts) 
         mapping = None
     row = read(raw.value, mapping=mapping)
     _check_conversation(row)
-    counts.unused.update(row.unused.keys())
+    difficulty = _number(row.unused.get(DIFFICULTY))
+    counts.unused.update(row.unused.keys() - ({DIFFICULTY} if difficulty is not None else set[str]()))
     row = _cleaned(row, clean, counts)
     day, date = row.day(), row.meta.get("date")
     if date is not None and day is None:
@@ -154,7 +161,7 @@ def _candidate(raw: RawRow, settings: Settings, clean: Cleaner, counts: Counts) 
         raise RowRefused("no date", f"{found}; the system prompt needs the day of the request as YYYY-MM-DD")
     counts.formats[raw.origin.file, row.meta["format"]] += 1
     messages = with_system(row.messages, settings.system, day or datetime.date.min)
-    return _Candidate(raw, row, Conversation(messages, row.tools, day))
+    return _Candidate(raw, row, Conversation(messages, row.tools, day), difficulty)
 
 
 def _check_conversation(row: Record) -> None:
@@ -242,10 +249,13 @@ def _fitted(
         answers = answers_of(tokenizer, shorter)
     counts.tokens_in[candidate.raw.origin.file] += whole
     counts.rows_in[candidate.raw.origin.file] += 1
-    return _row(tokenizer, candidate, answers, whole), conversation(candidate.said.messages), candidate
+    row = _row(tokenizer, settings, candidate, answers, whole)
+    return row, conversation(candidate.said.messages), candidate
 
 
-def _row(tokenizer: Tokenizer, candidate: _Candidate, answers: Sequence[Rendered], tokens_in: int) -> Row:
+def _row(
+    tokenizer: Tokenizer, settings: Settings, candidate: _Candidate, answers: Sequence[Rendered], tokens_in: int
+) -> Row:
     origin, meta, said = candidate.raw.origin, candidate.row.meta, candidate.said
     tools = list(said.tools)
     content = {"messages": said.messages, "tools": tools} if tools else said.messages
@@ -263,14 +273,27 @@ def _row(tokenizer: Tokenizer, candidate: _Candidate, answers: Sequence[Rendered
         # A group is often a person or a customer: what it is called is nobody's business here.
         group=None if group is None else digest(str(group)).hex(),
         created_at=_text(meta.get("created_at")),
-        license=_text(meta.get("license")),
+        license=_text(meta.get("license")) or settings.license,
         renderings=tuple(
             Rendering(small(a.ids, tokenizer.vocab_size), np.array(a.mask, np.uint8), a.prefix, a.prompt)
             for a in answers
         ),
         tokens=sum(len(answer.ids) for answer in answers),
         tokens_in=tokens_in,
+        source_name=settings.source_name,
+        difficulty=candidate.difficulty,
     )
+
+
+def _number(value: object) -> float | None:
+    """Return a finite number, also where a table has it as text; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _text(value: object) -> str | None:

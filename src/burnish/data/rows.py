@@ -30,6 +30,7 @@ class MessageRow(NamedTuple):
     """A row as text: the conversation with its system prompt, and where it came from.
 
     `source` is the file's name; `start` and `end` are the span in it, 0 and 0 for the whole line. `group` is a hash.
+    `source_name` is what the recipe calls the source, where it names several; `difficulty` what the row says of it.
     """
 
     row_id: str
@@ -44,6 +45,8 @@ class MessageRow(NamedTuple):
     group: str | None = None
     created_at: str | None = None
     license: str | None = None
+    source_name: str | None = None
+    difficulty: float | None = None
 
 
 def rows_path(folder: Path, split: str) -> Path:
@@ -144,9 +147,11 @@ def _read(path: Path, schema: pa.Schema) -> Iterator[dict[str, Any]]:
     try:
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
-            if names != schema.names:
+            later = [field.name for field in schema if field.nullable and field.name not in names]
+            if [*names, *later] != schema.names:
                 raise DataError(f"{path} has columns {', '.join(names)}; expected {', '.join(schema.names)}")
             for batch in file.iter_batches(batch_size=4096):
-                yield from cast(list[dict[str, Any]], batch.to_pylist())
+                for row in cast(list[dict[str, Any]], batch.to_pylist()):
+                    yield row if not later else {**row, **dict.fromkeys(later)}  # columns that came in later are null
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"cannot read {path}: {error}. Make it again with: burnish prepare") from error

@@ -34,8 +34,9 @@ class _Place(NamedTuple):
 class Spool:
     """Chunks go in in order; rows are numbered from 0 as they come. The files have no names and go with the process."""
 
-    def __init__(self, folder: Path) -> None:
-        """Open an empty spool on the disk that `folder` is on."""
+    def __init__(self, folder: Path, data_sources: int = 1) -> None:
+        """Open an empty spool on the disk that `folder` is on. data_sources: so many first sources are data, others tasks."""
+        self.data_sources = data_sources
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self._data, self._numbers = _nameless(folder), _nameless(folder)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from burnish.core.account import TokenAccount
-from burnish.core.artifacts import FileRef, Split
+from burnish.core.artifacts import FileRef, Split, SplitSource
 from burnish.core.events import Emit, Progress
 from burnish.data.accounting import TokenBook
 from burnish.data.chunk import Refused
@@ -27,6 +27,7 @@ from burnish.data.tables import Tables
 from burnish.store.files import file_ref, unwritable
 
 I64 = npt.NDArray[np.int64]
+_NOTHING = {"rows": 0, "tokens": 0, "trained_tokens": 0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +49,16 @@ def write(
     emit: Emit,
     *,
     clean: bool,
+    names: Sequence[str] = (),
 ) -> Written:
     """Write every row of the spool to the split that its fate names, or to the rejected rows with the reason.
 
     sides: the splits' names and numbers. `book` is told of the rows that go because of others. clean: no row holds
-    personal data any more; where one may, rejected rows are redacted as they are written down.
+    personal data any more; where one may, rejected rows are redacted as they are written down. names: of the data's sources,
+    where the recipe names several.
     """
     tokens = TokenBook()
-    splits = {side: _Open(name, folder) for name, side in sides.items()}
+    splits = {side: _Open(name, folder, names) for name, side in sides.items()}
     rejected = folder / "rejected.jsonl"
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(_private(rejected))
@@ -116,11 +119,13 @@ class _Open:
 
     name: str
     folder: Path
+    names: Sequence[str] = ()
     writer: SplitWriter = field(init=False)
     lengths: list[I64] = field(default_factory=list[I64])
     prefixes: dict[bytes, int] = field(default_factory=dict[bytes, int])
     counts: Counter[str] = field(default_factory=Counter[str])
     longest_answer: int = 0
+    by_source: dict[int, Counter[str]] = field(default_factory=dict[int, Counter[str]])
 
     def __post_init__(self) -> None:
         self.writer = SplitWriter(self.folder, self.name)
@@ -138,6 +143,7 @@ class _Open:
         columns = spool.columns[numbers]
         of_rows = np.repeat(np.arange(len(numbers)), rows.renderings)
         trained = np.bincount(of_rows, own.trained, minlength=len(numbers)).astype(np.int64)
+        self._count_sources(spool.sources[numbers], columns["tokens"], trained)
         whole, cut = columns["tokens"].astype(np.int64), columns["tokens_in"].astype(np.int64)
         present: list[int] = np.unique(columns["file"]).tolist()
         for number in present:
@@ -148,6 +154,12 @@ class _Open:
                 masked=(whole - trained)[here],
                 truncated=(cut - whole)[here],
             )
+
+    def _count_sources(self, sources: npt.NDArray[Any], tokens: npt.NDArray[Any], trained: I64) -> None:
+        for number, _ in enumerate(self.names):
+            here = sources == number
+            found = {"rows": here.sum(), "tokens": tokens[here].sum(), "trained_tokens": trained[here].sum()}
+            self.by_source.setdefault(number, Counter()).update({name: int(count) for name, count in found.items()})
 
     def finish(self, root: Path) -> Split:
         self.writer.close()
@@ -162,4 +174,9 @@ class _Open:
             lengths=histogram(lengths),
             file=file_ref(self.writer.rows_file, root),
             token_file=file_ref(self.writer.tokens_file, root),
+            sources={
+                name: SplitSource.model_validate(dict(self.by_source.get(number) or _NOTHING))
+                for number, name in enumerate(self.names)
+            }
+            or None,
         )

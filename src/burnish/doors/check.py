@@ -54,8 +54,13 @@ def _format(recipe: Recipe) -> str:
     from burnish.data.formats.detect import detect
     from burnish.data.sources.read import read
 
-    if recipe.columns is not None:
-        return "as the recipe's columns say"
-    values = [row.value for row in islice(read(recipe.data), SAMPLED_ROWS) if row.value is not None]
-    found = detect(values)
-    return f"{found.format or 'none'} ({found.confidence:.0%}): {found.why}"
+    told: list[str] = []
+    for name, source in recipe.sources().items():
+        if source.columns is not None:
+            says = "as the recipe's columns say"
+        else:
+            values = [row.value for row in islice(read(source.path), SAMPLED_ROWS) if row.value is not None]
+            found = detect(values)
+            says = f"{found.format or 'none'} ({found.confidence:.0%}): {found.why}"
+        told.append(says if isinstance(recipe.data, str) else f"{name}: {says}")
+    return "; ".join(told)

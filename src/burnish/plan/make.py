@@ -20,6 +20,7 @@ from burnish.core.artifacts import (
     TrainPlan,
 )
 from burnish.core.errors import Problem, RecipeError
+from burnish.core.mix import MixPlan, RunOrder
 from burnish.core.packing import Length
 from burnish.core.recipe import Recipe
 from burnish.core.units import format_bytes, format_count, format_seconds
@@ -50,6 +51,7 @@ class _Run:
     method: MethodPlan
     data: Dataset
     steps: Steps
+    mix: MixPlan | None
 
 
 def make_plan(
@@ -61,12 +63,13 @@ def make_plan(
     data_bytes: int | None,
     hardware: Hardware,
     token_lengths: Sequence[Length] | None = None,
+    order: RunOrder | None = None,
 ) -> Plan:
     """Resolve every number of a run. Reads no weights, no tokenizer, no data.
 
     config: the base model's config.json. manifest: the dataset, if it is prepared; without it tokens are estimated from
     `data_bytes`, the size of the raw file. token_lengths: (prefix key, prefix tokens, tokens after it) of each training
-    row in order, with which steps are exact.
+    row in order, with which steps are exact. order: which of them the run draws, where the recipe mixes or stages them.
 
     Raises BaseModelError for a config that cannot be counted, RecipeError for unknown targets or sizes that cannot hold
     the data, DataError when there is nothing to train on.
@@ -78,6 +81,7 @@ def make_plan(
         architecture,
         hardware,
         read_dataset(manifest, data_bytes, token_lengths, recipe.prepare.test_share),
+        order,
         because,
     )
     trainable = lora_parameters(architecture, run.method.targets, run.method.rank)
@@ -118,7 +122,12 @@ def longest_answer(recipe: Recipe, manifest: Manifest) -> int:
 
 
 def _decide(
-    recipe: Recipe, architecture: Architecture, hardware: Hardware, data: Dataset, because: dict[str, str]
+    recipe: Recipe,
+    architecture: Architecture,
+    hardware: Hardware,
+    data: Dataset,
+    order: RunOrder | None,
+    because: dict[str, str],
 ) -> _Run:
     device = _device(recipe, hardware, because)
     dtype = _dtype(device, hardware, because)
@@ -142,9 +151,10 @@ def _decide(
         double_quantisation=nf4 and asked.double_quantisation,
         plain=True if asked.plain else None,
     )
-    steps = cut(recipe, data, device, architecture.context)
+    steps = cut(recipe, data, device, architecture.context, order)
     because.update(steps.because)
-    return _Run(recipe, architecture, hardware, device, dtype, method, data, steps)
+    mix = None if order is None else order.mix
+    return _Run(recipe, architecture, hardware, device, dtype, method, data, steps, mix)
 
 
 def _device(recipe: Recipe, hardware: Hardware, because: dict[str, str]) -> Device:
@@ -248,28 +258,27 @@ def _train(run: _Run, checkpointed_layers: int, because: dict[str, str]) -> Trai
         device=run.device,
         compute_dtype=run.dtype,
         threads=run.hardware.cores,
+        mix=run.mix,
     )
 
 
 def _tokens(run: _Run, because: dict[str, str]) -> TokenPlan:
     epochs, exact = run.recipe.train.epochs, run.data.lengths is not None
-    total = round(run.steps.epoch_tokens * epochs)
+    total = run.steps.run_tokens
     because["tokens.total"] = f"{run.data.source}; {epochs:g} epochs" if exact else run.data.source
-    return TokenPlan(
-        per_epoch=run.steps.epoch_tokens, total=total, trained=round(run.data.trained * epochs), exact=exact
-    )
+    return TokenPlan(per_epoch=run.steps.epoch_tokens, total=total, trained=run.steps.run_trained, exact=exact)
 
 
 def _time(run: _Run, train: TrainPlan, manifest: Manifest | None, because: dict[str, str]) -> TimePlan:
     rate = clock.rates(run.hardware, run.device)
-    total = round(run.steps.epoch_tokens * train.epochs)
+    total = run.steps.run_tokens
     work = clock.TrainWork(
         tokens=total,
-        trained=round(run.data.trained * train.epochs),
+        trained=run.steps.run_trained,
         seen=run.data.tokens / run.data.rows
         if run.data.lengths is None
         else sum(p + t / 2 for _, p, t in run.data.lengths) / run.data.rows,
-        packed_rows=max(1, round(run.steps.packed_rows * train.epochs)),
+        packed_rows=run.steps.run_rows,
         steps=train.steps,
         checkpointed_layers=train.checkpointed_layers,
     )

@@ -33,6 +33,8 @@ def plan_rows(plan: Plan) -> list[Row]:
     for section, record in (("method", plan.method), ("train", plan.train)):
         for key, value in record.model_dump().items():
             values.setdefault(f"{section}.{key}", _value(value))
+    if plan.train.mix is not None:
+        values["train.mix"] = str(plan.train.mix)
     return [Row(what, value, plan.because[what]) for what, value in values.items() if what in plan.because]
 
 

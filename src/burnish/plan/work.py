@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from burnish.core.artifacts import Manifest, Split
 from burnish.core.errors import DataError, Problem, RecipeError
-from burnish.core.packing import Length, count_steps, pack, packed_tokens
+from burnish.core.mix import MixPlan, RunOrder
+from burnish.core.packing import Length, count_steps, pack, pack_order, packed_tokens
 from burnish.core.recipe import Recipe
 from burnish.core.units import format_bytes
 from burnish.plan.constants import constant
@@ -36,7 +37,7 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """The dataset cut up. `epoch_tokens` counts a prefix once in every packed row that holds it.
+    """The dataset cut up. `epoch_tokens` counts a prefix once in every packed row that holds it; `run_...` is of all epochs.
 
     `fullest_row` is the longest packed row in tokens, `most_pairs` the most (query, key) pairs that attend in one.
     """
@@ -46,6 +47,9 @@ class Steps:
     packed_rows: int
     steps: int
     epoch_tokens: int
+    run_rows: int
+    run_tokens: int
+    run_trained: int
     fullest_row: int
     most_pairs: int
     because: dict[str, str]
@@ -78,7 +82,7 @@ def _known(split: Split, lengths: Sequence[Length] | None) -> Dataset:
     if lengths is None:
         source = f"counted in {split.rows:,} rows, a shared prefix once; how they pack is estimated"
         return Dataset(split.rows, split.unique_tokens, split.trained_tokens, split.longest_tokens, None, source)
-    if len(lengths) != split.rows:
+    if len(lengths) < split.rows:  # a conversation may have a rendering for each answer
         raise DataError(
             f"the dataset has {split.rows:,} training rows, and lengths of {len(lengths):,}. Prepare it again."
         )
@@ -107,8 +111,11 @@ def wanted_step_tokens(tokens: int) -> int:
     return min(LARGEST_STEP, max(SMALLEST_STEP, 2 ** round(math.log2(wanted))))
 
 
-def cut(recipe: Recipe, data: Dataset, device: str, context: int) -> Steps:
-    """Cut the dataset into packed rows and steps. Raises RecipeError for a row or step that cannot hold the data."""
+def cut(recipe: Recipe, data: Dataset, device: str, context: int, order: RunOrder | None = None) -> Steps:
+    """Cut the dataset into packed rows and steps. Raises RecipeError for a row or step that cannot hold the data.
+
+    order: which rows the run draws, and in which order, where the recipe says so.
+    """
     train, because = recipe.train, dict[str, str]()
     wanted = train.tokens_per_step or wanted_step_tokens(data.tokens)
     row_tokens = _row_tokens(recipe, data, wanted, device, context, because)
@@ -117,12 +124,27 @@ def cut(recipe: Recipe, data: Dataset, device: str, context: int) -> Steps:
         epoch_tokens, fullest = data.tokens, min(row_tokens, data.tokens)
         pairs = fullest * max(data.longest, data.tokens // data.rows)
     else:
-        rows = pack(data.lengths, row_tokens, recipe.seed)
+        rows = (
+            pack(data.lengths, row_tokens, recipe.seed)
+            if order is None
+            else pack_order(data.lengths, order.blocks, row_tokens, recipe.seed)
+        )
         sizes = [packed_tokens(data.lengths, row) for row in rows]
         packed, epoch_tokens, fullest = len(rows), sum(sizes), max(sizes)
         pairs = max(attended_pairs(data.lengths, row) for row in rows)
     rows_per_step = max(1, wanted // row_tokens)
-    steps = count_steps(packed, train.epochs, rows_per_step)
+    if order is None:
+        run = (
+            max(1, round(packed * train.epochs)),
+            round(epoch_tokens * train.epochs),
+            round(data.trained * train.epochs),
+        )
+        steps = count_steps(packed, train.epochs, rows_per_step)
+    else:  # what was packed is the whole run
+        run = packed, epoch_tokens, order.trained_tokens
+        steps = count_steps(packed, 1.0, rows_per_step)
+        epoch_tokens = round(epoch_tokens / train.epochs)
+        because["train.mix"] = mixed_as(order.mix)
     if train.tokens_per_step is None:
         because["train.tokens_per_step"] = (
             f"{data.tokens:,} tokens in about {STEPS_WANTED} steps would be "
@@ -141,7 +163,7 @@ def cut(recipe: Recipe, data: Dataset, device: str, context: int) -> Steps:
         else f"estimated at {constant('packing_share'):.0%} filled rows"
     )
     because["train.steps"] = f"{packed:,} packed rows ({exact}) in {train.epochs:g} epochs, {rows_per_step} a step"
-    return Steps(row_tokens, rows_per_step, packed, steps, epoch_tokens, fullest, pairs, because)
+    return Steps(row_tokens, rows_per_step, packed, steps, epoch_tokens, *run, fullest, pairs, because)
 
 
 def attended_pairs(lengths: Sequence[Length], row: Sequence[int]) -> int:
@@ -149,6 +171,19 @@ def attended_pairs(lengths: Sequence[Length], row: Sequence[int]) -> int:
     prefixes = {lengths[index][0]: lengths[index][1] for index in row if lengths[index][1]}
     tails = ((lengths[index][1], lengths[index][2]) for index in row)
     return sum(prefix**2 for prefix in prefixes.values()) + sum(tail * (prefix + tail) for prefix, tail in tails)
+
+
+def mixed_as(mix: MixPlan) -> str:
+    """Say in a sentence what is drawn of each source, and in which stages."""
+    told = "; ".join(
+        f"{source.name}: {source.share:.1%} of the rows drawn, {source.drawn:,} of {source.rows:,} rows, "
+        f"{source.drawn_trained_tokens:,} tokens with loss"
+        for source in mix.sources
+    )
+    staged = [", then ".join(" and ".join(stage) for stage in mix.source_stages)] if mix.source_stages else []
+    staged += [f"{mix.stages} stages by {mix.by}"] if mix.by is not None else []
+    when = "" if mix.staged_epochs is None else f" in the first {mix.staged_epochs} epochs"
+    return f"{told}. In order of {' and within them '.join(staged)}{when}" if staged else told
 
 
 def _row_tokens(recipe: Recipe, data: Dataset, wanted: int, device: str, context: int, because: dict[str, str]) -> int:

@@ -74,6 +74,12 @@ def _data(manifest: Manifest) -> str:
         for name, split in manifest.splits.items()
     ]
     lines.append(_table(("split", "rows", "tokens", "tokens with loss", "longest row"), splits))
+    if ledger.sources is not None:
+        licenses = {name: said["license"] or "not said" for name, said in manifest.settings["sources"].items()}
+        sources = [
+            (name, licenses[name], f"{own.rows_in:,}", f"{own.rows_kept:,}") for name, own in ledger.sources.items()
+        ]
+        lines.append(_table(("source", "licence", "rows read", "rows kept"), sources))
     return "\n\n".join(lines)
 
 
@@ -95,6 +101,7 @@ def _training(adapter: Adapter, plan: Plan) -> str:
             f"AdamW, rate {train.learning_rate:g}, {train.schedule}, warm-up {train.warmup_steps}, seed {train.seed}",
         ),
         ("device", f"{train.device}, {train.compute_dtype}"),
+        *([("rows drawn", str(train.mix))] if train.mix is not None else []),
     ]
     if adapter.measured is not None:
         took = adapter.measured

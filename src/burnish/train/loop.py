@@ -15,6 +15,7 @@ from torch import nn
 from burnish.core.artifacts import Plan, TrainMeasured, TrainPlan
 from burnish.core.errors import Interrupted, TrainingError
 from burnish.core.events import Checkpointed, Emit, Note, StepDone
+from burnish.core.mix import Blocks
 from burnish.core.rows import TokenRow
 from burnish.model.attention import packing
 from burnish.model.joined import joined
@@ -35,9 +36,12 @@ Parameters = Mapping[str, nn.Parameter]
 
 
 def train(
-    plan: Plan, rows: Sequence[TokenRow], model: PreTrainedModel, *, folder: Path, emit: Emit, stop: Callable[[], bool]
-) -> TrainMeasured:
+    plan: Plan, rows: Sequence[TokenRow], model: PreTrainedModel, *, folder: Path, emit: Emit, stop: Callable[[], bool],
+    order: Blocks | None = None,
+) -> TrainMeasured:  # fmt: skip
     """Train the adapter on `model` as the plan says and write it to `folder/adapter`.
+
+    order: the numbers of the rows in the order of the run, where the plan has a mix; see `sft.batches`.
 
     Goes on from the last checkpoint in `folder`; the final weights are then bit-identical to those of an undisturbed
     run with the same threads. `stop()` is asked after each step: when true, the state is saved and Interrupted raised.
@@ -52,10 +56,9 @@ def train(
     peak = MemoryPeak(device)
     with _ready(model, plan, device, emit):
         if first_step < numbers.steps:
-            _hold_longest(model, sft.longest(numbers, rows, device=device), peak)
-        for step, batch in enumerate(
-            sft.batches(numbers, rows, first_step=first_step, device=device), start=first_step
-        ):
+            _hold_longest(model, sft.longest(numbers, rows, device=device, order=order), peak)
+        batches = sft.batches(numbers, rows, first_step=first_step, device=device, order=order)
+        for step, batch in enumerate(batches, start=first_step):
             began = time.perf_counter()
             torch.manual_seed(
                 numbers.seed * 1_000_003 + step

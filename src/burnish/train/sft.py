@@ -10,7 +10,7 @@ from torch import Tensor
 
 from burnish.core.artifacts import TrainPlan
 from burnish.core.errors import TrainingError
-from burnish.core.packing import packed_tokens, step_rows
+from burnish.core.packing import packed_tokens, spread_evenly, step_rows
 from burnish.core.rows import TokenRow
 from burnish.model.losses import target_loss
 from burnish.train.pack import PackedRow, lengths_of, pack_indices, pack_row
@@ -24,14 +24,23 @@ each number of tokens: hundreds of them cost more time and memory than a few tok
 
 
 def batches(
-    plan: TrainPlan, rows: Sequence[TokenRow], *, first_step: int, device: torch.device
+    plan: TrainPlan,
+    rows: Sequence[TokenRow],
+    *,
+    first_step: int,
+    device: torch.device,
+    order: Sequence[Sequence[int]] | None = None,
 ) -> Iterator[list[PackedRow]]:
-    """Yield the packed rows of each step from `first_step` (counted from 0) on: the same for the same plan and rows.
+    """Yield the packed rows of each step from `first_step` (counted from 0) on: the same for the same plan, rows and order.
 
+    order: row numbers of all epochs in blocks that are packed by themselves; None for every row once an epoch, in any order.
     Raises TrainingError when no token has a loss, a row is too long, or the plan counted other steps than there are.
     """
-    packed = _packed(plan, rows)
-    steps = list(step_rows(len(packed), plan.epochs, plan.rows_per_step, plan.seed))
+    packed = _packed(plan, rows, order)
+    if order is None:
+        steps = list(step_rows(len(packed), plan.epochs, plan.rows_per_step, plan.seed))
+    else:
+        steps = [list(step) for step in spread_evenly(range(len(packed)), plan.rows_per_step)]
     if len(steps) != plan.steps:
         raise TrainingError(
             f"the plan counts {plan.steps} steps, the rows make {len(steps)}. Plan again with the rows that are trained on."
@@ -40,10 +49,16 @@ def batches(
         yield [_row(plan, [rows[index] for index in packed[number]], device) for number in step]
 
 
-def longest(plan: TrainPlan, rows: Sequence[TokenRow], *, device: torch.device) -> PackedRow:
+def longest(
+    plan: TrainPlan,
+    rows: Sequence[TokenRow],
+    *,
+    device: torch.device,
+    order: Sequence[Sequence[int]] | None = None,
+) -> PackedRow:
     """Return the packed row with the most tokens. Raises TrainingError as `batches` does."""
     lengths = lengths_of(rows)
-    row = max(_packed(plan, rows), key=lambda members: packed_tokens(lengths, members))
+    row = max(_packed(plan, rows, order), key=lambda members: packed_tokens(lengths, members))
     return _row(plan, [rows[index] for index in row], device)
 
 
@@ -52,13 +67,13 @@ def _row(plan: TrainPlan, rows: Sequence[TokenRow], device: torch.device) -> Pac
     return pack_row(rows, device, multiple_of=CPU_TOKENS if compiled else 1)
 
 
-def _packed(plan: TrainPlan, rows: Sequence[TokenRow]) -> list[list[int]]:
+def _packed(plan: TrainPlan, rows: Sequence[TokenRow], order: Sequence[Sequence[int]] | None = None) -> list[list[int]]:
     if not any(any(row.mask[1:]) for row in rows):
         raise TrainingError(
             f"none of the {len(rows)} rows has a token with loss, so there is nothing to learn. "
             "A row needs an answer of the assistant that fits the context."
         )
-    return pack_indices(rows, plan.row_tokens, plan.seed)
+    return pack_indices(rows, plan.row_tokens, plan.seed, order)
 
 
 def loss(model: PreTrainedModel, row: PackedRow) -> Tensor:

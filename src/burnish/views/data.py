@@ -21,7 +21,11 @@ def print_dataset(manifest: Manifest, home: Home, report: Path | None, recall: l
         "sources",
         ("file", "rows", "formats"),
         [
-            (source.path, f"{source.lines:,}", ", ".join(f"{name}: {n:,}" for name, n in source.formats.items()))
+            (
+                source.path if source.source is None else f"{source.source}: {source.path}",
+                f"{source.lines:,}",
+                ", ".join(f"{name}: {n:,}" for name, n in source.formats.items()),
+            )
             for source in manifest.sources
         ],
     )
@@ -32,6 +36,15 @@ def print_dataset(manifest: Manifest, home: Home, report: Path | None, recall: l
         ("what became of them", "rows"),
         [("kept", f"{ledger.rows_kept:,}"), *rejected],
     )
+    if ledger.sources is not None:
+        table(
+            "by source",
+            ("source", "rows in", "kept", *manifest.splits, "with loss"),
+            [
+                (name, f"{s.rows_in:,}", f"{s.rows_kept:,}", *_of_source(manifest, name))
+                for name, s in ledger.sources.items()
+            ],
+        )
     table(
         "splits",
         ("split", "rows", "tokens", "with loss", "longest"),
@@ -59,6 +72,13 @@ def print_dataset(manifest: Manifest, home: Home, report: Path | None, recall: l
         line(f"report: {report}")
 
 
+def _of_source(manifest: Manifest, name: str) -> tuple[str, ...]:
+    """Return the rows of a source in each split, and its training tokens with loss."""
+    splits = {split: (about.sources or {}).get(name) for split, about in manifest.splits.items()}
+    train = splits.get("train")
+    return (*(f"{s.rows:,}" if s else "0" for s in splits.values()), f"{train.trained_tokens:,}" if train else "0")
+
+
 def print_kept(rows: list[dict[str, Any]]) -> None:
     """Print rows of a split."""
     for row in rows:
@@ -84,7 +104,8 @@ def print_lineage(found: dict[str, Any]) -> None:
     line("")
     span = f", bytes {row['start']} to {row['end']}" if row["end"] else ""
     line(f"id:       {row['row_id']}")
-    line(f"from:     {', '.join(found['sources']) or row['source']}, line {row['line']}{span}")
+    named = f"{row['source_name']}: " if row["source_name"] else ""
+    line(f"from:     {named}{', '.join(found['sources']) or row['source']}, line {row['line']}{span}")
     line(f"split:    {found['split']} of dataset {short(found['dataset'])}")
     line(f"adapters: {', '.join(f'{name} {short(key)}' for key, name in found['adapters'].items()) or 'none'}")
     line(f"releases: {', '.join(found['releases'].values()) or 'none'}")

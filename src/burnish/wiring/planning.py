@@ -8,11 +8,11 @@ from burnish.core.artifacts import Manifest, Plan
 from burnish.core.recipe import Recipe
 from burnish.store.home import Home
 from burnish.wiring.base import Base
-from burnish.wiring.preparing import data_sha256
-from burnish.wiring.training import train_rows
+from burnish.wiring.training import drawable, train_rows
 
 if TYPE_CHECKING:
-    pass
+    from burnish.core.mix import RunOrder
+    from burnish.core.packing import Length
 
 
 def plan_inputs(recipe: Recipe, base: Base, manifest: Manifest) -> dict[str, Any]:
@@ -26,6 +26,7 @@ def plan_inputs(recipe: Recipe, base: Base, manifest: Manifest) -> dict[str, Any
         "manifest": manifest.id,
         "method": recipe.method.model_dump(mode="json"),
         "train": recipe.train.model_dump(mode="json"),
+        **_ratios(recipe),
         "evaluate": recipe.evaluate.model_dump(mode="json"),
         "seed": recipe.seed,
         "machine": [hardware.device, hardware.cores, hardware.cpu_bf16, hardware.gpu_name],
@@ -38,6 +39,7 @@ def plan(recipe: Recipe, base: Base, manifest: Manifest, home: Home) -> Plan:
     from burnish.plan.hardware import detect
     from burnish.plan.make import make_plan
 
+    lengths, order = _rows(recipe, manifest, home)
     return make_plan(
         recipe,
         base=base.files.ref,
@@ -45,33 +47,47 @@ def plan(recipe: Recipe, base: Base, manifest: Manifest, home: Home) -> Plan:
         manifest=manifest,
         data_bytes=None,
         hardware=detect(),
-        token_lengths=[
-            (row.ids[: row.prefix], row.prefix, len(row.ids) - row.prefix) for row in train_rows(manifest, home)
-        ],
+        token_lengths=lengths,
+        order=order,
     )
+
+
+def _ratios(recipe: Recipe) -> dict[str, Any]:
+    ratios = {name: source.ratio for name, source in recipe.sources().items() if source.ratio is not None}
+    return {"ratios": list(ratios.items())} if ratios else {}
+
+
+def _rows(recipe: Recipe, manifest: Manifest, home: Home) -> tuple[list[Length], RunOrder | None]:
+    """Return the lengths of the training rows, and the order that the recipe asks for."""
+    from burnish.data.order import is_ordered, run_order
+
+    rows = train_rows(manifest, home)
+    lengths: list[Length] = [(row.ids[: row.prefix], row.prefix, len(row.ids) - row.prefix) for row in rows]
+    return lengths, run_order(recipe, drawable(manifest, home, rows)) if is_ordered(recipe) else None
 
 
 def estimate(recipe: Recipe, home: Home) -> Plan:
     """Plan without fetching or loading anything: from the newest dataset of this data, or from the size of the file."""
+    from burnish.data.sources.fingerprint import data_fingerprint
     from burnish.data.sources.read import stored_bytes
     from burnish.plan.bases import find_config, reference
     from burnish.plan.hardware import detect
     from burnish.plan.make import make_plan
 
     config = find_config(recipe.base)
-    raw = data_sha256(recipe.data)
+    raw = data_fingerprint(recipe)
     manifests = [m for m in home.all(Manifest) if m.settings.get("data_sha256") == raw]
     manifest = manifests[-1] if manifests and manifests[-1].fingerprint.system == recipe.system else None
-    lengths = None
+    lengths = order = None
     if manifest is not None and home.is_whole(manifest):
-        rows = train_rows(manifest, home)
-        lengths = [(row.ids[: row.prefix], row.prefix, len(row.ids) - row.prefix) for row in rows]
+        lengths, order = _rows(recipe, manifest, home)
     return make_plan(
         recipe,
         base=reference(recipe.base, config),
         config=config,
         manifest=manifest,
-        data_bytes=stored_bytes(recipe.data),
+        data_bytes=sum(stored_bytes(source.path) or 0 for source in recipe.sources().values()),
         hardware=detect(),
         token_lengths=lengths,
+        order=order,
     )

@@ -23,7 +23,7 @@ def prepare_inputs(recipe: Recipe, base: Base, home: Home) -> dict[str, Any]:
     return {
         **({"forgotten": [f"{word:016x}" for word in forgotten.tolist()]} if len(forgotten) else {}),
         **({"key": private_key(home)[1]} if recipe.prepare.personal_data.needs_key else {}),
-        "data": data_sha256(recipe.data),
+        **_data_inputs(recipe),
         "tasks": {name: data_sha256(path) for name, path in recipe.evaluate.tasks.items()},
         "settings": recipe.prepare.model_dump(mode="json"),
         **{name: said for name, said in (("columns", recipe.columns), ("expect", recipe.expect)) if said is not None},
@@ -32,8 +32,20 @@ def prepare_inputs(recipe: Recipe, base: Base, home: Home) -> dict[str, Any]:
     }
 
 
+def _data_inputs(recipe: Recipe) -> dict[str, Any]:
+    """Return what the raw data is. Ratios do not count: they say what is drawn in training, from the same dataset."""
+    if isinstance(recipe.data, str):
+        return {"data": data_sha256(recipe.data)}
+    return {
+        "data": [
+            [name, data_sha256(source.path), source.columns, source.license]
+            for name, source in recipe.sources().items()
+        ]
+    }
+
+
 def data_sha256(source: str) -> str:
-    """Return what identifies the raw data: the bytes of its files."""
+    """Return what identifies the raw data of one source: the bytes of its files."""
     from burnish.data.sources.fingerprint import fingerprint
 
     return fingerprint(source)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,9 @@ from burnish.store.home import Home
 from burnish.wiring.base import Base, load_planned
 
 if TYPE_CHECKING:
+    from burnish.core.mix import Blocks
     from burnish.core.rows import TokenRow
+    from burnish.data.order import Drawable
 
 
 def train_rows(manifest: Manifest, home: Home) -> list[TokenRow]:
@@ -26,6 +28,35 @@ def train_rows(manifest: Manifest, home: Home) -> list[TokenRow]:
     return read_token_rows(home.path(manifest.splits["train"].token_file))
 
 
+def drawable(manifest: Manifest, home: Home, rows: Sequence[TokenRow]) -> Drawable:
+    """Return what an order has to know of the training rows. A rendering of an earlier answer is a row of its own."""
+    from burnish.data.order import Drawable
+    from burnish.data.rows import iterate_messages
+    from burnish.data.tables import EARLIER
+
+    said = {
+        row.row_id: (row.source_name, row.difficulty)
+        for row in iterate_messages(home.path(manifest.splits["train"].file))
+    }
+    of_rows = [said[row.row_id.partition(EARLIER)[0]] for row in rows]
+    return Drawable(
+        sources=[source for source, _ in of_rows],
+        tokens=[len(row.ids) for row in rows],
+        trained=[sum(row.mask) for row in rows],
+        difficulties=[difficulty for _, difficulty in of_rows],
+    )
+
+
+def planned_order(plan: Plan, manifest: Manifest, home: Home, rows: Sequence[TokenRow]) -> Blocks | None:
+    """Return the order of the run that a plan fixes, or None where it fixes none."""
+    from burnish.data.order import order_of
+
+    numbers = plan.train
+    if numbers.mix is None:
+        return None
+    return order_of(numbers.mix, drawable(manifest, home, rows), numbers.epochs, numbers.seed)
+
+
 def train(plan: Plan, manifest: Manifest, base: Base, home: Home, folder: Path, emit: Emit) -> Adapter:
     """Load the base as planned, train the adapter on it, and name what came out."""
     from burnish.model.lora import attach_lora
@@ -33,8 +64,10 @@ def train(plan: Plan, manifest: Manifest, base: Base, home: Home, folder: Path, 
 
     model = load_planned(plan, base, emit)
     attach_lora(model, plan.method, seed=plan.train.seed)
+    rows = train_rows(manifest, home)
+    order = planned_order(plan, manifest, home, rows)
     with interruptible() as stop:
-        measured = train_stage(plan, train_rows(manifest, home), model, folder=folder, emit=emit, stop=stop)
+        measured = train_stage(plan, rows, model, order=order, folder=folder, emit=emit, stop=stop)
     files = folder / "adapter"
     return Adapter(
         parents=(plan.id, manifest.id),

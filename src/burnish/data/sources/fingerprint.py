@@ -6,7 +6,15 @@ import hashlib
 import json
 
 from burnish.core.ids import content_id, file_sha256
+from burnish.core.recipe import Recipe
 from burnish.data.sources.read import read, stored_files
+
+
+def data_fingerprint(recipe: Recipe) -> str:
+    """Return what identifies the raw data of a recipe: of one source its fingerprint, of several all of them by name."""
+    if isinstance(recipe.data, str):
+        return fingerprint(recipe.data)
+    return content_id({name: fingerprint(source.path) for name, source in recipe.data.items()})
 
 
 def fingerprint(spec: str) -> str:

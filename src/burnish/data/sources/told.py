@@ -12,8 +12,11 @@ from burnish.data.sources.read import stored_files
 from burnish.data.sources.spec import shown
 
 
-def source_files(name: str, counts: Counts) -> tuple[SourceFile, ...]:
-    """Return one entry for each local file, archives with their members; for any other source, one for it as a whole."""
+def source_files(name: str, counts: Counts, source: str | None = None) -> tuple[SourceFile, ...]:
+    """Return one entry for each local file, archives with their members; for any other source, one for it as a whole.
+
+    source: what the recipe calls it, where it names several.
+    """
     local = stored_files(name)
     formats: dict[str, Counter[str]] = {}
     for (file, form), count in counts.formats.items():
@@ -23,6 +26,7 @@ def source_files(name: str, counts: Counts) -> tuple[SourceFile, ...]:
         within = [file for file in counts.lines if whole or file == path or file.startswith(f"{path}/")]
         counted = sum((formats.get(file, Counter()) for file in within), Counter[str]())
         return SourceFile(
+            source=source,
             path=path,
             sha256=sha256,
             size_bytes=size,
