@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from burnish.core.errors import RecipeError
-from burnish.plan.adapters import lora_parameters, resolve_targets
+from burnish.plan.adapters import ALL_LINEAR, lora_parameters, peft_all_linear_parameters, resolve_targets
 from burnish.plan.architecture import read_architecture
 from burnish.plan.bases import find_config
+from burnish.plan.families import FAMILIES
 
 LLAMA = read_architecture(find_config("llama-3.1-8b-instruct"))
 PHI = read_architecture(find_config("phi-3.5-mini-instruct"))
@@ -54,3 +57,82 @@ def test_all_unknown_targets_are_said_at_once_with_the_known_ones() -> None:
     assert "support.yaml has 2 problems" in text
     assert "Known for phi3: qkv_proj, o_proj, gate_up_proj, down_proj, or all-linear." in text
     assert 'Did you mean "qkv_proj"?' in text
+
+
+SMALL: dict[str, Any] = {
+    "num_hidden_layers": 3,
+    "hidden_size": 128,
+    "intermediate_size": 320,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 1000,
+    "pad_token_id": 0,
+}
+ROUTED = {"num_experts": 4, "num_experts_per_tok": 2}
+SHARED_BY_PEFT = ("mixtral", "olmoe", "qwen3_moe")
+"""Families whose routers and experts PEFT's all-linear reaches."""
+MIXED = ("deepseek_v3", "glm4_moe")
+"""Families where PEFT's all-linear leaves out the dense and shared feed-forward layers, which looks like a mistake of it."""
+CASES: list[tuple[str, dict[str, Any], tuple[str, ...], tuple[str, ...]]] = [
+    *(
+        (family, ROUTED if "moe" in family else {}, (ALL_LINEAR,), ())
+        for family in FAMILIES
+        if family not in (*SHARED_BY_PEFT, *MIXED)
+    ),
+    ("deepseek_v3", {"first_k_dense_replace": 1, "n_routed_experts": 8}, ("q_b_proj", "kv_b_proj", "o_proj"), ()),
+    ("glm4_moe", {"n_routed_experts": 8}, ("q_proj", "o_proj"), ()),
+    ("gpt2", {}, ("c_proj",), ()),
+    ("phi3", {}, ("qkv_proj",), ()),
+    ("gpt_neox", {}, ("query_key_value", "dense"), ()),
+    ("falcon", {}, ("query_key_value",), ()),
+    ("llama", {}, ("q_proj", "v_proj"), ()),
+    ("mixtral", {}, ("q_proj",), ("gate_up_proj", "down_proj")),
+    ("qwen3_moe", ROUTED, ("v_proj",), ("down_proj",)),
+    ("qwen2_moe", ROUTED, (ALL_LINEAR,), ("gate_up_proj",)),
+    ("gpt_oss", {"num_local_experts": 4}, ("q_proj",), ("gate_up_proj", "down_proj")),
+]
+
+
+@pytest.mark.parametrize(("family", "changes", "targets", "experts"), CASES, ids=str)
+@pytest.mark.parametrize("rank", [1, 8, 256])
+def test_trainable_numbers_are_those_that_peft_makes(
+    family: str, changes: dict[str, Any], targets: tuple[str, ...], experts: tuple[str, ...], rank: int
+) -> None:
+    from transformers import CONFIG_MAPPING
+
+    config = CONFIG_MAPPING[family](**(SMALL | changes))
+    architecture = read_architecture(config.to_dict())
+    resolved = resolve_targets(architecture, targets, source="x")
+    trainable = peft_trainable(config, targets, experts, rank)
+    assert lora_parameters(architecture, resolved, rank, expert_targets=experts) == trainable
+
+
+@pytest.mark.parametrize("family", SHARED_BY_PEFT)
+@pytest.mark.parametrize("rank", [4, 32])
+def test_all_linear_of_peft_reaches_routers_and_experts(family: str, rank: int) -> None:
+    from transformers import CONFIG_MAPPING
+
+    config = CONFIG_MAPPING[family](**(SMALL | (ROUTED if "moe" in family else {})))
+    architecture = read_architecture(config.to_dict())
+    assert peft_all_linear_parameters(architecture, rank) == peft_trainable(config, (ALL_LINEAR,), (), rank)
+    burnish = lora_parameters(architecture, resolve_targets(architecture, (ALL_LINEAR,), source="x"), rank)
+    assert burnish < peft_all_linear_parameters(architecture, rank)
+
+
+def peft_trainable(config: Any, targets: tuple[str, ...], experts: tuple[str, ...], rank: int) -> int:
+    """Count what PEFT would train, without memory."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+        asked = LoraConfig(
+            r=rank,
+            target_modules=ALL_LINEAR if targets == (ALL_LINEAR,) else list(targets),
+            target_parameters=[f"mlp.experts.{name}" for name in experts] or None,
+            fan_in_fan_out=config.model_type == "gpt2",
+            task_type="CAUSAL_LM",
+        )
+        adapted = get_peft_model(model, asked)
+    return sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)

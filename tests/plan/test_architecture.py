@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
 
 from burnish.core.errors import BaseModelError
-from burnish.plan.architecture import FAMILIES, read_architecture
-from burnish.plan.bases import known_configs
+from burnish.plan.architecture import Architecture, read_architecture
+from burnish.plan.bases import known_configs, known_models
+from burnish.plan.families import FAMILIES
 
 SMALL: dict[str, Any] = {
     "num_hidden_layers": 3,
@@ -30,78 +32,116 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("qwen3", {"attention_bias": True, "head_dim": 64}),
     ("gemma2", {"attention_bias": True, "head_dim": 64}),
     ("gemma3_text", {"num_hidden_layers": 7, "head_dim": 64}),
+    ("olmo3", {"num_hidden_layers": 5}),
     ("phi3", {"tie_word_embeddings": True}),
+    ("phi", {"qk_layernorm": True, "tie_word_embeddings": False}),
+    ("gpt2", {"n_inner": 192, "n_positions": 64}),
+    ("gpt_neox", {"attention_bias": False, "tie_word_embeddings": True}),
+    ("falcon", {"new_decoder_architecture": True, "num_kv_heads": 2}),
+    ("falcon", {"multi_query": False, "parallel_attn": False, "bias": True}),
+    ("falcon", {"alibi": True, "tie_word_embeddings": False}),
+    ("starcoder2", {"use_bias": False, "tie_word_embeddings": False}),
+    ("glm4", {"attention_bias": False}),
+    ("glm4_moe", {"first_k_dense_replace": 2, "use_qk_norm": True, "n_shared_experts": 2}),
+    ("cohere", {"use_qk_norm": True}),
+    ("stablelm", {"use_qkv_bias": True, "qk_layernorm": True, "use_parallel_residual": True}),
+    ("qwen2_moe", {"decoder_sparse_step": 2, "num_experts": 6}),
+    ("qwen2_moe", {"mlp_only_layers": [0, 2], "num_hidden_layers": 5, "num_experts": 6}),
+    ("qwen3_moe", {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}),
+    ("qwen3_moe", {"mlp_only_layers": [0, 1, 2]}),
+    ("mixtral", {"num_local_experts": 3, "head_dim": 48}),
+    ("deepseek_v3", {"first_k_dense_replace": 1, "n_routed_experts": 8, "q_lora_rank": None}),
+    ("ernie4_5", {"use_bias": True}),
+    ("nemotron", {"mlp_bias": True, "attention_bias": True}),
 ]
+
+
+def on_meta(config: Any) -> Any:
+    """Build the model of a configuration without memory."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
+
+
+def linears_of(model: Any) -> Counter[tuple[str, int, int, bool]]:
+    """Count the linear layers of a model but its head, by name, inputs, outputs and bias."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    head, found = model.get_output_embeddings(), Counter[tuple[str, int, int, bool]]()
+    for name, module in model.named_modules():
+        if isinstance(module, Conv1D):
+            found[name.rpartition(".")[2], *map(int, module.weight.shape), True] += 1
+        elif isinstance(module, torch.nn.Linear) and module is not head:
+            found[name.rpartition(".")[2], module.in_features, module.out_features, module.bias is not None] += 1
+    return found
+
+
+def check(found: Architecture, model: Any) -> None:
+    """Compare what was counted with what transformers built."""
+    assert found.parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert found.buffer_bytes + 4 * found.scalar_buffers == sum(
+        buffer.numel() * buffer.element_size() for buffer in model.buffers()
+    )
+    counted = Counter[tuple[str, int, int, bool]]()
+    for block in found.blocks:
+        for linear in block.linears:
+            counted[linear.name, linear.inputs, linear.outputs, linear.bias] += block.count
+    assert counted == linears_of(model)
+    assert sum(block.count for block in found.blocks) == found.layers
+    assert found.linear_weights == sum(inputs * outputs * n for (_, inputs, outputs, _), n in counted.items())
 
 
 @pytest.mark.parametrize(
     ("family", "changes"), VARIANTS, ids=lambda value: value if isinstance(value, str) else ",".join(value) or "plain"
 )
-@pytest.mark.parametrize("written", ["to_dict", "to_diff_dict"])
-def test_counts_equal_those_of_transformers_on_the_meta_device(
-    family: str, changes: dict[str, Any], written: str
-) -> None:
-    import torch
-    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+def test_counts_equal_those_of_transformers_on_the_meta_device(family: str, changes: dict[str, Any]) -> None:
+    from transformers import CONFIG_MAPPING
 
     config = CONFIG_MAPPING[family](**(SMALL | changes))
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    found = read_architecture({"to_dict": config.to_dict, "to_diff_dict": config.to_diff_dict}[written]())
-    assert found.parameters == sum(parameter.numel() for parameter in model.parameters())
-    assert found.buffer_bytes + 4 * found.scalar_buffers == sum(
-        buffer.numel() * buffer.element_size() for buffer in model.buffers()
-    )
-    head = model.get_output_embeddings()
-    linears = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and module is not head
-    }
-    first = {
-        name.rpartition(".")[2]: (module.in_features, module.out_features, module.bias is not None)
-        for name, module in linears.items()
-        if ".layers.0." in name
-    }
-    assert {linear.name: (linear.inputs, linear.outputs, linear.bias) for linear in found.linears} == first
-    assert found.linear_weights == sum(module.weight.numel() for module in linears.values())
+    model = on_meta(config)
+    check(read_architecture(config.to_dict()), model)
+    check(read_architecture(config.to_diff_dict()), model)
 
 
-@pytest.mark.parametrize(
-    ("name", "parameters"),
-    [
-        ("smollm2-135m-instruct", 134_515_008),
-        ("smollm2-360m-instruct", 361_821_120),
-        ("smollm2-1.7b-instruct", 1_711_376_384),
-        ("llama-3.2-1b-instruct", 1_235_814_400),
-        ("llama-3.1-8b-instruct", 8_030_261_248),
-        ("llama-3.1-70b-instruct", 70_553_706_496),
-        ("qwen2.5-0.5b-instruct", 494_032_768),
-        ("qwen2.5-7b-instruct", 7_615_616_512),
-        ("qwen3-0.6b", 596_049_920),
-        ("qwen3-8b", 8_190_735_360),
-        ("mistral-7b-instruct-v0.3", 7_248_023_552),
-        ("gemma-2-9b-it", 9_241_705_984),
-        ("gemma-3-1b-it", 999_885_952),
-        ("phi-3.5-mini-instruct", 3_821_079_552),
-    ],
-)
-def test_bundled_configurations_give_the_published_counts(name: str, parameters: int) -> None:
-    assert read_architecture(known_configs()[name]).parameters == parameters
+@pytest.mark.parametrize("name", [model.name for model in known_models()])
+def test_every_known_model_is_counted_as_transformers_builds_it_and_as_it_is_published(name: str) -> None:
+    from transformers import CONFIG_MAPPING
+
+    model = next(model for model in known_models() if model.name == name)
+    found = read_architecture(model.config)
+    assert found.parameters == model.parameters
+    assert model.source
+    assert model.date
+    kind = dict(model.config)
+    check(found, on_meta(CONFIG_MAPPING[kind.pop("model_type")](**kind)))
+
+
+def test_there_are_well_known_models_of_thirty_and_more_and_no_name_is_taken_twice() -> None:
+    models = known_models()
+    assert len(models) >= 30
+    names = [name.lower() for model in models for name in (model.name, model.id, *model.also) if name]
+    assert len(set(names)) == len(names) - sum(model.name == model.id.lower() for model in models)
 
 
 def test_llama_8b_by_hand() -> None:
     model = read_architecture(known_configs()["llama-3.1-8b-instruct"])
     a_layer = 2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14336
     assert a_layer == 218_103_808
-    assert model.linear_weights == 32 * a_layer == 6_979_321_856
+    assert model.linear_weights == model.computed_weights == 32 * a_layer == 6_979_321_856
     assert model.embedding_parameters == model.head_parameters == 128_256 * 4096
-    assert model.parameters == 6_979_321_856 + 2 * 525_336_576 + 65 * 4096 == 8_030_261_248
+    assert model.parameters == model.active_parameters == 6_979_321_856 + 2 * 525_336_576 + 65 * 4096 == 8_030_261_248
 
 
-def test_every_bundled_configuration_is_checked_above() -> None:
-    checked = test_bundled_configurations_give_the_published_counts.pytestmark[0].args[1]
-    assert {name for name, _ in checked} == {name for name in known_configs() if "/" not in name}
+def test_mixtral_by_hand() -> None:
+    model = read_architecture(known_configs()["mixtral-8x7b-instruct"])
+    attention, expert = 2 * 4096 * 4096 + 2 * 4096 * 1024, 3 * 4096 * 14336
+    assert model.linear_weights == 32 * attention
+    assert model.computed_weights == 32 * (attention + 2 * expert)
+    assert model.parameters - model.active_parameters == 32 * 6 * expert
+    assert model.parameters == 32 * (attention + 8 * expert + 8 * 4096 + 2 * 4096) + 4096 + 2 * 32000 * 4096
 
 
 def test_an_unknown_model_type_is_said_with_the_known_ones() -> None:
@@ -109,13 +149,25 @@ def test_an_unknown_model_type_is_said_with_the_known_ones() -> None:
         read_architecture({"model_type": "lama"})
     with pytest.raises(BaseModelError, match="model_type is None"):
         read_architecture({})
+    with pytest.raises(BaseModelError, match="Its text_config"):
+        read_architecture({"model_type": "gemma3", "text_config": {"model_type": "gemma3_text"}})
 
 
 @pytest.mark.parametrize(
-    "field", ["hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size", "num_attention_heads"]
-)
-def test_a_missing_field_is_named(field: str) -> None:
-    config = {key: value for key, value in known_configs()["llama-3.1-8b-instruct"].items() if key != field}
+    ("name", "field"),
+    [
+        *(
+            ("llama-3.1-8b-instruct", field)
+            for field in ("hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size", "num_attention_heads",
+                          "max_position_embeddings")
+        ),
+        ("mixtral-8x7b-instruct", "intermediate_size"),
+        ("deepseek-v3", "intermediate_size"),
+        ("phi-4", "vocab_size"),
+    ],
+)  # fmt: skip
+def test_a_missing_field_is_named(name: str, field: str) -> None:
+    config = {key: value for key, value in known_configs()[name].items() if key != field}
     with pytest.raises(BaseModelError, match=f"here/config.json: {field} is missing"):
         read_architecture(config, source="here/config.json")
 
@@ -123,9 +175,20 @@ def test_a_missing_field_is_named(field: str) -> None:
 @pytest.mark.parametrize("value", [0, -1, 2.5, "many", True])
 def test_a_field_that_is_no_size_is_refused(value: object) -> None:
     with pytest.raises(BaseModelError, match="num_hidden_layers is"):
-        read_architecture(known_configs()["llama-3.1-8b-instruct"] | {"num_hidden_layers": value})
+        read_architecture({**known_configs()["llama-3.1-8b-instruct"], "num_hidden_layers": value})
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5, "half", True])
+def test_a_share_that_is_no_share_is_refused(share: object) -> None:
+    with pytest.raises(BaseModelError, match="partial_rotary_factor is"):
+        read_architecture({**known_configs()["phi-2"], "partial_rotary_factor": share})
 
 
 def test_heads_that_do_not_divide_are_refused() -> None:
     with pytest.raises(BaseModelError, match="not a multiple"):
-        read_architecture(known_configs()["llama-3.1-8b-instruct"] | {"num_key_value_heads": 5})
+        read_architecture({**known_configs()["llama-3.1-8b-instruct"], "num_key_value_heads": 5})
+
+
+def test_more_active_experts_than_there_are_is_refused() -> None:
+    with pytest.raises(BaseModelError, match="over the 8 experts"):
+        read_architecture({**known_configs()["mixtral-8x7b-instruct"], "num_experts_per_tok": 9})

@@ -20,9 +20,13 @@ def test_a_model_is_found_by_short_name_hub_id_and_folder(tmp_path: Path) -> Non
 
 def test_an_unknown_model_is_said_with_the_nearest_name() -> None:
     with pytest.raises(
-        BaseModelError, match=r'"llama-3.1-8b-instuct" is not known here.*Did you mean "llama-3.1-8b-instruct"'
+        BaseModelError, match=r'"llama-3.1-8b-instuct" is not known here. Nearest: llama-3.1-8b-instruct, '
     ):
         find_config("llama-3.1-8b-instuct")
+    with pytest.raises(BaseModelError, match=r"Nearest: qwen2\.5-7b-instruct"):
+        find_config("someone/Qwen2.5-7B-Instruct-GPTQ")
+    with pytest.raises(BaseModelError, match="Known: smollm2-135m-instruct, "):
+        find_config("zzzzzzzz")
 
 
 @pytest.mark.parametrize("text", [None, "{", "[1]"])

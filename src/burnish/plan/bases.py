@@ -2,30 +2,54 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, cast
 
 from burnish.core.artifacts import BaseRef
-from burnish.core.errors import BaseModelError, did_you_mean
+from burnish.core.errors import BaseModelError
 from burnish.core.ids import content_id
 
 UNREAD = "config:"
 """Begins the digest of a base whose weights were not read."""
 
 
+NEAR_NAMES = 3
+"""Names that are offered for one that is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownModel:
+    """A well-known model. `also`: Hub ids of the same shape; `parameters`: the count it is published with."""
+
+    name: str
+    id: str
+    also: tuple[str, ...]
+    config: Mapping[str, Any]
+    parameters: int
+    source: str
+    date: str
+
+
 @cache
-def known_configs() -> dict[str, dict[str, Any]]:
-    """Return the bundled configurations by short name and by Hub id, in lower case."""
-    found: dict[str, dict[str, Any]] = {}
-    for file in sorted(resources.files("burnish.plan").joinpath("configs").iterdir(), key=lambda file: file.name):
-        if file.name.endswith(".json"):
-            config = json.loads(file.read_text(encoding="utf-8"))
-            found[file.name.removesuffix(".json")] = config
-            found[str(config["_name_or_path"]).lower()] = config
+def known_models() -> tuple[KnownModel, ...]:
+    """Return the table of models.json."""
+    table = json.loads(resources.files("burnish.plan").joinpath("models.json").read_text(encoding="utf-8"))
+    return tuple(KnownModel(**(row | {"also": tuple(row["also"])})) for row in table)
+
+
+@cache
+def known_configs() -> dict[str, Mapping[str, Any]]:
+    """Return the bundled configurations by short name and by every Hub id, in lower case."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for model in known_models():
+        for name in (model.name, model.id, *model.also):
+            found[name.lower()] = model.config
     return found
 
 
@@ -39,12 +63,24 @@ def find_config(base: str) -> Mapping[str, Any]:
         return read_config(path / "config.json")
     found = known_configs().get(base.lower())
     if found is None:
-        short = sorted(name for name in known_configs() if "/" not in name)
-        raise BaseModelError(
-            f'the shape of "{base}" is not known here. Known: {", ".join(short)}.'
-            f"{did_you_mean(base.lower(), known_configs())} Or give a folder with its config.json."
+        near = nearest_names(base)
+        said = (
+            f" Nearest: {', '.join(near)}." if near else f" Known: {', '.join(model.name for model in known_models())}."
         )
+        raise BaseModelError(f'the shape of "{base}" is not known here.{said} Or give a folder with its config.json.')
     return found
+
+
+def nearest_names(base: str) -> list[str]:
+    """Return the short names of known models that look most like `base`, the nearest first."""
+    wanted = base.lower().rpartition("/")[2]
+    short = {name.rpartition("/")[2]: model.name for model in known_models() for name in _names(model)}
+    near = difflib.get_close_matches(wanted, short, n=2 * NEAR_NAMES, cutoff=0.5)
+    return list(dict.fromkeys(short[name] for name in near))[:NEAR_NAMES]
+
+
+def _names(model: KnownModel) -> list[str]:
+    return [name.lower() for name in (model.name, model.id, *model.also)]
 
 
 def read_config(path: Path) -> Mapping[str, Any]:

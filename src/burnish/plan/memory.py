@@ -13,7 +13,7 @@ from typing import Literal
 
 from burnish.core.artifacts import MethodPlan
 from burnish.plan.adapters import adapted, lora_parameters
-from burnish.plan.architecture import Architecture, Linear
+from burnish.plan.architecture import Architecture, Block, Linear
 from burnish.plan.constants import constant
 
 Device = Literal["cpu", "cuda"]
@@ -71,14 +71,21 @@ def weight_bytes(architecture: Architecture, quantisation: Literal["none", "nf4"
     item = ITEM_BYTES[dtype]
     if quantisation == "none":
         return (architecture.parameters + architecture.scalar_buffers) * item + architecture.buffer_bytes
-    packed = architecture.layers * sum(math.ceil(linear.weights / 2) for linear in architecture.linears)
-    return packed + (architecture.parameters - architecture.linear_weights) * item + architecture.buffer_bytes
+    packed = sum(
+        block.count * sum(math.ceil(linear.weights / 2) for linear in block.linears) for block in architecture.blocks
+    )
+    return (
+        packed
+        + (architecture.parameters - architecture.linear_weights + architecture.scalar_buffers) * item
+        + architecture.buffer_bytes
+    )
 
 
 def quantisation_constant_bytes(architecture: Architecture, *, double_quantisation: bool) -> int:
     """Bytes of NF4's scales and tables, which the footprint does not count."""
-    return architecture.layers * sum(
-        _nf4_constants(linear, double=double_quantisation) for linear in architecture.linears
+    return sum(
+        block.count * sum(_nf4_constants(linear, double=double_quantisation) for linear in block.linears)
+        for block in architecture.blocks
     )
 
 
@@ -92,13 +99,22 @@ def _nf4_constants(linear: Linear, *, double: bool) -> int:
 def layer_activation_bytes(
     architecture: Architecture, method: MethodPlan, device: Device, dtype: Dtype, work: Workload
 ) -> int:
-    """Bytes that autograd keeps of one decoder layer between forward and backward.
+    """Bytes that autograd keeps of one decoder layer between forward and backward; of layers of several kinds, the most."""
+    return max(
+        block_activation_bytes(architecture, block, method, device, dtype, work) for block in architecture.blocks
+    )
+
+
+def block_activation_bytes(
+    architecture: Architecture, block: Block, method: MethodPlan, device: Device, dtype: Dtype, work: Workload
+) -> int:
+    """Bytes that autograd keeps of one layer of this block.
 
     Norms keep their input (in float32, unless they are lean) and its inverse root; attention its rotated queries, keys
     and values, and the weight of each pair and head (on CUDA keys and values repeated to the query heads, and the row's
     mask as a bias instead of weights); values that are a part of a fused projection keep all of it; the MLP gate, up and,
-    unless it is lean, silu(gate). LoRA keeps what its linears read, once for those that read the same, and A x. With
-    dropout each keeps what is left of its input, and the mask, instead.
+    unless it is lean, silu(gate), or, without a gate, what its activation reads. LoRA keeps what its linears read, once
+    for those that read the same, and A x. With dropout each keeps what is left of its input, and the mask, instead.
     """
     item = ITEM_BYTES[dtype]
     queries, keys = architecture.query_size, architecture.key_value_size
@@ -110,16 +126,16 @@ def layer_activation_bytes(
         attention = item * (4 * queries) + 4 * architecture.heads
         pairs = item * work.row_tokens**2
     else:
-        fused = sum(linear.reads == "attention norm" for linear in architecture.linears) == 1
+        fused = sum(linear.reads == "attention norm" for linear in block.linears) == 1
         attention = item * (queries + 2 * keys + (queries + keys if fused else 0))
         pairs = item * architecture.heads * work.attended_pairs
-    mlp = item * (2 if _is_lean_mlp(architecture, method) else 3) * architecture.intermediate
-    return work.row_tokens * (norms + attention + mlp + _lora_bytes(architecture, method, device, item)) + pairs
+    mlp = item * (1 if not architecture.gated else 2 if _is_lean_mlp(architecture, method) else 3) * block.width
+    return work.row_tokens * (norms + attention + mlp + _lora_bytes(architecture, block, method, device, item)) + pairs
 
 
-def _lora_bytes(architecture: Architecture, method: MethodPlan, device: Device, item: int) -> int:
+def _lora_bytes(architecture: Architecture, block: Block, method: MethodPlan, device: Device, item: int) -> int:
     """Bytes that the adapters of a layer keep of a token. CUDA's dropout mask takes a byte, a CPU's a number."""
-    linears = adapted(architecture, method.targets)
+    linears = adapted(block.linears, method.targets)
     low_rank = item * method.rank * len(linears)
     if method.dropout > 0:
         mask = 1 if device == "cuda" else item

@@ -1,6 +1,6 @@
 """Seconds of training and evaluating: operations to do over the rate of the device, with a band.
 
-N: weights of all linears. Per token, a multiply-add counted as two operations:
+N: weights of all linears, of experts those that a token uses. Per token, a multiply-add counted as two operations:
 - forward 2N; backward with the base frozen 2N more (only gradients of activations), so LoRA trains at 4N;
 - each recomputed layer its share of 2N again;
 - the adapter 6 for each of its numbers (forward, gradient of its input, gradient of itself);
@@ -57,7 +57,7 @@ class Rates:
 
 def train_operations(architecture: Architecture, method: MethodPlan, work: TrainWork) -> float:
     """Operations of a training run."""
-    weights, share = architecture.linear_weights, work.checkpointed_layers / architecture.layers
+    weights, share = architecture.computed_weights, work.checkpointed_layers / architecture.layers
     query = architecture.layers * architecture.query_size * work.seen
     attention = (ATTENTION_FORWARD * (1 + share) + ATTENTION_BACKWARD) * query
     adapter = ADAPTER_OPERATIONS * lora_parameters(architecture, method.targets, method.rank)
@@ -110,8 +110,8 @@ def train_seconds(
 def evaluate_seconds(architecture: Architecture, work: EvaluateWork, rate: Rates) -> Interval:
     """Seconds of reading prompts and rows, and of generating answers."""
     head = architecture.vocabulary * architecture.hidden
-    read = FORWARD * (architecture.linear_weights * work.read + head * work.trained)
-    generated = FORWARD * (architecture.linear_weights + head) * work.generated
+    read = FORWARD * (architecture.computed_weights * work.read + head * work.trained)
+    generated = FORWARD * (architecture.computed_weights + head) * work.generated
     return Interval(
         low=read / rate.train.high + generated / rate.decode.high,
         mid=read / rate.train.mid + generated / rate.decode.mid,

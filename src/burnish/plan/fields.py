@@ -1,0 +1,67 @@
+"""Fields of a config.json, read with suspicion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from burnish.core.errors import BaseModelError
+
+OTHER_NAMES: dict[str, tuple[str, ...]] = {
+    "hidden_size": ("n_embd",),
+    "num_hidden_layers": ("n_layer",),
+    "num_attention_heads": ("n_head",),
+    "max_position_embeddings": ("n_positions",),
+    "intermediate_size": ("n_inner", "ffn_hidden_size"),
+    "num_key_value_heads": ("num_kv_heads", "n_head_kv"),
+    "num_experts": ("num_local_experts", "n_routed_experts"),
+    "partial_rotary_factor": ("rotary_pct",),
+}
+"""What families call the same thing."""
+
+
+class Fields:
+    """A config.json with the defaults of its family. `source` names it in errors."""
+
+    def __init__(self, config: Mapping[str, Any], defaults: Mapping[str, Any], source: str) -> None:
+        self.config, self.defaults, self.source = config, defaults, source
+
+    def get(self, field: str) -> Any:
+        """Return what the config says by any of the field's names, else the family's default, else None."""
+        for name in (field, *OTHER_NAMES.get(field, ())):
+            if self.config.get(name) is not None:
+                return self.config[name]
+        return self.defaults.get(field)
+
+    def whole(self, field: str, default: int | None = None) -> int:
+        """Return a size. Raises BaseModelError when it is absent without a default, or not a whole number of 1 or more."""
+        value = self.get(field)
+        if value is None:
+            value = default
+        if value is None:
+            raise BaseModelError(
+                f"{self.source}: {field} is missing, and the plan cannot count without it. Is this the model's own config.json?"
+            )
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise BaseModelError(f"{self.source}: {field} is {value!r}, must be a whole number of 1 or more.")
+        return value
+
+    def count(self, field: str) -> int:
+        """Return a number that may be 0, as it is when the config says null or nothing says more."""
+        null = field in self.config and self.config[field] is None
+        return 0 if null or not self.get(field) else self.whole(field)
+
+    def flag(self, field: str) -> bool:
+        """Return a yes or no; absent is the family's default, else no."""
+        return bool(self.get(field))
+
+    def rotary_share(self) -> float:
+        """Share of a head that is rotated. Newer files say it in `rope_parameters`, older ones beside it."""
+        rope = self.get("rope_parameters")
+        said = cast("Mapping[str, Any]", rope).get("partial_rotary_factor") if isinstance(rope, dict) else None
+        share = said if said is not None else self.get("partial_rotary_factor")
+        if share is None:
+            return 1.0
+        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
+            raise BaseModelError(f"{self.source}: partial_rotary_factor is {share!r}, must be between 0 and 1.")
+        return float(share)
