@@ -77,7 +77,7 @@ def test_a_folder_with_a_configuration_alone_is_enough(
 @pytest.mark.parametrize(
     ("arguments", "code", "part"),
     [
-        (["qwen3-8c"], 4, 'Did you mean "qwen3-8b"?'),
+        (["qwen3-8c"], 4, "qwen3-8b"),
         (["qwen3-8b", "--rank", "0"], 2, "1 to 1024"),
         (["qwen3-8b", "--targets", "q_prj"], 2, 'Did you mean "q_proj"?'),
         (["qwen3-8b", "--perplexity", "10"], 2, "--weights"),

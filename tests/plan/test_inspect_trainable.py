@@ -11,7 +11,7 @@ from torch import nn
 from burnish.core.errors import RecipeError, UsageError
 from burnish.plan.adapters import lora_parameters
 from burnish.plan.architecture import read_architecture
-from burnish.plan.bases import find_config
+from burnish.plan.bases import find_config, known_models
 from burnish.plan.inspect.ladder import ladder
 from burnish.plan.inspect.report import describe
 from burnish.plan.inspect.trainable import (
@@ -121,13 +121,7 @@ def test_the_counts_of_llama_3_1_8b() -> None:
 
 
 def test_the_modules_add_up_to_the_model_and_the_adapters_to_what_is_trained() -> None:
-    for name in (
-        "llama-3.1-8b-instruct",
-        "qwen3-0.6b",
-        "gemma-2-9b-it",
-        "phi-3.5-mini-instruct",
-        "smollm2-135m-instruct",
-    ):
+    for name in (known.name for known in known_models()):
         found = describe(name, find_config(name), rank=4)
         assert sum(row["parameters"] for row in found["modules"]) == found["parameters"]["total"], name
         trained = sum(row["adapter"]["parameters"] for row in found["modules"] if row["adapter"])

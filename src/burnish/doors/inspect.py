@@ -72,7 +72,7 @@ def _add_weights(found: dict[str, Any], folder: Path, config: Any, sample: int, 
 
     architecture = read_architecture(config)
     found["ladder"] = ladder_rows(architecture, measure_footprints(folder, emit))
-    total = architecture.layers * len(architecture.linears)
+    total = sum(block.count * len(block.linears) for block in architecture.blocks)
 
     def tell(done: int) -> None:
         emit(Progress("inspect", "rounding the weights", min(done, total), total, "matrices"))

@@ -41,12 +41,12 @@ def int8_weight_bytes(architecture: Architecture) -> int:
 
 def int8_constant_bytes(architecture: Architecture) -> int:
     """Bytes of int8's scales: a float32 for each row of each linear."""
-    return 4 * architecture.layers * sum(linear.outputs for linear in architecture.linears)
+    return 4 * sum(block.count * sum(linear.outputs for linear in block.linears) for block in architecture.blocks)
 
 
 def nf4_constant_bytes(architecture: Architecture) -> int:
     """Bytes beside NF4 without double quantisation: a float32 scale for 64 weights, and the 16 values in each layer."""
-    tables = NF4_TABLE_BYTES * architecture.layers * len(architecture.linears)
+    tables = NF4_TABLE_BYTES * sum(block.count * len(block.linears) for block in architecture.blocks)
     return quantisation_constant_bytes(architecture, double_quantisation=False) + tables
 
 

@@ -154,8 +154,9 @@ def _stored_bytes(architecture: Architecture, name: str, scheme: Scheme | None) 
         rung = next(rung for rung in ladder(architecture) if rung.name == name)
         return rung.footprint + rung.constants
     bits = sum(
-        architecture.layers * linear.weights * scheme.bits_per_weight(linear.outputs, linear.inputs)
-        for linear in architecture.linears
+        block.count * linear.weights * scheme.bits_per_weight(linear.outputs, linear.inputs)
+        for block in architecture.blocks
+        for linear in block.linears
     )
     rest = 2 * (architecture.parameters - architecture.linear_weights) + architecture.buffer_bytes
     return round(bits / 8) + rest

@@ -48,7 +48,9 @@ def target_sets(architecture: Architecture) -> dict[str, tuple[str, ...]]:
 
 def dora_parameters(architecture: Architecture, targets: tuple[str, ...], rank: int) -> int:
     """Numbers that DoRA trains."""
-    magnitudes = architecture.layers * sum(linear.outputs for linear in adapted(architecture, targets))
+    magnitudes = sum(
+        block.count * sum(linear.outputs for linear in adapted(block.linears, targets)) for block in architecture.blocks
+    )
     return lora_parameters(architecture, targets, rank) + magnitudes
 
 
@@ -64,8 +66,12 @@ def prefix_parameters(architecture: Architecture, tokens: int) -> int:
 
 
 def ia3_parameters(architecture: Architecture) -> int:
-    """Numbers of (IA)3: factors of keys, values and what the down projection reads."""
-    return architecture.layers * (2 * architecture.key_value_size + architecture.intermediate)
+    """Numbers of (IA)3: factors of keys, values and what the down projection reads; of experts none."""
+    widths = sum(
+        block.count * sum(linear.inputs for linear in block.linears if linear.reads == "mlp product")
+        for block in architecture.blocks
+    )
+    return architecture.layers * 2 * architecture.key_value_size + widths
 
 
 def rank_table(architecture: Architecture) -> list[dict[str, Any]]:

@@ -4,53 +4,59 @@ from __future__ import annotations
 
 from typing import Any
 
-from burnish.plan.architecture import Architecture, Linear
+from burnish.plan.architecture import Architecture, Block, Linear
 
 
 def module_tree(architecture: Architecture, targets: tuple[str, ...], rank: int) -> list[dict[str, Any]]:
     """Return a row for each kind of module: name, shape, numbers, how often, and the shapes of an adapter on it.
 
-    The linears of one layer stand for all layers; `count` says how many there are.
+    The linears of one layer stand for all layers of its kind; `count` says how many there are. The numbers of all rows
+    add up to the model's.
     """
-    layers, hidden = architecture.layers, architecture.hidden
-    rows = [_row("embed_tokens", [architecture.vocabulary, hidden], 1)]
-    for part in ("self_attn", "mlp"):
-        for linear in architecture.linears:
-            if _part(linear) == part:
-                rows.append(_linear_row(linear, part, layers, rank if linear.name in targets else None))
-    rows.append(_row("layers.*.norm", [hidden], layers * architecture.hidden_norms))
-    if architecture.head_norms:
-        rows.append(_row("layers.*.self_attn.q_norm, k_norm", [architecture.head_size], 2 * layers))
-    rows.append(_row("norm", [hidden], 1))
-    head = _row("lm_head", [architecture.vocabulary, hidden], 1)
+    rows = [_row("embed_tokens", [architecture.vocabulary, architecture.hidden], 1)]
+    for number, block in enumerate(architecture.blocks):
+        within = "layers.*" if len(architecture.blocks) == 1 else f"layers of kind {number + 1}"
+        rows += _block_rows(block, within, targets, rank)
+    if architecture.outside:
+        rows.append(_row("norm and what else is outside the layers", [architecture.outside], 1))
+    head = _row("lm_head", [architecture.vocabulary, architecture.hidden], 1)
     if architecture.tied_head:
         head |= {"parameters": 0, "note": "the embedding, used again"}
     return [*rows, head]
 
 
-def _part(linear: Linear) -> str:
-    return "self_attn" if linear.reads.startswith("attention") else "mlp"
+def _block_rows(block: Block, within: str, targets: tuple[str, ...], rank: int) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for part in ("self_attn", "mlp"):
+        for linear in block.linears:
+            if ("mlp" if linear.reads.startswith("mlp") else "self_attn") == part:
+                wanted = rank if linear.name in targets else None
+                rows.append(_linear_row(linear, f"{within}.{part}.{linear.name}", block.count, wanted))
+    if block.experts is not None:
+        for linear in block.experts.linears:
+            shape = [block.experts.count, linear.outputs, linear.inputs]
+            numbers = block.count * block.experts.count * linear.parameters
+            expert = _row(f"{within}.mlp.experts.{linear.name}", shape, block.count)
+            rows.append({**expert, "parameters": numbers, "note": f"a token uses {block.experts.active}"})
+    if block.other:
+        rows.append(_row(f"{within}: norms{', router' if block.experts else ''}", [block.other], block.count))
+    return rows
 
 
 def _row(name: str, shape: list[int], count: int) -> dict[str, Any]:
-    size = shape[0] * (shape[1] if len(shape) > 1 else 1)
-    return {"module": name, "shape": shape, "count": count, "parameters": count * size, "adapter": None, "note": ""}
+    size = count
+    for side in shape:
+        size *= side
+    return {"module": name, "shape": shape, "count": count, "parameters": size, "adapter": None, "note": ""}
 
 
-def _linear_row(linear: Linear, part: str, layers: int, rank: int | None) -> dict[str, Any]:
-    adapter = None
+def _linear_row(linear: Linear, name: str, count: int, rank: int | None) -> dict[str, Any]:
+    row = _row(name, [linear.outputs, linear.inputs], count)
+    row["parameters"] = count * linear.parameters
     if rank is not None:
-        adapter = {
+        row["adapter"] = {
             "lora_A": [rank, linear.inputs],
             "lora_B": [linear.outputs, rank],
-            "parameters": layers * rank * (linear.inputs + linear.outputs),
+            "parameters": count * rank * (linear.inputs + linear.outputs),
         }
-    return {
-        "module": f"layers.*.{part}.{linear.name}",
-        "shape": [linear.outputs, linear.inputs],
-        "count": layers,
-        "parameters": layers * linear.parameters,
-        "bias": linear.bias,
-        "adapter": adapter,
-        "note": "",
-    }
+    return row
