@@ -55,6 +55,7 @@ def run_prepare(tmp_path: Path, tokenizer: Tokenizer) -> Prepare:
         tokenizer: Tokenizer | None = None,
         key: bytes | None = None,
         vault: Path | None = None,
+        embed: Any = None,
         **settings: Any,
     ) -> Prepared:
         data = write_rows(tmp_path / "rows.jsonl", rows)
@@ -71,6 +72,7 @@ def run_prepare(tmp_path: Path, tokenizer: Tokenizer) -> Prepare:
             emit=events.append,
             key=key,
             vault=vault,
+            embed=embed,
         )
         return Prepared(manifest, out, events)
 

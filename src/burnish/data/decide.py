@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from burnish.core.errors import DataError
+from burnish.data.alike import Alike
 from burnish.data.chunk import NO_DAY, NOTHING_SAID
 from burnish.data.near import brake
 from burnish.data.near.find import Block, clusters_in, find_in
-from burnish.data.near.rows import Removals, Rules
+from burnish.data.near.rows import Removal, Rules
 from burnish.data.splits.assign import TEST, TRAIN, Shares, Sides, assign, stratified
 from burnish.data.splits.positions import joined, positions
 from burnish.data.splits.told import CROSSED, EMBARGO, temporal
@@ -33,8 +34,11 @@ REASONS = (
     "within the embargo before the test rows",
     "near duplicate across the date of the split",
     "forgotten",
+    "semantic duplicate",
+    "semantic duplicate of a test row",
 )
 DUPLICATE, NEAR, LEAKED, LEAKED_NEAR, LEAKED_REQUEST, EMBARGOED, CROSSING, FORGOTTEN = range(1, 9)
+SEMANTIC, LEAKED_SEMANTIC = 9, 10
 LEAKS = {"duplicate": LEAKED, "near duplicate": LEAKED_NEAR, "same request": LEAKED_REQUEST}
 
 
@@ -69,9 +73,10 @@ class Fates:
         """Return the numbers of the rows that stay on a side."""
         return np.flatnonzero((self.sides == side) & (self.reasons == KEPT))
 
-    def leaks(self) -> dict[str, int]:
-        """Return how many training rows leaked from tested ones, by kind."""
-        return {kind: int((self.reasons == reason).sum()) for kind, reason in LEAKS.items()}
+    def leaks(self, *, semantic: bool = False) -> dict[str, int]:
+        """Return how many training rows leaked from tested ones, by kind; semantic ones where they were looked for."""
+        kinds = LEAKS | ({"semantic duplicate": LEAKED_SEMANTIC} if semantic else {})
+        return {kind: int((self.reasons == reason).sum()) for kind, reason in kinds.items()}
 
     def remove(self, rows: I64, reason: int, twins: I64 | None = None) -> None:
         """Let rows go."""
@@ -80,13 +85,13 @@ class Fates:
             self.twins[rows] = twins
 
 
-def decide(spool: Spool, wanted: Wanted, tell: Callable[[], None]) -> Fates:
+def decide(spool: Spool, wanted: Wanted, tell: Callable[[], None], alike: Alike | None = None) -> Fates:
     """Decide about every row. The first sources are the data, the others tasks, which are tested and never trained on.
 
     Duplicates go test rows first, so that a test row never gives way to a training row. A training row goes when it is a
     duplicate or near duplicate of a row of a task or of the test split, or asks just the same under the same system prompt.
     Rows of a task are its author's choice: only a conversation that is there twice, letter by letter, goes.
-    `tell` hears of each of the three steps when it is done.
+    `tell` hears of each of the three steps when it is done. alike: finds semantic duplicates, where they are asked for.
 
     Raises DataError when rows lack what they are to be split by, and when a source would lose too many rows as duplicates.
     """
@@ -103,8 +108,13 @@ def decide(spool: Spool, wanted: Wanted, tell: Callable[[], None]) -> Fates:
     _copies_in_tasks(spool, fates)
     tell()
     _duplicates_in_test(spool, wanted.rules, fates)
+    if alike is not None:
+        _semantic_duplicates(spool, wanted.rules, fates, TEST, alike)
+        _semantic_leaks(spool, fates, alike)
     tell()
     _duplicates_and_leaks_in_train(spool, wanted.rules, fates)
+    if alike is not None:
+        _semantic_duplicates(spool, wanted.rules, fates, TRAIN, alike)
     tell()
     return fates
 
@@ -193,8 +203,29 @@ def _duplicates_and_leaks_in_train(spool: Spool, rules: Rules, fates: Fates) -> 
     fates.scores[trained[leaked]] = 1
 
 
-def _take(removals: Removals, fates: Fates) -> None:
+def _semantic_leaks(spool: Spool, fates: Fates, alike: Alike) -> None:
+    """Let training rows go that ask in other words what is tested, before others go for their sake."""
+    tested = np.flatnonzero((fates.sides >= TEST) & (fates.reasons == KEPT))
+    rows = np.sort(np.concatenate([tested, fates.kept(TRAIN)]))
+    found = alike.removals(spool, rows, fates.sides[rows] >= TEST)
+    # Rows that stay in any case come first, so a training row that is like a tested one is told so, not to be like another.
+    _take([removal for removal in found if fates.sides[removal.kept] >= TEST], fates)
+
+
+def _semantic_duplicates(spool: Spool, rules: Rules, fates: Fates, side: int, alike: Alike) -> None:
+    rows = fates.kept(side)
+    named = np.unique(fates.twins[fates.twins >= 0])  # rows that others have gone for stay
+    _take(alike.removals(spool, rows, np.isin(rows, named)), fates)
+    _brake(spool, fates, np.flatnonzero(fates.sides == side), rules, alike)
+
+
+def _take(removals: Iterable[Removal], fates: Fates) -> None:
     for removal in removals:
+        if removal.kind == "semantic duplicate":
+            leaked = fates.sides[removal.row] != fates.sides[removal.kept]
+            fates.reasons[removal.row] = LEAKED_SEMANTIC if leaked else SEMANTIC
+            fates.twins[removal.row], fates.scores[removal.row] = removal.kept, removal.score
+            continue
         leak = fates.sides[removal.kept] != fates.sides[removal.row]
         exact = removal.kind == "duplicate"
         fates.reasons[removal.row] = (LEAKED if exact else LEAKED_NEAR) if leak else (DUPLICATE if exact else NEAR)
@@ -202,15 +233,16 @@ def _take(removals: Removals, fates: Fates) -> None:
         fates.scores[removal.row] = removal.score
 
 
-def _brake(spool: Spool, fates: Fates, of: I64, rules: Rules) -> None:
+def _brake(spool: Spool, fates: Fates, of: I64, rules: Rules, alike: Alike | None = None) -> None:
     """Raise DataError when a file loses more of these rows as duplicates of each other than the rules allow."""
-    gone = of[np.isin(fates.reasons[of], (DUPLICATE, NEAR))]
+    gone = of[np.isin(fates.reasons[of], (DUPLICATE, NEAR, SEMANTIC))]
     files = spool.columns["file"][of]
     rows = np.bincount(files, minlength=len(spool.files))
     lost = np.bincount(spool.columns["file"][gone], minlength=len(spool.files))
     for file in np.flatnonzero((rows >= rules.stop_rows) & (lost > rules.stop_share * rows)).tolist():
         own = gone[spool.columns["file"][gone] == file]
-        chosen = own[np.argsort(fates.reasons[own] == DUPLICATE, kind="stable")][: brake.PAIRS]
+        shown_last = fates.reasons[own] != SEMANTIC if alike is not None else fates.reasons[own] == DUPLICATE
+        chosen = own[np.argsort(shown_last, kind="stable")][: brake.PAIRS]
         exact = int((fates.reasons[own] == DUPLICATE).sum())
         texts = {row: text for row, text, _ in spool.pairs(np.unique(np.concatenate([chosen, fates.twins[chosen]])))}
         shown = [(f"{spool.place(row)[1]}", texts[row], texts[int(fates.twins[row])]) for row in chosen.tolist()]
@@ -220,7 +252,12 @@ def _brake(spool: Spool, fates: Fates, of: I64, rules: Rules) -> None:
             f"prepare.stop_share = {rules.stop_share:g} allows. For example:\n"
             + "\n".join(lines)
             + "\nAre they duplicates? Then "
-            f"set prepare.stop_share to 1. Are they not? Raise prepare.near_duplicate (now {rules.threshold:g})."
+            "set prepare.stop_share to 1. Are they not? Raise "
+            + (
+                f"prepare.near_duplicate (now {rules.threshold:g})."
+                if alike is None
+                else f"prepare.semantic_duplicate (now {alike.threshold:g}), or leave it out."
+            )
         )
 
 

@@ -20,11 +20,13 @@ from burnish.core.errors import DataError, RecipeError
 from burnish.core.events import Emit, Note, Progress
 from burnish.core.recipe import Recipe
 from burnish.core.units import format_count
+from burnish.data.alike import Alike, Remembered
 from burnish.data.chunk import Chunk
 from burnish.data.decide import FIRST_TASK, KEPT, Fates, Wanted, decide
 from burnish.data.fit import overlong_message
 from burnish.data.formats.columns import compile_mapping
 from burnish.data.ledger import Book
+from burnish.data.near.semantic import Embed
 from burnish.data.personal import certify, treatment
 from burnish.data.proof import prove
 from burnish.data.record import RawRow
@@ -58,12 +60,14 @@ def prepare(
     forgotten: U64 | None = None,
     key: bytes | None = None,
     vault: Path | None = None,
+    embed: Embed | None = None,
 ) -> Manifest:
     """Make the dataset of a recipe: two Parquet files for each split, the rejected rows, the leakage proof, the manifest.
 
     Splits are `train`, `test`, and one for each task of `recipe.evaluate.tasks`. Everything is written into `folder`;
     the manifest names it relative to `root`. forgotten: hashes of rows to leave out (`versions.forgotten`). key, vault: what
-    personal data is hashed, replaced or locked away with, where the recipe asks for that.
+    personal data is hashed, replaced or locked away with, where the recipe asks for that. embed: texts to rows of length 1, with
+    which semantic duplicates are found, where the recipe asks for them.
 
     Raises DataError when a file is missing, empty or without a usable row, when no row is left to train or to test on,
     and when rows are too long for the recipe's policy.
@@ -85,11 +89,12 @@ def prepare(
         spool.finish()
         _check_lengths(recipe, limit, tokenizer, book)
         _note_unused_keys(book, emit)
-        fates = decide(spool, wanted(recipe, forgotten), _teller(emit, "comparing rows", 3))
+        alike = _alike(recipe, embed, folder)
+        fates = decide(spool, wanted(recipe, forgotten), _teller(emit, "comparing rows", 3), alike)
         _check_expected(expected, spool, fates, tokenizer)
         certified = certify(spool, fates, personal, recipe.prepare.personal_data.recall)
         with ThreadPoolExecutor(1) as beside:  # the proof reads what the files are written from
-            proving = beside.submit(prove, spool, fates, sides)
+            proving = beside.submit(prove, spool, fates, sides, alike)
             written = write(spool, fates, sides, folder, root, book, emit, clean=personal.leaves_nothing, names=names)
             _check_splits(written, recipe, book)
             proof = proving.result()
@@ -105,7 +110,7 @@ def prepare(
         ledger=book.ledger(sum(split.rows for split in written.splits.values()), _kept_of(written, names)),
         splits=written.splits,
         personal_data=dict(sorted(book.counts.personal.items())),
-        leakage=fates.leaks(),
+        leakage=fates.leaks(semantic=alike is not None),
         leakage_file=file_ref(folder / "leakage.json", root),
         certificate_file=file_ref(folder / "certificate.json", root),
         rejected_file=written.rejected_file,
@@ -155,6 +160,15 @@ def wanted(recipe: Recipe, forgotten: U64 | None = None) -> Wanted:
         said.stop_share,
         np.empty(0, np.uint64) if forgotten is None else forgotten,
     )
+
+
+def _alike(recipe: Recipe, embed: Embed | None, folder: Path) -> Alike | None:
+    threshold = recipe.prepare.semantic_duplicate
+    if threshold is None:
+        return None
+    if embed is None:
+        raise ValueError("semantic duplicates need `embed`")
+    return Alike(Remembered(embed, folder), threshold)
 
 
 def _expected(recipe: Recipe) -> Expectations:

@@ -8,21 +8,35 @@ from pathlib import Path
 
 import numpy as np
 
+from burnish.data.alike import Alike
 from burnish.data.decide import FIRST_TASK, Fates
 from burnish.data.near.find import Block, find_in
 from burnish.data.near.rows import Rules
-from burnish.data.splits.leakage import Part, Proof, leakage
+from burnish.data.splits.leakage import Part, Proof, Thresholds, leakage
 from burnish.data.spool import Spool, Texts
 
 
-def prove(spool: Spool, fates: Fates, sides: Mapping[str, int]) -> Proof:
+def prove(spool: Spool, fates: Fates, sides: Mapping[str, int], alike: Alike | None = None) -> Proof:
     """Compare what stays of each split with what is tested, by exact words, 13-grams and similarity.
 
-    Requests and answers count; system prompts, which rows share, do not.
+    Requests and answers count; system prompts, which rows share, do not. alike: compares by embeddings too, where asked for;
+    then requests are compared, and answers must be equal.
     """
+
+    def embedding(trained: Part, tested: Part, _: float) -> Iterator[tuple[int, int, float]]:
+        assert alike is not None
+        yield from alike.pairs(spool, fates.kept(sides[trained.name]), fates.kept(sides[tested.name]))
+
+    limits = Thresholds() if alike is None else Thresholds(embedding=alike.threshold)
     parts = {name: _part(spool, fates, name, side) for name, side in sides.items()}
     tasks = [parts[name] for name, side in sides.items() if side >= FIRST_TASK]
-    return leakage([parts["train"], parts["test"]], tasks, near=partial(_near, spool.folder))
+    return leakage(
+        [parts["train"], parts["test"]],
+        tasks,
+        thresholds=limits,
+        near=partial(_near, spool.folder),
+        embedding=None if alike is None else embedding,
+    )
 
 
 def _part(spool: Spool, fates: Fates, name: str, side: int) -> Part:

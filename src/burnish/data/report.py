@@ -159,7 +159,7 @@ def _account(manifest: Manifest) -> list[dict[str, Any]]:
 def _pairs(manifest: Manifest, root: Path, rejected: Iterable[dict[str, Any]]) -> Iterator[Pair]:
     """Yield some duplicates beside the rows that stay; near ones first, since exact ones show nothing."""
     gone = [record for record in rejected if str(record["detail"]).startswith("of ") and record["row"]]
-    gone.sort(key=lambda record: "near" not in record["reason"])
+    gone.sort(key=lambda record: "semantic" not in record["reason"] and "near" not in record["reason"])
     wanted = {_kept_place(record): record for record in gone[: 20 * PAIRS]}
     shown = 0
     for split in manifest.splits.values():

