@@ -112,7 +112,7 @@ def test_the_proof_and_the_account_are_in_the_manifest(run_prepare: Prepare) -> 
     assert account.total.trained + account.total.masked == sum(split.tokens for split in splits)
 
 
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     numbers=st.lists(st.integers(0, 25), min_size=2, max_size=60),
     by=st.sampled_from(["row", "group", "file"]),
