@@ -71,7 +71,7 @@ def run(recipe: Recipe, home: Home, emit: Emit, *, until: Stage = "release") -> 
     A failed gate is no error here: it is in `Outcome.gate`, nothing is released, and the door decides how to say so.
     """
     done = Outcome()
-    base = wiring.open_base(recipe.base, emit)
+    base = wiring.open_base(recipe.base, emit, recipe.template)
     prepared = wiring.prepare_inputs(recipe, base, home)
     done.manifest = _once(
         done, home, emit, "prepare", prepared, Manifest, lambda at: wiring.prepare(recipe, base, home, at, emit)

@@ -114,11 +114,16 @@ class Split(Record):
 
 
 class TextFingerprint(Record):
-    """What turned text into token ids. A server must match it to serve the adapter as it was trained."""
+    """What turned text into token ids. A server must match it to serve the adapter as it was trained.
 
+    `variables`: those of the chat template that the recipe set, such as enable_thinking; they count in `template_sha256`.
+    """
+
+    WHEN_SET: ClassVar[frozenset[str]] = frozenset({"variables"})
     tokenizer_sha256: str
     template_sha256: str
     system: str | None
+    variables: dict[str, Any] | None = None
 
 
 class Manifest(Artifact):

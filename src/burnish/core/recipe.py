@@ -6,6 +6,7 @@ the descriptions here.
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
@@ -253,6 +254,11 @@ class Recipe(Section):
         description="System prompt, rendered the same in training, evaluation, chat and API. "
         "May use {date}, {weekday} and {calendar}; the day is the row's `date`, or today when serving.",
     )
+    template: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Variables of the base model's chat template, such as `{enable_thinking: false}`; the same in training, "
+        "evaluation, chat and API.",
+    )
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of everything random.")
     prepare: Prepare = Field(
         default_factory=lambda: Prepare.model_validate({}), description="How raw rows become a dataset."
@@ -297,12 +303,39 @@ class Recipe(Section):
             raise ValueError("; ".join(problems))
         return value
 
+    @field_validator("template")
+    @classmethod
+    def _variables_are_values(cls, value: dict[str, Any]) -> dict[str, Any]:
+        problems = [problem for name, item in value.items() if (problem := variable_problem(name, item))]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return value
+
     @field_validator("system")
     @classmethod
     def _system_uses_known_fields(cls, value: str | None) -> str | None:
         if value is not None:
             check_system_template(value)
         return value
+
+
+TEMPLATE_OWN = (
+    "messages", "tools", "documents", "add_generation_prompt", "strftime_now", "raise_exception", "bos_token", "eos_token",
+    "unk_token", "sep_token", "pad_token", "cls_token", "mask_token",
+)  # fmt: skip
+"""Variables of chat templates that burnish gives itself."""
+
+
+def variable_problem(name: str, value: Any) -> str | None:
+    """Return what is wrong with a variable of the chat template, or None."""
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", name):
+        return f'"{name[:70]}" is no name of a variable'
+    if name in TEMPLATE_OWN:
+        return f"{name} is what burnish gives the template itself"
+    small = abs(value) <= 2**53 if isinstance(value, int | float) else isinstance(value, str) and len(value) <= 10_000
+    return (
+        None if small else f"{name} must be true, false, a number up to 2**53, or a text of 10,000 characters at most"
+    )
 
 
 SYSTEM_FIELDS = ("date", "weekday", "calendar")

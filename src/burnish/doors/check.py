@@ -23,7 +23,7 @@ def check(recipe: Recipe, home: Home) -> dict[str, Any]:
 
     Raises what the stages would raise.
     """
-    base = wiring.open_base(recipe.base, discard)
+    base = wiring.open_base(recipe.base, discard, recipe.template)
     with tempfile.TemporaryDirectory() as folder:
         trial = Home(Path(folder))
         at = trial.folder("prepare", "check")

@@ -36,7 +36,7 @@ def write_data_report(home: Home, manifest: Manifest, path: Path, recipe: Recipe
         named = [(recipe.base, recipe.name)]
     else:
         named = [(plan.base.name, plan.name) for plan in home.all(Plan) if plan.manifest == manifest.id]
-    base = wiring.open_base(named[-1][0], discard) if named else None
+    base = wiring.open_base(named[-1][0], discard, manifest.fingerprint.variables) if named else None
     same = base is not None and base.tokenizer.fingerprint(manifest.fingerprint.system) == manifest.fingerprint
     tokenizer = base.tokenizer if base is not None and same else None
     title = named[-1][1] if named else short(manifest.id)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from burnish.serve.answer import ServedModel
     from burnish.serve.chat import Chat
     from burnish.serve.engine import Engine
+    from burnish.text.tokenizer import Tokenizer
 
 DEFAULT_BASE = "smollm2-135m-instruct"
 """Served when nothing has been released yet."""
@@ -48,7 +49,7 @@ def _open_engine(home: Home, releases: Sequence[Release], emit: Emit) -> tuple[E
     for release in releases:
         adapter = adapters[release.id]
         same = (adapter.base.digest, adapter.method.quantisation) == (leading.base.digest, store.quantisation)
-        text = base.tokenizer.fingerprint(adapter.fingerprint.system)
+        text = _tokenizer(base, adapter).fingerprint(adapter.fingerprint.system)
         fits = text == adapter.fingerprint
         if same and fits:
             served.append(release)
@@ -71,14 +72,22 @@ def _open_engine(home: Home, releases: Sequence[Release], emit: Emit) -> tuple[E
     return Engine(wiring.load_for_serving(base, plan, emit), adapters=folders), base, served
 
 
-def _served_models(home: Home, served: Sequence[Release]) -> dict[str, ServedModel]:
+def _tokenizer(base: wiring.Base, adapter: Adapter) -> Tokenizer:
+    """Return the base's tokenizer with the variables of the chat template that an adapter was trained with."""
+    return base.tokenizer.with_variables(adapter.fingerprint.variables)
+
+
+def _served_models(home: Home, base: wiring.Base, served: Sequence[Release]) -> dict[str, ServedModel]:
     from burnish.serve.answer import ServedModel
 
     models = {"base": ServedModel(adapter=None, system=None)}
     for release in served:
         adapter = home.load(Adapter, release.adapter)
         made = int(datetime.datetime.fromisoformat(release.created_at).timestamp()) if release.created_at else 0
-        models[release.name] = ServedModel(adapter=release.name, system=adapter.fingerprint.system, created_s=made)
+        own = _tokenizer(base, adapter) if adapter.fingerprint.variables else None
+        models[release.name] = ServedModel(
+            adapter=release.name, system=adapter.fingerprint.system, created_s=made, tokenizer=own
+        )
     return models
 
 
@@ -89,7 +98,7 @@ def serve(home: Home, host: str, port: int, emit: Emit) -> None:
 
     listen(host, port).close()  # a taken port is told before the model is loaded
     engine, base, served = _open_engine(home, list(newest_releases(home).values()), emit)
-    models = _served_models(home, served)
+    models = _served_models(home, base, served)
     run_server(Service(engine=engine, tokenizer=base.tokenizer, models=models), host, port, emit=emit)
 
 
@@ -106,5 +115,5 @@ def open_chat(name: str, home: Home, date: str | None, emit: Emit) -> Chat:
     except ValueError as error:
         raise UsageError(f'"{date}" is no date: write it as YYYY-MM-DD.') from error
     engine, base, served = _open_engine(home, [releases[name]], emit)
-    models = _served_models(home, served)
+    models = _served_models(home, base, served)
     return Chat(engine, base.tokenizer, name, models[name], today=lambda: day or datetime.date.today())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 
 from burnish.core.artifacts import Adapter, EvalReport, Manifest, Plan, Release
@@ -132,6 +133,9 @@ def _limits(report: EvalReport, manifest: Manifest) -> str:
     ]
     if manifest.fingerprint.system is not None:
         lines.append("- It was trained with a system prompt, and has to be served with the same one.")
+    if manifest.fingerprint.variables:
+        said = json.dumps(manifest.fingerprint.variables)
+        lines.append(f"- Its chat template had these variables, and has to be served with them: `{said}`.")
     return "## Limits\n\n" + "\n".join(lines)
 
 

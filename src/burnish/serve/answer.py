@@ -21,11 +21,15 @@ DEFAULT_NEW_TOKENS = 1024
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """A name people can ask for: an adapter of the engine (None: the base), and the system template it knows."""
+    """A name people can ask for: an adapter of the engine (None: the base), and the system template it knows.
+
+    tokenizer: with the variables of the chat template that the adapter was trained with; None for the base's own.
+    """
 
     adapter: str | None
     system: str | None
     created_s: int = 0
+    tokenizer: Tokenizer | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,7 @@ def ask(
     Raises DataError when the template refuses the conversation or a message contains one of its control tokens,
     ServeError as `Engine.submit` does.
     """
+    tokenizer = model.tokenizer or tokenizer
     for message in messages:
         token = tokenizer.control_token_in(message["content"])
         if token is not None:

@@ -76,7 +76,7 @@ class Chat:
         new_tokens: int | None = None,
     ) -> None:
         self._engine = engine
-        self._tokenizer = tokenizer
+        self._tokenizer = tuned.tokenizer or tokenizer  # the base is asked as the tuned model was trained
         self._name = name
         self._trained_system = tuned.system
         self._system = tuned.system

@@ -205,7 +205,7 @@ def _way_out(prompt: str) -> str:
     if "think>" in prompt[-20:]:
         return (
             "The prompt opens a block of thinking that the answer does not go on with: give the answers their thinking, or "
-            "switch it off by a variable of the template (often enable_thinking: false)."
+            "switch it off by a variable of the template (often `template: {enable_thinking: false}`)."
         )
     return "Use another chat template."
 

@@ -13,6 +13,7 @@ from typing import Any, NoReturn, cast
 import jinja2
 from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
+from jinja2.meta import find_undeclared_variables
 from jinja2.parser import Parser
 from jinja2.runtime import LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -45,6 +46,7 @@ class ChatTemplate:
         self.uses_clock = any("strftime_now" in text for text in (source, tool_source or ""))
         self._variables = {**(variables or {}), **special_tokens}
         try:
+            self.names = _names(source) | _names(tool_source or "")
             self._compiled = _environment().from_string(source)
             self._with_tools = self._compiled if tool_source is None else _environment().from_string(tool_source)
         except jinja2.TemplateError as error:
@@ -77,6 +79,13 @@ class ChatTemplate:
         except _REFUSALS as error:
             roles = ", ".join(message["role"] for message in messages) or "no message"
             raise DataError(f"the chat template refuses a conversation of roles {roles}: {error}") from error
+
+
+def _names(source: str) -> frozenset[str]:
+    """Return the variables that a template looks up, without functions of the environment."""
+    environment = _environment()
+    given = set(environment.globals)  # pyright: ignore[reportUnknownMemberType]
+    return frozenset(find_undeclared_variables(environment.parse(source)) - given)
 
 
 def _opened(message: Message) -> dict[str, Any]:

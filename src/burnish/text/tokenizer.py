@@ -89,7 +89,18 @@ class Tokenizer:
         template = self.template_sha256
         if needs_day(system):
             template = content_id({"template": template, "system_format": system_format()})
-        return TextFingerprint(tokenizer_sha256=self.tokenizer_sha256, template_sha256=template, system=system)
+        return TextFingerprint(
+            tokenizer_sha256=self.tokenizer_sha256,
+            template_sha256=template,
+            system=system,
+            variables=dict(self.variables) if self.variables else None,
+        )
+
+    def with_variables(self, variables: Mapping[str, Any] | None) -> Tokenizer:
+        """Return the same tokenizer with other variables of its chat template."""
+        if (variables or None) == (self.variables or None):
+            return self
+        return load_tokenizer(self.folder, variables=variables)
 
 
 class Detokenizer:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from burnish.core.artifacts import Plan
+from burnish.core.errors import Problem, RecipeError, did_you_mean
 from burnish.core.events import Emit, Progress
+from burnish.core.recipe import TEMPLATE_OWN
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -23,13 +26,28 @@ class Base:
     tokenizer: Tokenizer
 
 
-def open_base(name: str, emit: Emit) -> Base:
-    """Find the base model, fetching and checking it the first time."""
+def open_base(name: str, emit: Emit, variables: Mapping[str, Any] | None = None) -> Base:
+    """Find the base model, fetching and checking it the first time. variables: of its chat template.
+
+    Raises RecipeError for a variable that the template does not have.
+    """
     from burnish.model.bases import resolve_base
     from burnish.text.tokenizer import load_tokenizer
 
     files = resolve_base(name, emit=emit)
-    return Base(files, load_tokenizer(files.folder))
+    tokenizer = load_tokenizer(files.folder, variables=variables or None)
+    known = sorted(tokenizer.chat.names - set(TEMPLATE_OWN))
+    unknown = [variable for variable in variables or {} if variable not in known]
+    if unknown:
+        says = f"the chat template of {name} has no such variable. It has: {', '.join(known) or 'none'}."
+        raise RecipeError(
+            f"the recipe on {name}",
+            [
+                Problem(f"template.{each}", repr((variables or {})[each]), says + did_you_mean(each, known))
+                for each in unknown
+            ],
+        )
+    return Base(files, tokenizer)
 
 
 def load_planned(plan: Plan, base: Base, emit: Emit) -> PreTrainedModel:

@@ -77,7 +77,10 @@ def estimate(recipe: Recipe, home: Home) -> Plan:
     config = find_config(recipe.base)
     raw = data_fingerprint(recipe)
     manifests = [m for m in home.all(Manifest) if m.settings.get("data_sha256") == raw]
-    manifest = manifests[-1] if manifests and manifests[-1].fingerprint.system == recipe.system else None
+    said = (recipe.system, recipe.template or None)
+    newest = manifests[-1] if manifests else None
+    same = newest is not None and (newest.fingerprint.system, newest.fingerprint.variables) == said
+    manifest = newest if same else None
     lengths = order = None
     if manifest is not None and home.is_whole(manifest):
         lengths, order = _rows(recipe, manifest, home)
