@@ -50,11 +50,8 @@ def test_the_same_prompt_in_training_and_in_chat(desk: Path, capsys: pytest.Capt
     tokens = read_token_rows(home / split["token_file"]["path"])[0]
     code, answer = said(capsys, "chat", "support", "--once", row.messages[-2]["content"])
     assert (code, answer["prompt_tokens"]) == (0, tokens.prompt)
-    assert (
-        "enable_thinking" in next(home.rglob("card.md"), Path("none")).read_text()
-        if list(home.rglob("card.md"))
-        else True
-    )
+    cards = [path.read_text() for path in home.rglob("*.md")]
+    assert any('`{"enable_thinking": false}`' in card for card in cards)
 
     code, other = said(capsys, "prepare", "support.yaml", "--set", "template.enable_thinking=true")
     assert code == 0

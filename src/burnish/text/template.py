@@ -84,8 +84,8 @@ class ChatTemplate:
 def _names(source: str) -> frozenset[str]:
     """Return the variables that a template looks up, without functions of the environment."""
     environment = _environment()
-    given = set(environment.globals)  # pyright: ignore[reportUnknownMemberType]
-    return frozenset(find_undeclared_variables(environment.parse(source)) - given)
+    functions = cast(dict[str, Any], environment.globals)  # pyright: ignore[reportUnknownMemberType]
+    return frozenset(find_undeclared_variables(environment.parse(source)) - functions.keys())
 
 
 def _opened(message: Message) -> dict[str, Any]:
