@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from burnish.core.units import format_bytes, format_count, format_seconds
+from burnish.core.units import format_bytes, format_count, format_seconds, parse_bytes, parse_seconds, parse_usd
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,27 @@ def test_seconds(value: float, text: str) -> None:
 )
 def test_counts(value: int, text: str) -> None:
     assert format_count(value) == text
+
+
+def test_amounts_are_read_as_people_write_them() -> None:
+    assert [parse_bytes(text) for text in ("24GB", "22.5 GiB", "512mb")] == [24 * 10**9, 24_159_191_040, 512 * 10**6]
+    assert [parse_seconds(text) for text in ("2h", "90 min", "45s", "1.5d")] == [7200, 5400, 45, 129_600]
+    assert [parse_usd(text) for text in ("20usd", "$20", "20", "0.5 USD")] == [20, 20, 20, 0.5]
+
+
+@pytest.mark.parametrize("text", ["", "24", "GB", "24GBs", "-1GB", "0GB", "1e3GB", "24 G B"])
+def test_what_is_no_memory_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"is no (amount|number)"):
+        parse_bytes(text)
+
+
+@pytest.mark.parametrize("text", ["", "2", "h", "2 weeks", "-2h", "0h"])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"is no (time|number)"):
+        parse_seconds(text)
+
+
+@pytest.mark.parametrize("text", ["", "usd", "20eur", "-5usd"])
+def test_what_is_no_money_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"is no (amount|number)"):
+        parse_usd(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import date
 from typing import Any
 
 import pytest
@@ -24,6 +25,8 @@ H100 = Hardware(
     gpu_bytes=80_000 * 2**20,
     gpu_capability=(9, 0),
 )
+TODAY = date(2026, 11, 24)
+"""The day that prices are as old as they are in these tests."""
 LENGTHS: list[Length] = [("monday" if row % 2 else "friday", 60, 50 + row % 37) for row in range(400)]
 
 
@@ -87,6 +90,7 @@ def plan_of() -> Callable[..., Plan]:
             "manifest": None,
             "data_bytes": 160_000,
             "base": reference(base, config),
+            "today": TODAY,
             "config": config,
         }
         return make_plan(parse_recipe(asked, source="test"), hardware=hardware, **(values | changes))

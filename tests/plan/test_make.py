@@ -62,7 +62,7 @@ def test_every_derived_number_has_a_reason(plan_of: MakePlan) -> None:
         "tokens.total",
         "fits",
     }
-    derived |= {"time.train", "time.evaluate", "time.total", "method.targets", "method.quantisation"}
+    derived |= {"time.train", "time.evaluate", "time.total", "cost.usd", "method.targets", "method.quantisation"}
     assert derived == set(plan.because)
     assert all(len(why) > 10 for why in plan.because.values())
 

@@ -12,7 +12,6 @@ from burnish.core.errors import GateError
 SUMMARIES = {
     "check": "find mistakes in a recipe and its data without working",
     "prepare": "clean the data and prove it clean",
-    "plan": "say what the run will need: memory, minutes, tokens, each with its because",
     "train": "prepare, plan and train an adapter",
     "evaluate": "train, then compare base and tuned with intervals",
     "release": "evaluate, then register the adapter if the gate passes",
@@ -42,15 +41,11 @@ def _stages(options: argparse.Namespace) -> int:
     from burnish.core.recipe_file import load_recipe
     from burnish.store.home import Home
     from burnish.terminal import Terminal
-    from burnish.views.outcome import print_outcome, print_plan
+    from burnish.views.outcome import print_outcome
 
     recipe = load_recipe(options.recipe, options.set)
     home = Home(options.home)
     with Terminal(quiet=options.quiet, verbose=options.verbose) as terminal:
-        if options.verb == "plan":
-            plan = pipeline.estimate(recipe, home)
-            print_json({"id": plan.id, **plan.model_dump(mode="json")}) if options.json else print_plan(plan)
-            return 0
         until = "release" if options.verb == "run" else options.verb
         outcome = pipeline.run(recipe, home, terminal.emit, until=until)
     if options.verb == "prepare" and options.report is not None and outcome.manifest is not None:

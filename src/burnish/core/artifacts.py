@@ -195,6 +195,19 @@ class TimePlan(Record):
     total: Interval
 
 
+class CostPlan(Record):
+    """Dollars of the run with their band, on demand and, where a price is known, on spot machines; None without a price.
+
+    `usd_per_hour` is the machine's rate; `parts` what the middle is made of; `energy_kwh` the electricity.
+    """
+
+    usd: Interval | None
+    spot_usd: Interval | None
+    usd_per_hour: Interval | None
+    energy_kwh: Interval
+    parts: dict[str, float]
+
+
 class MethodPlan(Record):
     """The adapter method with every number resolved. `plain`: every fast path of training is off."""
 
@@ -240,7 +253,7 @@ class TrainPlan(Record):
 class Plan(Artifact):
     """Every number of the run before it starts, each with its `because`."""
 
-    OUTSIDE_ID: ClassVar[frozenset[str]] = frozenset({"memory", "time", "fits", "because"})
+    OUTSIDE_ID: ClassVar[frozenset[str]] = frozenset({"memory", "time", "cost", "fits", "because"})
     kind: ClassVar[str] = "plan"
     name: str
     base: BaseRef
@@ -251,6 +264,7 @@ class Plan(Artifact):
     memory: Memory
     tokens: TokenPlan
     time: TimePlan
+    cost: CostPlan | None = None
     fits: bool | None
     because: dict[str, str]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 def format_bytes(count: float) -> str:
     """1536 -> '1.5 KiB'."""
@@ -11,6 +13,41 @@ def format_bytes(count: float) -> str:
             return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1024
     raise AssertionError("unreachable: the loop ends at TiB")
+
+
+_BYTES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_SECONDS = {"s": 1, "sec": 1, "min": 60, "m": 60, "h": 3600, "hours": 3600, "d": 86_400}
+
+
+def _number_and_unit(text: str) -> tuple[float, str]:
+    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", text)
+    if found is None:
+        raise ValueError(f"{text!r} is no number with a unit")
+    return float(found[1]), found[2].lower()
+
+
+def parse_bytes(text: str) -> int:
+    """'24GB' -> 24000000000, '24GiB' -> 25769803776. Raises ValueError."""
+    number, unit = _number_and_unit(text)
+    if unit not in _BYTES or not unit or number <= 0:
+        raise ValueError(f"{text!r} is no amount of memory; write 24GB (24e9 bytes) or 22.5GiB")
+    return round(number * _BYTES[unit])
+
+
+def parse_seconds(text: str) -> float:
+    """'2h' -> 7200.0, '90min' -> 5400.0, '45s' -> 45.0. Raises ValueError."""
+    number, unit = _number_and_unit(text)
+    if unit not in _SECONDS or number <= 0:
+        raise ValueError(f"{text!r} is no time; write 2h, 90min or 45s")
+    return number * _SECONDS[unit]
+
+
+def parse_usd(text: str) -> float:
+    """'20usd', '$20' or '20' -> 20.0. Raises ValueError."""
+    number, unit = _number_and_unit(text.strip().removeprefix("$"))
+    if unit not in ("", "usd"):
+        raise ValueError(f"{text!r} is no amount of dollars; write 20usd")
+    return number
 
 
 def format_seconds(seconds: float) -> str:

@@ -13,8 +13,12 @@ from typing import Literal
 
 import psutil
 
+from burnish.plan.gpus import Gpu
+
 PROBE_SIZE = 1024
 """Width of the probe's square float32 matrices: 2 * 1024^3 operations a product, enough to fill two dozen cores."""
+RENTED_CORES = 8
+"""CPU cores that come with one rented GPU."""
 CPU_INFO = Path("/proc/cpuinfo")
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """Units that multiply bfloat16 and add in float32: AVX-512 and AMX of x86-64, and Arm's."""
@@ -32,7 +36,7 @@ class Hardware:
 
     `cores` counts what affinity, the cgroup's quota and OMP_NUM_THREADS leave. `gemm_gflops` is the measured float32
     matrix product of NumPy on the CPU, in 1e9 operations a second. `cpu_bf16` says whether the CPU multiplies bfloat16 in
-    its own units. `gpu_capability` is CUDA's compute capability, such as (9, 0).
+    its own units. `gpu_capability` is CUDA's compute capability, such as (9, 0). `rented`: the machine is paid by the hour.
     """
 
     cores: int
@@ -43,11 +47,23 @@ class Hardware:
     gpu_name: str | None = None
     gpu_bytes: int | None = None
     gpu_capability: tuple[int, int] | None = None
+    rented: bool = False
 
     @property
     def device(self) -> Literal["cpu", "cuda"]:
         """Where training runs unless the recipe says otherwise."""
         return "cpu" if self.gpu_name is None else "cuda"
+
+
+def rented(gpu: Gpu) -> Hardware:
+    """Return a rented machine with one GPU of the table, all of its memory free."""
+    return Hardware(
+        cores=RENTED_CORES,
+        gpu_name=gpu.name,
+        gpu_bytes=gpu.memory_mib * 2**20,
+        gpu_capability=gpu.capability,
+        rented=True,
+    )
 
 
 def detect(*, probe: bool = True) -> Hardware:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 from burnish.core.artifacts import (
     BaseRef,
+    CostPlan,
     Interval,
     Manifest,
     Memory,
@@ -28,8 +30,10 @@ from burnish.plan import time as clock
 from burnish.plan.adapters import ALL_LINEAR, lora_parameters, resolve_targets
 from burnish.plan.architecture import Architecture, read_architecture
 from burnish.plan.constants import constant
+from burnish.plan.cost import Spending, cost_of
 from burnish.plan.hardware import Hardware
-from burnish.plan.memory import Device, Dtype, Workload, training_components
+from burnish.plan.memory import CHECKPOINT_BYTES, Device, Dtype, Workload, training_components, weight_bytes
+from burnish.plan.prices import Prices, read_prices
 from burnish.plan.work import TRAIN, Dataset, Steps, cut, read_dataset
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
@@ -64,12 +68,15 @@ def make_plan(
     hardware: Hardware,
     token_lengths: Sequence[Length] | None = None,
     order: RunOrder | None = None,
+    prices: Prices | None = None,
+    today: date | None = None,
 ) -> Plan:
     """Resolve every number of a run. Reads no weights, no tokenizer, no data.
 
     config: the base model's config.json. manifest: the dataset, if it is prepared; without it tokens are estimated from
     `data_bytes`, the size of the raw file. token_lengths: (prefix key, prefix tokens, tokens after it) of each training
     row in order, with which steps are exact. order: which of them the run draws, where the recipe mixes or stages them.
+    prices: those of the bundled table, unless given; today: the day by which their age is told.
 
     Raises BaseModelError for a config that cannot be counted, RecipeError for unknown targets or sizes that cannot hold
     the data, DataError when there is nothing to train on.
@@ -99,6 +106,7 @@ def make_plan(
     duration = _time(run, train, manifest, because)
     fits = None if memory.available_bytes is None else memory.peak_bytes <= memory.available_bytes
     because["fits"] = _fits(memory)
+    cost = _cost(run, duration, train, trainable, (prices or read_prices(), today or date.today()), because)
     return Plan(
         parents=() if manifest is None else (manifest.id,),
         name=recipe.name,
@@ -110,9 +118,20 @@ def make_plan(
         memory=memory,
         tokens=tokens,
         time=duration,
+        cost=cost,
         fits=fits,
         because=because,
     )
+
+
+def _cost(
+    run: _Run, duration: TimePlan, train: TrainPlan, trainable: int, table: tuple[Prices, date], because: dict[str, str]
+) -> CostPlan:
+    disk = weight_bytes(run.architecture, "none", run.dtype) + CHECKPOINTS * CHECKPOINT_BYTES * trainable
+    lost = duration.train.mid / max(1, train.steps) * train.checkpoint_every
+    spending = Spending(duration.total, lost, disk, 4 * trainable)
+    cost, because["cost.usd"] = cost_of(spending, run.hardware, run.device, *table)
+    return cost
 
 
 def longest_answer(recipe: Recipe, manifest: Manifest) -> int:
@@ -166,7 +185,8 @@ def _device(recipe: Recipe, hardware: Hardware, because: dict[str, str]) -> Devi
     if asked != "auto":
         because["train.device"] = "the recipe says so"
         return asked
-    found = f"nvidia-smi finds {hardware.gpu_name}" if hardware.device == "cuda" else "nvidia-smi finds no GPU"
+    asked_for = "asked for" if hardware.rented else "nvidia-smi finds"
+    found = f"{asked_for} {hardware.gpu_name}" if hardware.device == "cuda" else "nvidia-smi finds no GPU"
     because["train.device"] = found
     return hardware.device
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, cast
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from burnish.core.artifacts import Interval, Plan
 from burnish.core.units import format_bytes, format_count, format_seconds
 from burnish.plan.memory import COMPONENTS
+
+if TYPE_CHECKING:
+    from burnish.plan.bases import KnownModel
+    from burnish.plan.solve import GpuRow, Solution
 
 
 class Row(NamedTuple):
@@ -29,6 +34,7 @@ def plan_rows(plan: Plan) -> list[Row]:
         "time.train": _band(plan.time.train),
         "time.evaluate": _band(plan.time.evaluate),
         "time.total": _band(plan.time.total),
+        "cost.usd": cost_text(plan),
     }
     for section, record in (("method", plan.method), ("train", plan.train)):
         for key, value in record.model_dump().items():
@@ -36,6 +42,20 @@ def plan_rows(plan: Plan) -> list[Row]:
     if plan.train.mix is not None:
         values["train.mix"] = str(plan.train.mix)
     return [Row(what, value, plan.because[what]) for what, value in values.items() if what in plan.because]
+
+
+def plan_document(plan: Plan) -> dict[str, Any]:
+    """Return the plan as `burnish plan --json` prints it: the artifact with its id, and the keys of docs/plan.md."""
+    value = plan.model_dump(mode="json")
+    value["time"]["seconds"] = value["time"]["total"]
+    value["cost"] = value["cost"] or {"usd": None}
+    return {"id": plan.id, **value}
+
+
+def cost_text(plan: Plan) -> str:
+    """Dollars as people read them."""
+    usd = None if plan.cost is None else plan.cost.usd
+    return "unknown" if usd is None else f"{usd.mid:.2f} USD ({usd.low:.2f} to {usd.high:.2f})"
 
 
 def component_rows(plan: Plan) -> list[Row]:
@@ -58,3 +78,46 @@ def _value(value: Any) -> str:
         if isinstance(value, int) and not isinstance(value, bool)
         else str(value)
     )
+
+
+def planned_document(
+    plan: Plan, solution: Solution | None, context: tuple[int, str] | None, model: tuple[KnownModel, str] | None
+) -> dict[str, Any]:
+    """Return the plan with what was chosen to keep to the limits, and the largest that would fit, as JSON."""
+    value = plan_document(plan)
+    if solution is not None:
+        value["solution"] = solution_document(solution)
+    because: dict[str, str] = value["because"]
+    if context is not None:
+        value["largest_context"], because["largest_context"] = context
+    if model is not None:
+        value["largest_model"], because["largest_model"] = model[0].name, model[1]
+    return value
+
+
+def solution_document(solution: Solution) -> dict[str, Any]:
+    """Return which changes were chosen and why, or which limits bind and by how much, as JSON."""
+    return {
+        "changes": None if solution.option is None else dict(solution.option.changes),
+        "because": dict(solution.because),
+        "binding": [
+            {"limit": each.limit, "needed": each.needed, "allowed": each.allowed, "because": each.text}
+            for each in solution.binding
+        ],
+        "tried": solution.tried,
+    }
+
+
+def gpus_document(rows: Sequence[GpuRow]) -> dict[str, Any]:
+    """Return a table of GPUs as JSON: each with whether it keeps to the limits, its solution and its whole plan."""
+    return {
+        "gpus": [
+            {
+                "gpu": row.gpu.name,
+                "fits": row.solution.option is not None,
+                "solution": solution_document(row.solution),
+                "plan": plan_document(row.plan),
+            }
+            for row in rows
+        ]
+    }

@@ -23,6 +23,8 @@ FORWARD, LORA_BACKWARD, RECOMPUTE = 2, 2, 2
 ADAPTER_OPERATIONS = 6
 ATTENTION_FORWARD, ATTENTION_BACKWARD = 4, 8
 HEAD_OPERATIONS = 4
+MEASURED_GPUS = frozenset({"H100 SXM"})
+"""GPUs that training was timed on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,11 @@ def rates(hardware: Hardware, device: str) -> Rates:
         source = (
             f"{gpu.name}: shares of its {gpu.tflops:g} TFLOP/s and {gpu.gigabytes_per_second:g} GB/s ({gpu.source})"
         )
-        return Rates(_band("cuda_train_share", gpu.tflops * 1e12), _decode_rate(gpu), source)
+        train, decode = _band("cuda_train_share", gpu.tflops * 1e12), _decode_rate(gpu)
+        if gpu.name not in MEASURED_GPUS:
+            wide = constant("unmeasured_gpu_factor")
+            return Rates(_widen(train, wide), _widen(decode, wide), f"{source}; never timed on it, so the band is wide")
+        return Rates(train, decode, source)
     probed, gain = hardware.gemm_gflops, constant("cpu_bf16_gain") if hardware.cpu_bf16 else 1.0
     if probed is not None:
         source = f"{probed:.0f} GFLOP/s by a probe of 50 ms on {hardware.cores} cores, and measured shares of it"

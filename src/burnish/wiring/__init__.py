@@ -5,7 +5,7 @@ Stage rooms are imported inside the functions: a command that needs no torch loa
 
 from burnish.wiring.base import Base, load_for_serving, open_base
 from burnish.wiring.evaluating import evaluate, subjects
-from burnish.wiring.planning import estimate, plan, plan_inputs
+from burnish.wiring.planning import estimate, plan, plan_inputs, planning_inputs
 from burnish.wiring.preparing import prepare, prepare_inputs, private_key, vault_path
 from burnish.wiring.releasing import (
     decide,
@@ -30,6 +30,7 @@ __all__ = [
     "open_base",
     "plan",
     "plan_inputs",
+    "planning_inputs",
     "predicted_and_measured",
     "prepare",
     "prepare_inputs",

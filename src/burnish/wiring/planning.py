@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from burnish.core.artifacts import Manifest, Plan
+from burnish.core.errors import BaseModelError
 from burnish.core.recipe import Recipe
 from burnish.store.home import Home
 from burnish.wiring.base import Base
@@ -13,6 +16,7 @@ from burnish.wiring.training import drawable, train_rows
 if TYPE_CHECKING:
     from burnish.core.mix import RunOrder
     from burnish.core.packing import Length
+    from burnish.plan.solve import Inputs
 
 
 def plan_inputs(recipe: Recipe, base: Base, manifest: Manifest) -> dict[str, Any]:
@@ -66,15 +70,34 @@ def _rows(recipe: Recipe, manifest: Manifest, home: Home) -> tuple[list[Length],
     return lengths, run_order(recipe, drawable(manifest, home, rows)) if is_ordered(recipe) else None
 
 
-def estimate(recipe: Recipe, home: Home) -> Plan:
-    """Plan without fetching or loading anything: from the newest dataset of this data, or from the size of the file."""
+def shape_of(base: str) -> Mapping[str, Any]:
+    """Return the config.json of a base: a folder's, a bundled one, or for a Hub id the one in its cache.
+
+    Raises BaseModelError with the nearest known names.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    from burnish.plan.bases import find_config, read_config
+
+    try:
+        return find_config(base)
+    except BaseModelError as unknown:
+        cached = try_to_load_from_cache(base, "config.json") if base.count("/") == 1 else None
+        if not isinstance(cached, str):
+            hint = f" Or fetch the shape alone: hf download {base} config.json" if base.count("/") == 1 else ""
+            raise BaseModelError(f"{unknown}{hint}") from None
+        return read_config(Path(cached))
+
+
+def planning_inputs(recipe: Recipe, home: Home, prices: Path | None = None) -> Inputs:
+    """Gather what a plan is made of but the machine: the newest dataset of this data, or the size of the file."""
     from burnish.data.sources.fingerprint import data_fingerprint
     from burnish.data.sources.read import stored_bytes
-    from burnish.plan.bases import find_config, reference
-    from burnish.plan.hardware import detect
-    from burnish.plan.make import make_plan
+    from burnish.plan.bases import reference
+    from burnish.plan.prices import read_prices
+    from burnish.plan.solve import Inputs
 
-    config = find_config(recipe.base)
+    config = shape_of(recipe.base)
     raw = data_fingerprint(recipe)
     manifests = [m for m in home.all(Manifest) if m.settings.get("data_sha256") == raw]
     said = (recipe.system, recipe.template or None)
@@ -84,13 +107,20 @@ def estimate(recipe: Recipe, home: Home) -> Plan:
     lengths = order = None
     if manifest is not None and home.is_whole(manifest):
         lengths, order = _rows(recipe, manifest, home)
-    return make_plan(
-        recipe,
+    return Inputs(
+        recipe=recipe,
         base=reference(recipe.base, config),
         config=config,
         manifest=manifest,
         data_bytes=sum(stored_bytes(source.path) or 0 for source in recipe.sources().values()),
-        hardware=detect(),
         token_lengths=lengths,
         order=order,
+        prices=read_prices(prices),
     )
+
+
+def estimate(recipe: Recipe, home: Home) -> Plan:
+    """Plan for this machine without fetching weights or loading anything."""
+    from burnish.plan.hardware import detect
+
+    return planning_inputs(recipe, home).plan(detect())

@@ -1,0 +1,68 @@
+"""The verb `plan`: memory, minutes and money before anything is spent."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from burnish.cli.verbs import AddVerb, print_json
+from burnish.core.units import parse_bytes, parse_seconds, parse_usd
+
+T = TypeVar("T")
+
+
+def add_verbs(verb: AddVerb) -> None:
+    """Add the verb of this file."""
+    sub = verb("plan", "say what the run will need: memory, minutes, tokens, dollars, each with its because", _plan)
+    sub.add_argument("recipe", type=Path, help="the recipe, a YAML file")
+    sub.add_argument("--gpu", metavar="NAME", help="plan for a rented GPU, such as h100, and not for this machine")
+    sub.add_argument(
+        "--gpus", metavar="NAMES", help="a table of GPUs, such as t4,l40s,a100,h100: fits or not, minutes, dollars"
+    )
+    sub.add_argument("--fit", metavar="MEMORY", type=_read(parse_bytes), help="choose settings that fit, such as 24GB")
+    sub.add_argument(
+        "--deadline", metavar="TIME", type=_read(parse_seconds), help="choose settings that end in time, such as 2h"
+    )
+    sub.add_argument(
+        "--budget",
+        metavar="MONEY",
+        type=_read(parse_usd),
+        help="choose settings that cost at most so much, such as 20usd",
+    )
+    sub.add_argument("--prices", metavar="FILE", type=Path, help="your own prices, in the form that docs/plan.md shows")
+
+
+def _read(parse: Callable[[str], T]) -> Callable[[str], T]:
+    """Let argparse tell why a value is refused."""
+
+    def read(text: str) -> T:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return read
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from burnish.core.recipe_file import load_recipe
+    from burnish.doors.planning import Asked, gpus_for, plan_for
+    from burnish.plan.table import gpus_document, planned_document
+    from burnish.store.home import Home
+    from burnish.views.planning import print_gpus, print_planned
+
+    recipe, home = load_recipe(options.recipe, options.set), Home(options.home)
+    names = tuple(name.strip() for name in (options.gpus or "").split(",") if name.strip())
+    asked = Asked(options.gpu, names, options.fit, options.deadline, options.budget, options.prices)
+    if names:
+        rows = gpus_for(recipe, home, asked)
+        print_json(gpus_document(rows)) if options.json else print_gpus(recipe, rows)
+        return 0
+    found = plan_for(recipe, home, asked)
+    if options.json:
+        print_json(planned_document(found.plan, found.solution, found.context, found.model))
+    else:
+        print_planned(found)
+    return 0

@@ -1,0 +1,82 @@
+"""`burnish plan`: for this machine or another, within limits, on several GPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from burnish import wiring
+from burnish.core.recipe import Recipe
+from burnish.store.home import Home
+
+if TYPE_CHECKING:
+    from burnish.core.artifacts import Plan
+    from burnish.plan.bases import KnownModel
+    from burnish.plan.solve import GpuRow, Inputs, Limits, Solution
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the command line asks of a plan."""
+
+    gpu: str | None = None
+    gpus: Sequence[str] = ()
+    memory_bytes: int | None = None
+    seconds: float | None = None
+    usd: float | None = None
+    prices: Path | None = None
+
+    @property
+    def limited(self) -> bool:
+        """Whether anything is limited."""
+        return (self.memory_bytes, self.seconds, self.usd) != (None, None, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A plan, and with limits how it was chosen and what else would fit. Longest context and largest model with reasons."""
+
+    plan: Plan
+    solution: Solution | None
+    context: tuple[int, str] | None
+    model: tuple[KnownModel, str] | None
+
+
+def plan_for(recipe: Recipe, home: Home, asked: Asked) -> Planned:
+    """Plan for this machine, or for the GPU asked for, within the limits.
+
+    Raises ResourceError that says which limit binds and by how much.
+    """
+    from burnish.plan.gpus import get_gpu
+    from burnish.plan.hardware import detect, rented
+    from burnish.plan.solve import largest_context, largest_model, machine_for, require, solve
+
+    inputs, limits = _inputs(recipe, home, asked)
+    if asked.gpu is not None:
+        machine = rented(get_gpu(asked.gpu))
+    else:
+        machine = detect()
+        if asked.memory_bytes is not None and machine.device == "cpu" and recipe.train.device != "cpu":
+            machine = rented(machine_for(asked.memory_bytes))
+    solution = solve(inputs, machine, limits) if asked.limited else None
+    plan = inputs.plan(machine) if solution is None else require(solution, f"recipe {recipe.name}").plan
+    context = largest_context(inputs, plan)
+    return Planned(plan, solution, context, largest_model(plan, plan.memory.available_bytes))
+
+
+def gpus_for(recipe: Recipe, home: Home, asked: Asked) -> list[GpuRow]:
+    """Plan for each GPU asked for, within the limits."""
+    from burnish.plan.gpus import get_gpu
+    from burnish.plan.solve import compare_gpus
+
+    inputs, limits = _inputs(recipe, home, asked)
+    return compare_gpus(inputs, [get_gpu(name) for name in asked.gpus], limits)
+
+
+def _inputs(recipe: Recipe, home: Home, asked: Asked) -> tuple[Inputs, Limits]:
+    from burnish.plan.solve import Limits
+
+    inputs = wiring.planning_inputs(recipe, home, asked.prices)
+    return inputs, Limits(asked.memory_bytes, asked.seconds, asked.usd)

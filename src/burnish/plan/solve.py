@@ -1,0 +1,330 @@
+"""From limits to settings: what to change in a recipe so that it fits a memory, ends by a deadline, keeps to a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from typing import Any, Literal
+
+from burnish.core.artifacts import BaseRef, Manifest, Plan
+from burnish.core.errors import ResourceError
+from burnish.core.mix import RunOrder
+from burnish.core.packing import Length
+from burnish.core.recipe import Recipe
+from burnish.core.units import format_bytes, format_seconds
+from burnish.plan.adapters import ALL_LINEAR, resolve_targets
+from burnish.plan.architecture import read_architecture
+from burnish.plan.bases import KnownModel, known_models
+from burnish.plan.gpus import Gpu, gpus
+from burnish.plan.hardware import Hardware, rented
+from burnish.plan.make import make_plan
+from burnish.plan.memory import Workload, training_components
+from burnish.plan.prices import Prices
+
+ROW_TOKENS = (256, 512, 1024, 2048, 4096, 8192, 16_384)
+"""Sizes of a packed row that are tried: what one pass computes at once."""
+LORA_KINDS: dict[str, str] = {"lora": "qlora", "qlora": "lora"}
+"""The same adapter on weights stored otherwise."""
+SHORTEST_CONTEXT = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """Everything that a plan is made of but the machine."""
+
+    recipe: Recipe
+    base: BaseRef
+    config: Mapping[str, Any]
+    manifest: Manifest | None
+    data_bytes: int | None
+    token_lengths: Sequence[Length] | None = None
+    order: RunOrder | None = None
+    prices: Prices | None = None
+    today: date | None = None
+
+    def plan(self, hardware: Hardware, recipe: Recipe | None = None) -> Plan:
+        """Plan on this machine; raises what `make_plan` raises."""
+        return make_plan(
+            recipe or self.recipe,
+            base=self.base,
+            config=self.config,
+            manifest=self.manifest,
+            data_bytes=self.data_bytes,
+            hardware=hardware,
+            token_lengths=self.token_lengths,
+            order=self.order,
+            prices=self.prices,
+            today=self.today,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a run may take at most; None for no limit. Time and money are held against the middle of their bands."""
+
+    memory_bytes: int | None = None
+    seconds: float | None = None
+    usd: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A recipe with `changes` by key, and its plan."""
+
+    changes: Mapping[str, Any]
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """A limit that no option keeps to: the least that is needed, and by how much that is over."""
+
+    limit: Literal["memory", "deadline", "budget", "all together"]
+    needed: float
+    allowed: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """The option chosen, or why there is none. `because` says why each change is made."""
+
+    option: Option | None
+    binding: tuple[Binding, ...]
+    tried: int
+    because: Mapping[str, str]
+
+
+def solve(inputs: Inputs, hardware: Hardware, limits: Limits) -> Solution:
+    """Choose quantisation, packed row and recomputed layers: of what keeps to all limits the fewest changes, then the fastest.
+
+    Fewer rows of more tokens, or more rows of fewer, hold the tokens of an optimizer step as they were. The optimizer is
+    AdamW, whose states are a small part of an adapter's memory; `because` says how small.
+    """
+    machine = _limited(hardware, limits.memory_bytes)
+    options = _options(inputs, machine)
+    kept = [option for option in options if _keeps(option.plan, limits)]
+    if not kept:
+        return Solution(None, _binding(options, limits), len(options), {})
+    best = min(kept, key=lambda option: (len(option.changes), option.plan.time.total.mid))
+    return Solution(best, (), len(options), _why(best, options, limits))
+
+
+def require(solution: Solution, what: str) -> Option:
+    """Return the option. Raises ResourceError that says which limit binds and by how much."""
+    if solution.option is not None:
+        return solution.option
+    texts = " ".join(binding.text for binding in solution.binding)
+    raise ResourceError(f"{what} cannot keep to the limits, of {solution.tried} settings tried. {texts}")
+
+
+def _limited(hardware: Hardware, memory_bytes: int | None) -> Hardware:
+    if memory_bytes is None:
+        return hardware
+    if hardware.device == "cpu":
+        return replace(hardware, ram_bytes=memory_bytes)
+    return replace(hardware, gpu_bytes=memory_bytes)
+
+
+def machine_for(memory_bytes: int) -> Gpu:
+    """Return the GPU of the table that has so much memory and not much more, for the speed of one that was not named."""
+    able = [gpu for gpu in gpus() if gpu.memory_mib * 2**20 >= memory_bytes]
+    return min(able, key=lambda gpu: (gpu.memory_mib, gpu.tflops)) if able else max(gpus(), key=lambda g: g.memory_mib)
+
+
+def _options(inputs: Inputs, hardware: Hardware) -> list[Option]:
+    recipe = inputs.recipe
+    longest = 1 if inputs.manifest is None else inputs.manifest.splits["train"].longest_tokens
+    context = read_architecture(inputs.config).context
+    other = LORA_KINDS.get(recipe.method.kind)
+    found: list[Option] = []
+    for kind in (recipe.method.kind, *([] if other is None else [other])):
+        for row in (None, *(size for size in ROW_TOKENS if longest <= size <= context)):
+            changes: dict[str, Any] = {}
+            if kind != recipe.method.kind:
+                changes["method.kind"] = kind
+            if row is not None and row != recipe.train.row_tokens:
+                changes["train.row_tokens"] = row
+            if row is None or changes.get("train.row_tokens"):
+                found.append(Option(changes, inputs.plan(hardware, _changed(recipe, changes))))
+    return found
+
+
+def _changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    sections: dict[str, dict[str, Any]] = {}
+    for key, value in changes.items():
+        section, _, field = key.partition(".")
+        sections.setdefault(section, {})[field] = value
+    return recipe.model_copy(
+        update={name: getattr(recipe, name).model_copy(update=fields) for name, fields in sections.items()}
+    )
+
+
+def _usd(plan: Plan) -> float | None:
+    return None if plan.cost is None or plan.cost.usd is None else plan.cost.usd.mid
+
+
+def _keeps(plan: Plan, limits: Limits) -> bool:
+    usd = _usd(plan)
+    return (
+        plan.fits is not False
+        and (limits.seconds is None or plan.time.total.mid <= limits.seconds)
+        and (limits.usd is None or (usd is not None and usd <= limits.usd))
+    )
+
+
+def _binding(options: Sequence[Option], limits: Limits) -> tuple[Binding, ...]:
+    """Return each limit that cannot be kept to even alone; if each could, that they cannot be kept together."""
+    smallest = min(options, key=lambda option: option.plan.memory.peak_bytes).plan.memory
+    available = smallest.available_bytes
+    fitting = [option for option in options if option.plan.fits is not False]
+    found: list[Binding] = []
+    if not fitting and available is not None:
+        over = smallest.peak_bytes - available
+        found.append(
+            Binding("memory", smallest.peak_bytes, available, (
+                f"Memory binds: the least is {format_bytes(smallest.peak_bytes)}, {format_bytes(over)} over the "
+                f"{format_bytes(available)} allowed; a smaller base, a smaller rank or shorter rows would lower it."
+            ))
+        )  # fmt: skip
+    usable = fitting or list(options)
+    if limits.seconds is not None:
+        fastest = min(option.plan.time.total.mid for option in usable)
+        if fastest > limits.seconds:
+            found.append(
+                Binding("deadline", fastest, limits.seconds, (
+                    f"The deadline binds: the fastest takes {format_seconds(fastest)}, "
+                    f"{format_seconds(fastest - limits.seconds)} too long; a faster GPU or fewer epochs would shorten it."
+                ))
+            )  # fmt: skip
+    priced = [usd for option in usable if (usd := _usd(option.plan)) is not None]
+    if limits.usd is not None and (not priced or min(priced) > limits.usd):
+        found.append(_budget_binding(priced, limits.usd))
+    if not found:
+        found.append(Binding("all together", 0.0, 0.0, "Each limit can be kept to alone, but no setting keeps to all."))
+    return tuple(found)
+
+
+def _budget_binding(priced: Sequence[float], allowed: float) -> Binding:
+    if not priced:
+        return Binding(
+            "budget", float("inf"), allowed, "The budget cannot be judged: this GPU has no price; see --prices."
+        )
+    cheapest = min(priced)
+    text = (
+        f"The budget binds: the cheapest costs {cheapest:.2f} USD, {cheapest - allowed:.2f} over; a cheaper GPU or fewer "
+        "epochs would lower it."
+    )
+    return Binding("budget", cheapest, allowed, text)
+
+
+def _why(best: Option, options: Sequence[Option], limits: Limits) -> dict[str, str]:
+    plan = best.plan
+    asked = options[0].plan
+    why: dict[str, str] = {}
+    for key, value in best.changes.items():
+        failed = _failed(asked, limits)
+        why[key] = f"{value}, because as the recipe is {failed}"
+    memory = plan.memory
+    states = memory.components.get("optimizer", 0)
+    why["train.optimizer"] = (
+        f"AdamW with float32 states: {format_bytes(states)}, {states / memory.peak_bytes:.1%} of the peak; 8-bit states would "
+        f"save {format_bytes(states * 0.74)}"
+    )
+    why["train.rows_per_step"] = (
+        f"{plan.train.rows_per_step} passes of one packed row of {plan.train.row_tokens:,} tokens make a step (accumulation)"
+    )
+    why["train.checkpointed_layers"] = plan.because["train.checkpointed_layers"]
+    return why
+
+
+def _failed(plan: Plan, limits: Limits) -> str:
+    if plan.fits is False and plan.memory.available_bytes is not None:
+        over = plan.memory.peak_bytes - plan.memory.available_bytes
+        return f"it needs {format_bytes(over)} more memory than there is"
+    if limits.seconds is not None and plan.time.total.mid > limits.seconds:
+        return f"it takes {format_seconds(plan.time.total.mid)}"
+    usd = _usd(plan)
+    return "it costs more than the budget" if usd is None else f"it costs {usd:.2f} USD"
+
+
+# ------------------------------------------------------------------------------------------------------------- the largest
+
+
+def largest_context(inputs: Inputs, plan: Plan) -> tuple[int, str] | None:
+    """Return the longest row that training could hold with every layer recomputed, and why; None without a limit.
+
+    At most the model's own context; 0 when not even a short row fits.
+    """
+    available = plan.memory.available_bytes
+    if available is None:
+        return None
+    architecture = read_architecture(inputs.config)
+
+    def peak(tokens: int) -> int:
+        work = Workload(tokens, tokens * tokens, tokens)
+        return sum(
+            training_components(
+                architecture, plan.method, device=plan.train.device, dtype=plan.train.compute_dtype, work=work,
+                checkpointed_layers=architecture.layers,
+            ).values()
+        )  # fmt: skip
+
+    low, high = 0, architecture.context
+    if peak(high) <= available:
+        return high, "the model's own context; it fits with every layer recomputed"
+    while high - low > SHORTEST_CONTEXT:
+        middle = (low + high) // 2
+        low, high = (middle, high) if peak(middle) <= available else (low, middle)
+    return low, f"{format_bytes(available)} hold it with every layer recomputed and {plan.method.kind}; nothing longer"
+
+
+def largest_model(plan: Plan, available: int | None) -> tuple[KnownModel, str] | None:
+    """Return the largest known model that qlora of this plan's rank fits, rows as long as here, every layer recomputed."""
+    if available is None:
+        return None
+    tokens = plan.train.row_tokens
+    work = Workload(tokens, tokens * tokens, tokens)
+    for model in sorted(known_models(), key=lambda model: -model.parameters):
+        architecture = read_architecture(model.config, source=model.name)
+        method = plan.method.model_copy(
+            update={
+                "kind": "qlora",
+                "quantisation": "nf4",
+                "double_quantisation": True,
+                "targets": resolve_targets(architecture, (ALL_LINEAR,), source=model.name),
+            }
+        )
+        found = training_components(
+            architecture, method, device=plan.train.device, dtype=plan.train.compute_dtype, work=work,
+            checkpointed_layers=architecture.layers,
+        )  # fmt: skip
+        peak = sum(found.values())
+        if peak <= available:
+            return model, f"qlora of rank {method.rank} on rows of {tokens:,} tokens peaks at {format_bytes(peak)}"
+    return None
+
+
+# ------------------------------------------------------------------------------------------------------------ several GPUs
+
+
+@dataclass(frozen=True, slots=True)
+class GpuRow:
+    """One GPU: the option that keeps to the limits there, else the one of the recipe and what binds."""
+
+    gpu: Gpu
+    solution: Solution
+    plan: Plan
+
+
+def compare_gpus(inputs: Inputs, chosen: Sequence[Gpu], limits: Limits) -> list[GpuRow]:
+    """Return a row for each GPU, in the order given."""
+    rows: list[GpuRow] = []
+    for gpu in chosen:
+        machine = rented(gpu)
+        memory = min(gpu.memory_mib * 2**20, limits.memory_bytes or gpu.memory_mib * 2**20)
+        solution = solve(inputs, machine, replace(limits, memory_bytes=memory))
+        plan = inputs.plan(machine) if solution.option is None else solution.option.plan
+        rows.append(GpuRow(gpu, solution, plan))
+    return rows

@@ -1,0 +1,67 @@
+"""What a plan says in the terminal: the numbers, what was chosen to keep to limits, a table of GPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from burnish.core.ids import short
+from burnish.core.recipe import Recipe
+from burnish.core.units import format_bytes, format_count, format_seconds
+from burnish.doors.planning import Planned
+from burnish.plan.solve import GpuRow
+from burnish.terminal import line, table
+from burnish.views.outcome import print_plan
+
+
+def print_planned(found: Planned) -> None:
+    """Print the plan, and with limits what to change in the recipe, and the longest context and largest model that fit."""
+    print_plan(found.plan)
+    solution = found.solution
+    if solution is not None and solution.option is not None:
+        changes = solution.option.changes
+        said = [(key, str(value), solution.because[key]) for key, value in changes.items()]
+        said += [(key, "", why) for key, why in solution.because.items() if key not in changes]
+        line("")
+        line(
+            "the recipe keeps to the limits as it is"
+            if not changes
+            else "change in the recipe: " + ", ".join(f"{key}: {value}" for key, value in changes.items())
+        )
+        table(f"chosen of {solution.tried} settings", ("what", "value", "because"), said)
+    if found.context is not None:
+        line(f"longest context that fits: {found.context[0]:,} tokens ({found.context[1]})")
+    if found.model is not None:
+        model, why = found.model
+        line(f"largest known model that fits: {model.name}, {format_count(model.parameters)} ({why})")
+
+
+def print_gpus(recipe: Recipe, rows: Sequence[GpuRow]) -> None:
+    """Print fits or not, minutes and dollars on each GPU, and why not where not."""
+    cells: list[tuple[str, ...]] = []
+    for row in rows:
+        plan, option = row.plan, row.solution.option
+        changes: Mapping[str, Any] = {} if option is None else option.changes
+        usd, spot = (None, None) if plan.cost is None else (plan.cost.usd, plan.cost.spot_usd)
+        with_ = ", ".join(f"{key}={value}" for key, value in changes.items()) or "as it is"
+        because = (
+            " ".join(binding.text for binding in row.solution.binding) or plan.because["train.checkpointed_layers"]
+        )
+        time = plan.time.total
+        cells.append(
+            (
+                row.gpu.name,
+                "NO" if option is None else "yes",
+                with_ if option is not None else "-",
+                format_bytes(plan.memory.peak_bytes),
+                str(plan.train.checkpointed_layers),
+                f"{format_seconds(time.mid)} ({format_seconds(time.low)} to {format_seconds(time.high)})",
+                "-" if usd is None else f"{usd.mid:.2f} ({usd.low:.2f} to {usd.high:.2f})",
+                "-" if spot is None else f"{spot.mid:.2f}",
+                because,
+            )
+        )
+    columns = ("GPU", "fits", "recipe", "peak", "recomputed", "time", "USD", "spot USD", "because")
+    table(f"{recipe.name} on rented GPUs", columns, cells)
+    for row in rows:
+        line(f"{row.gpu.name}: {row.plan.because['cost.usd']} [plan {short(row.plan.id)}]")

@@ -1,0 +1,174 @@
+"""Limits are kept to with the fewest changes; what cannot be kept to is said with how much is missing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from datetime import date
+from typing import Any
+
+import pytest
+
+from burnish.core.artifacts import Manifest
+from burnish.core.errors import ResourceError
+from burnish.core.recipe_file import parse_recipe
+from burnish.plan.bases import find_config, reference
+from burnish.plan.gpus import get_gpu
+from burnish.plan.hardware import Hardware, rented
+from burnish.plan.solve import Inputs, Limits, compare_gpus, largest_context, largest_model, machine_for, require, solve
+
+H100 = rented(get_gpu("h100"))
+GIB = 2**30
+
+
+def inputs(
+    base: str, method: Any = "lora", *, data_bytes: int = 20_000_000, manifest: Manifest | None = None, **train: Any
+) -> Inputs:
+    recipe = parse_recipe({"name": "a", "base": base, "data": "x", "method": method, "train": train}, source="test")
+    config = find_config(base)
+    return Inputs(recipe, reference(base, config), config, manifest, data_bytes, today=date(2026, 11, 24))
+
+
+def test_a_recipe_that_keeps_to_the_limits_stays_as_it_is() -> None:
+    found = solve(inputs("llama-3.1-8b-instruct"), H100, Limits(seconds=7200, usd=20))
+    assert found.option is not None
+    assert found.option.changes == {}
+    assert not found.binding
+    assert "AdamW" in found.because["train.optimizer"]
+
+
+def test_what_does_not_fit_is_quantised_and_recomputed_and_says_why() -> None:
+    asked = inputs("llama-3.1-8b-instruct")
+    found = solve(asked, H100, Limits(memory_bytes=12 * 10**9))
+    assert found.option is not None
+    plan = found.option.plan
+    assert found.option.changes["method.kind"] == "qlora"
+    assert plan.fits
+    assert plan.memory.peak_bytes <= 12 * 10**9
+    assert "because as the recipe is it needs" in found.because["method.kind"]
+    assert require(found, "x") is found.option
+
+
+def test_a_step_keeps_its_tokens_when_rows_get_shorter() -> None:
+    asked = inputs("llama-3.1-8b-instruct", "qlora", tokens_per_step=8192, row_tokens=8192)
+    found = solve(asked, H100, Limits(memory_bytes=8 * 10**9))
+    assert found.option is not None
+    train = found.option.plan.train
+    assert "train.row_tokens" in found.option.changes
+    assert train.row_tokens < 8192
+    assert train.row_tokens * train.rows_per_step == 8192
+
+
+@pytest.mark.parametrize(
+    ("limits", "names"),
+    [
+        (Limits(memory_bytes=4 * GIB), ["memory"]),
+        (Limits(seconds=60), ["deadline"]),
+        (Limits(usd=0.01), ["budget"]),
+        (Limits(seconds=60, usd=0.01), ["deadline", "budget"]),
+        (Limits(memory_bytes=4 * GIB, seconds=60), ["memory", "deadline"]),
+    ],
+)
+def test_what_is_impossible_names_the_limit_and_by_how_much(limits: Limits, names: list[str]) -> None:
+    found = solve(inputs("llama-3.1-8b-instruct"), H100, limits)
+    assert found.option is None
+    assert [binding.limit for binding in found.binding] == names
+    for binding in found.binding:
+        assert binding.needed > binding.allowed > 0
+        assert "over" in binding.text or "too long" in binding.text
+    with pytest.raises(ResourceError, match="cannot keep to the limits"):
+        require(found, "recipe a")
+
+
+def test_limits_that_hold_one_by_one_but_not_together_say_so() -> None:
+    asked = inputs("llama-3.1-8b-instruct")
+    alone = solve(asked, H100, Limits(memory_bytes=8 * GIB))
+    assert alone.option is not None
+    slow = alone.option.plan.time.total.mid
+    unlimited = solve(asked, H100, Limits()).option
+    assert unlimited is not None
+    fast = unlimited.plan.time.total.mid
+    assert fast < slow
+    found = solve(asked, H100, Limits(memory_bytes=8 * GIB, seconds=(fast + slow) / 2))
+    assert found.option is None
+    assert "deadline" in {binding.limit for binding in found.binding}
+
+
+def test_a_budget_on_a_gpu_without_a_price_cannot_be_judged() -> None:
+    found = solve(inputs("llama-3.1-8b-instruct"), rented(get_gpu("v100")), Limits(usd=100))
+    assert found.option is None
+    assert "has no price" in found.binding[0].text
+
+
+def test_several_gpus_are_compared_each_with_its_own_settings() -> None:
+    rows = compare_gpus(inputs("qwen3-14b"), [get_gpu(name) for name in ("t4", "l40s", "a100", "h100")], Limits())
+    assert [row.gpu.name for row in rows] == ["T4", "L40S", "A100", "H100 SXM"]
+    assert all(row.solution.option is not None and row.plan.fits for row in rows)
+    assert rows[0].solution.option is not None
+    assert rows[0].solution.option.changes["method.kind"] == "qlora"
+    seconds = [row.plan.time.total.mid for row in rows]
+    assert seconds == sorted(seconds, reverse=True)
+    assert all(row.plan.cost is not None and row.plan.cost.usd is not None for row in rows)
+
+
+def test_the_longest_context_fits_and_a_little_more_does_not() -> None:
+    asked = inputs("llama-3.1-8b-instruct", "qlora")
+    machine = rented(get_gpu("l4"))
+    plan = asked.plan(machine)
+    found = largest_context(asked, plan)
+    assert found is not None
+    tokens, why = found
+    assert 4096 < tokens < 131_072
+    assert "every layer recomputed" in why
+    small = inputs("smollm2-135m-instruct", "qlora")
+    assert largest_context(small, small.plan(H100)) == (
+        8192,
+        "the model's own context; it fits with every layer recomputed",
+    )
+    assert largest_context(small, small.plan(Hardware(cores=2))) is None
+
+
+def test_the_largest_model_grows_with_the_memory() -> None:
+    asked = inputs("smollm2-135m-instruct", "qlora")
+    sizes: list[int] = []
+    for gpu in ("t4", "l40s", "h100"):
+        plan = asked.plan(rented(get_gpu(gpu)))
+        found = largest_model(plan, plan.memory.available_bytes)
+        assert found is not None
+        sizes.append(found[0].parameters)
+    assert sizes[0] < sizes[1] < sizes[2]
+    assert sizes[2] > 60e9
+    assert largest_model(asked.plan(H100), 10**8) is None
+    assert largest_model(asked.plan(H100), None) is None
+
+
+def test_a_memory_alone_means_a_gpu_that_has_it() -> None:
+    assert machine_for(24 * 10**9).name in ("A10G", "L4")
+    assert machine_for(80 * 10**9).name in ("A100", "H100 SXM")
+    assert machine_for(10**12).name == "H200"
+
+
+def test_a_table_of_gpus_for_a_70b_model_takes_less_than_a_second() -> None:
+    asked = inputs("llama-3.1-70b-instruct", "qlora")
+    chosen = [get_gpu(name) for name in ("t4", "l40s", "a100", "h100")]
+    began = time.process_time()
+    rows = compare_gpus(asked, chosen, Limits(seconds=24 * 3600, usd=200))
+    assert time.process_time() - began < 1.0
+    assert len(rows) == 4
+
+
+def test_a_70b_plan_from_the_command_line_takes_less_than_a_second_of_work_and_no_torch(tmp_path: Any) -> None:
+    (tmp_path / "x.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 100, encoding="utf-8")
+    recipe = "name: big\nbase: llama-3.1-70b-instruct\ndata: x.jsonl\nmethod: qlora\n"
+    (tmp_path / "big.yaml").write_text(recipe, encoding="utf-8")
+    code = (
+        "import sys, time; from burnish.cli import main; began = time.process_time(); code = main(['plan', 'big.yaml', '--json', "
+        "'--gpu', 'h100']); print(time.process_time() - began, code, sorted({'torch', 'transformers'} & set(sys.modules)), "
+        "file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    seconds, status, loaded = done.stderr.split(maxsplit=2)
+    assert float(seconds) < 1.0
+    assert status == "0"
+    assert loaded.strip() == "[]"

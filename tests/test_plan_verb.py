@@ -1,0 +1,109 @@
+"""`burnish plan`: its JSON keys are those of docs/plan.md, its limits and its errors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from burnish.cli import main
+
+DOCS = Path(__file__).parents[1] / "docs" / "plan.md"
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    rows = ('{"prompt": "What is the capital of France?", "completion": "Paris"}\n') * 4000
+    (tmp_path / "rows.jsonl").write_text(rows, encoding="utf-8")
+    text = "name: big\nbase: llama-3.1-8b-instruct\ndata: rows.jsonl\nmethod: lora\n"
+    (tmp_path / "big.yaml").write_text(text, encoding="utf-8")
+    return "big.yaml"
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    return json.loads(capsys.readouterr().out)
+
+
+def at(value: Any, path: str) -> Any:
+    for key in path.split("."):
+        value = value[key]
+    return value
+
+
+def test_the_documented_keys_are_there_each_with_its_because(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", recipe, "--json", "--gpu", "h100"]) == 0
+    plan = said(capsys)
+    keys = [line.split("`")[1] for line in DOCS.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    assert len(keys) >= 12
+    for key in keys:
+        assert at(plan, key) is not None, key
+    assert plan["parameters"] == {"total": 8_030_261_248, "trainable": 41_943_040}
+    assert set(plan["time"]["seconds"]) == set(plan["cost"]["usd"]) == {"low", "mid", "high"}
+    assert sum(plan["memory"]["components"].values()) == plan["memory"]["peak_bytes"]
+    for key in ("parameters.total", "parameters.trainable", "memory.weights_bytes", "memory.peak_bytes", "tokens.total",
+                "time.total", "cost.usd", "fits", "largest_context", "largest_model"):  # fmt: skip
+        assert len(plan["because"][key]) > 10, key
+
+
+def test_limits_choose_settings(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", recipe, "--json", "--fit", "12GB", "--deadline", "5h", "--budget", "20usd"]) == 0
+    plan = said(capsys)
+    assert plan["solution"]["changes"]["method.kind"] == "qlora"
+    assert plan["solution"]["because"]["method.kind"]
+    assert plan["memory"]["peak_bytes"] <= 12e9
+    assert main(["plan", recipe, "--fit", "12GB"]) == 0
+    text = capsys.readouterr().out
+    assert "change in the recipe: method.kind: qlora" in text
+    assert "longest context that fits" in text
+    assert "largest known model that fits" in text
+
+
+def test_impossible_limits_say_which_and_by_how_much(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", recipe, "--json", "--gpu", "t4", "--fit", "2GB", "--deadline", "1s"]) == 5
+    message = said(capsys)["error"]["message"]
+    assert "Memory binds" in message
+    assert "GiB over the 1.9 GiB allowed" in message
+    assert "The deadline binds" in message
+
+
+def test_gpus_give_a_table(recipe: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "220")
+    assert main(["plan", recipe, "--gpus", "t4,l40s,a100,h100"]) == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in ("T4", "L40S", "A100", "H100 SXM", "fits", "USD"))
+    assert main(["plan", recipe, "--gpus", "t4,h100", "--json"]) == 0
+    rows = said(capsys)["gpus"]
+    assert [row["gpu"] for row in rows] == ["T4", "H100 SXM"]
+    assert all(row["fits"] and row["plan"]["cost"]["usd"] for row in rows)
+
+
+def test_own_prices_are_used(recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prices = {"gpus": [{"gpu": "h100", "provider": "cellar", "usd_per_hour": 100, "date": "2026-11-01"}]}
+    (tmp_path / "prices.json").write_text(json.dumps(prices), encoding="utf-8")
+    assert main(["plan", recipe, "--gpu", "h100", "--prices", "prices.json", "--json"]) == 0
+    plan = said(capsys)
+    assert plan["cost"]["usd_per_hour"]["mid"] == 100
+    assert "cellar" in plan["because"]["cost.usd"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--fit", "24"], 2, "write 24GB"),
+        (["--deadline", "soon"], 2, "no number with a unit"),
+        (["--budget", "20eur"], 2, "write 20usd"),
+        (["--gpu", "h1000"], 2, 'Did you mean "h100"'),
+        (["--gpus", "t4,abacus"], 2, 'no GPU "abacus"'),
+        (["--prices", "none.json"], 2, "cannot be read as JSON"),
+        (["--set", "base=someone/Llama-3.1-8B-Instruct-AWQ"], 4, "Nearest: llama-3.1-8b-instruct"),
+        (["--set", "data=none.jsonl"], 3, "none.jsonl does not exist"),
+    ],
+)
+def test_bad_input_has_its_own_error(
+    recipe: str, arguments: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", recipe, *arguments]) == code
+    assert message in capsys.readouterr().err
