@@ -65,6 +65,18 @@ def write_scaffold(name: str, folder: Path, starter: str | None = None) -> tuple
 
     Raises UsageError for a bad name, an unknown starter (with the nearest), and for files that exist: none is overwritten.
     """
+    check_name(name)
+    text, lines = _plain(name) if starter is None else _starter(starter, name)
+    recipe, rows = folder / f"{name}.yaml", folder / f"{name}.jsonl"
+    for path in (recipe, rows):
+        refuse_existing(path)
+    write_bytes(rows, lines.encode())
+    write_bytes(recipe, text.encode())
+    return recipe, rows
+
+
+def check_name(name: str) -> None:
+    """Raise UsageError unless a specialist may be called so."""
     try:
         TypeAdapter(Name).validate_python(name)
     except ValidationError as error:
@@ -73,14 +85,12 @@ def write_scaffold(name: str, folder: Path, starter: str | None = None) -> tuple
         ) from error
     if name == "base":
         raise UsageError('"base" is how people ask for the model without an adapter. Choose another name.')
-    text, lines = _plain(name) if starter is None else _starter(starter, name)
-    recipe, rows = folder / f"{name}.yaml", folder / f"{name}.jsonl"
-    for path in (recipe, rows):
-        if os.path.lexists(path):
-            raise UsageError(f"{path} exists. Choose another name, or move the file away.")
-    write_bytes(rows, lines.encode())
-    write_bytes(recipe, text.encode())
-    return recipe, rows
+
+
+def refuse_existing(path: Path) -> None:
+    """Raise UsageError for a path that something lies at, a dangling link included: nothing is overwritten."""
+    if os.path.lexists(path):
+        raise UsageError(f"{path} exists. Choose another name, or move the file away.")
 
 
 def _plain(name: str) -> tuple[str, str]:
