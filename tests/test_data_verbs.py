@@ -65,9 +65,11 @@ def test_what_is_forgotten_stays_out_of_the_next_dataset_and_is_written_down_now
 def test_a_dataset_leaves_as_datasets_and_as_a_dvc_pointer(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, done = run(capsys, prepared, "data", "export", "latest", "out", "--to", "dvc")
     assert (code, done["written"]) == (0, ["out", "out.dvc"])
-    assert (Path("out/data/train.parquet")).exists()
+    assert len(list(Path("out/data/train").glob("*.parquet"))) == 1
     assert yaml.safe_load(Path("out.dvc").read_text())["outs"][0]["path"] == "out"
-    code, error = run(capsys, prepared, "data", "export", "latest", "out")
+    Path("mine").mkdir()
+    Path("mine/notes.txt").write_text("keep")
+    code, error = run(capsys, prepared, "data", "export", "latest", "mine")
     assert code == 2
     assert "is there already" in error["error"]["message"]
 

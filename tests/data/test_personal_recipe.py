@@ -79,7 +79,7 @@ def test_processes_write_the_same_surrogates(run_prepare: Prepare, monkeypatch: 
     for processes in ("1", "2"):
         monkeypatch.setenv("BURNISH_PROCESSES", processes)
         done = run_prepare(ROWS, folder=processes, prepare={"personal_data": "surrogate"}, key=KEY)
-        made.append((done.folder / "train.rows.parquet").read_bytes())
+        made.append((done.folder / "train.rows.json").read_bytes())
     assert made[0] == made[1]
 
 

@@ -150,7 +150,7 @@ def test_preparing_twice_gives_the_same_bytes_and_the_same_id(run_prepare: Prepa
     files = sorted(path.name for path in first.folder.iterdir())
     assert files == [
         "certificate.json",
-        "leakage.json", "rejected.jsonl", "test.rows.parquet", "test.tokens.parquet", "train.rows.parquet", "train.tokens.parquet",
+        "leakage.json", "rejected.jsonl", "test.rows.json", "test.tokens.json", "train.rows.json", "train.tokens.json",
     ]  # fmt: skip
     for name in files:
         content = (first.folder / name).read_bytes()
@@ -161,8 +161,8 @@ def test_preparing_twice_gives_the_same_bytes_and_the_same_id(run_prepare: Prepa
 def test_files_are_named_relative_to_the_root_with_their_hashes(run_prepare: Prepare) -> None:
     manifest = run_prepare(DIRTY).manifest
     assert manifest.rejected_file.path == "out/rejected.jsonl"
-    assert manifest.splits["train"].file.path == "out/train.rows.parquet"
-    assert manifest.splits["train"].token_file.path == "out/train.tokens.parquet"
+    assert manifest.splits["train"].file.path == "out/train.rows.json"
+    assert manifest.splits["train"].token_file.path == "out/train.tokens.json"
 
 
 @pytest.mark.parametrize(

@@ -186,7 +186,7 @@ def test_manifests_of_prepare_are_compared_and_searched(run_prepare: Prepare, tm
     assert forget(home, text="Ada").leave_out == gone.leave_out
     assert forget(home, row=gone.leave_out[0][:12]).versions == gone.versions
     assert forget(home, text="da Lovelace").leave_out == ()  # no whole word
-    (first.folder / "train.rows.parquet").unlink()
+    (first.folder / "train.rows.json").unlink()
     assert forget(home, text="Ada").unread == (first.manifest.id,)
 
 
@@ -248,7 +248,7 @@ def test_datasets_reads_what_was_exported(tmp_path: Path, monkeypatch: pytest.Mo
         assert found["id"] == row_id(content)
     assert json.loads(next(r for r in loaded["train"] if r["tools"])["tools"]) == [{"a": 1}, {"a": "one"}]
     plain = datasets.load_dataset(
-        "parquet", data_files=str(tmp_path / "out/data/train.parquet"), cache_dir=str(tmp_path / "cache")
+        "parquet", data_files=str(tmp_path / "out/data/train/*.parquet"), cache_dir=str(tmp_path / "cache")
     )
     assert plain["train"].num_rows == 7
 

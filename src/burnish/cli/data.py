@@ -49,9 +49,10 @@ def add_verbs(verb: AddVerb) -> None:
     )
     reveal = sub("reveal", "print a text with the tokens of this home's vault turned back into their values", _reveal)
     reveal.add_argument("file", type=Path, help="a file of text, or - for standard input")
+    sub("prune", "remove the files that no dataset of this home names any more", _prune)
     export = sub("export", "write a dataset for other tools", _export)
     export.add_argument("dataset", nargs="?", default="latest", help=DATASET)
-    export.add_argument("folder", type=Path, help="a folder that is made")
+    export.add_argument("folder", type=Path, help="a folder that is made, or one with an earlier export")
     export.add_argument(
         "--to", choices=("datasets", "dvc"), default="datasets", help="Hugging Face datasets, or DVC pointers"
     )
@@ -126,6 +127,17 @@ def _forget(options: argparse.Namespace) -> int:
     kind = "document" if options.document else "row" if options.row else "text"
     found = forget(Home(options.home), options.subject, kind, apply=options.apply)
     print_json(found) if options.json else print_forgotten(found)
+    return 0
+
+
+def _prune(options: argparse.Namespace) -> int:
+    from burnish.core.units import format_bytes
+    from burnish.doors.data import prune
+    from burnish.store.home import Home
+    from burnish.terminal import line
+
+    gone = prune(Home(options.home))
+    print_json(gone) if options.json else line(f"{gone['files']} files removed, {format_bytes(gone['bytes'])}")
     return 0
 
 

@@ -84,6 +84,14 @@ class Ledger(Record):
         return self
 
 
+class SplitShard(Record):
+    """Some rows of a split and their token ids, each a Parquet file that is named by its content."""
+
+    rows: Count
+    file: FileRef
+    token_file: FileRef
+
+
 class SplitSource(Record):
     """What a named source has in a split."""
 
@@ -93,14 +101,16 @@ class SplitSource(Record):
 
 
 class Split(Record):
-    """One split of a dataset: canonical rows and their token ids, each a Parquet file.
+    """One split of a dataset: canonical rows and their token ids, in Parquet files that datasets share (`shards`, in order).
+
+    `file` and `token_file` are the indices by which they are read; each may be a Parquet file itself.
 
     `tokens` counts every token of every row once; `unique_tokens` counts a prefix that several rows share (their system
     prompt) only once, which is what training and evaluation compute; `trained_tokens` are those with loss. `sources`: what
     each named source has of it.
     """
 
-    WHEN_SET: ClassVar[frozenset[str]] = frozenset({"sources"})
+    WHEN_SET: ClassVar[frozenset[str]] = frozenset({"sources", "shards"})
     rows: Count
     tokens: Count
     unique_tokens: Count
@@ -111,6 +121,7 @@ class Split(Record):
     file: FileRef
     token_file: FileRef
     sources: dict[str, SplitSource] | None = None
+    shards: tuple[SplitShard, ...] | None = None
 
 
 class TextFingerprint(Record):

@@ -7,23 +7,19 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from burnish.core.errors import DataError
 from burnish.core.rows import TokenRow
+from burnish.data.shelf import MOST_BYTES, SHELF, ShelfWriter, Shelved, cuts, indexed, write_index
 from burnish.data.tables import ROWS, TOKENS, Tables
-from burnish.store.files import unwritable
 from burnish.text.messages import Message
-
-_GROUP_ROWS = 1 << 16
-_GROUP_BYTES = 64 << 20
-"""A row group is written when it has so many rows, or holds so much text or so many tokens."""
 
 
 class MessageRow(NamedTuple):
@@ -50,90 +46,73 @@ class MessageRow(NamedTuple):
 
 
 def rows_path(folder: Path, split: str) -> Path:
-    """Where a split's rows lie."""
-    return folder / f"{split}.rows.parquet"
+    """Where the index of a split's rows lies."""
+    return folder / f"{split}.rows.json"
 
 
 def tokens_path(folder: Path, split: str) -> Path:
-    """Where a split's token ids lie."""
-    return folder / f"{split}.tokens.parquet"
+    """Where the index of a split's token ids lies."""
+    return folder / f"{split}.tokens.json"
 
 
 class SplitWriter:
-    """Writes the two files of a split; holds one row group of each."""
+    """Writes a split onto a shelf: its rows and its token ids in files that end after the same rows, and an index of each."""
 
-    def __init__(self, folder: Path, split: str) -> None:
-        """Open both files."""
+    def __init__(self, folder: Path, split: str, shelf: Path | None = None) -> None:
+        """Begin. The indices are written into `folder`, the files into `shelf` (default: a folder in it)."""
         self.rows_file, self.tokens_file = rows_path(folder, split), tokens_path(folder, split)
-        self._rows, self._tokens = _Table(self.rows_file, ROWS), _Table(self.tokens_file, TOKENS)
+        self.shelf = folder / SHELF if shelf is None else shelf
+        self.files: list[tuple[Shelved, Shelved]] = []
+        self._rows, self._tokens = ShelfWriter(self.shelf, ROWS), ShelfWriter(self.shelf, TOKENS)
+        self._open = False
 
     def add(self, rows: Tables) -> None:
         """Write rows and their renderings."""
+        start = 0
+        for end in cuts(rows.rows.column("id").to_pylist()):
+            self._add(rows.taken(np.arange(start, end)))
+            self._cut()
+            start = end
+        if start < len(rows):
+            self._add(rows.taken(np.arange(start, len(rows))))
+            if max(self._rows.bytes, self._tokens.bytes) >= MOST_BYTES:
+                self._cut()
+
+    def close(self) -> None:
+        """Finish the last files, and write the indices."""
+        if self._open:
+            self._cut()
+        for path, which in ((self.rows_file, 0), (self.tokens_file, 1)):
+            write_index(path, self.shelf, [pair[which] for pair in self.files])
+
+    def _add(self, rows: Tables) -> None:
         self._rows.add(rows.rows)
         self._tokens.add(rows.tokens)
+        self._open = True
 
-    def close(self) -> None:
-        """Write what is left and finish the files."""
-        self._rows.close()
-        self._tokens.close()
-
-
-class _Table:
-    """A Parquet file that grows by row groups. Fixed choices, so that the same rows give the same bytes."""
-
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self._path, self._schema = path, schema
-        self._batches: list[pa.RecordBatch] = []
-        self._rows = self._bytes = 0
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._writer = pq.ParquetWriter(path, schema, compression="zstd", compression_level=3, version="2.6")
-        except OSError as error:
-            raise unwritable(path, error) from error
-
-    def add(self, batch: pa.RecordBatch) -> None:
-        self._batches.append(batch)
-        self._rows += len(batch)
-        self._bytes += batch.nbytes
-        if self._rows >= _GROUP_ROWS or self._bytes >= _GROUP_BYTES:
-            self._flush()
-
-    def _flush(self) -> None:
-        try:
-            self._writer.write_table(pa.Table.from_batches(self._batches, self._schema), row_group_size=_GROUP_ROWS)
-        except OSError as error:
-            raise unwritable(self._path, error) from error
-        self._batches, self._rows, self._bytes = [], 0, 0
-
-    def close(self) -> None:
-        if self._rows:
-            self._flush()
-        try:
-            self._writer.close()
-            with self._path.open("rb") as file:
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise unwritable(self._path, error) from error
+    def _cut(self) -> None:
+        self.files.append((self._rows.cut(), self._tokens.cut()))
+        self._open = False
 
 
 def read_token_rows(path: Path) -> list[TokenRow]:
-    """Read a `<split>.tokens.parquet`. Raises DataError when it is missing or damaged."""
+    """Read the token rows of an index or a Parquet file. Raises DataError when it is missing or damaged."""
     return list(iterate_token_rows(path))
 
 
 def iterate_token_rows(path: Path) -> Iterator[TokenRow]:
-    """Yield the rows of a `<split>.tokens.parquet`, some thousand in memory at a time."""
+    """Yield the token rows of an index or a Parquet file, some thousand in memory at a time."""
     for row in _read(path, TOKENS):
         yield TokenRow(row["id"], tuple(row["ids"]), tuple(row["mask"]), row["prefix"], row["prompt"])
 
 
 def read_messages(path: Path) -> list[MessageRow]:
-    """Read a `<split>.rows.parquet`, in the order of its tokens. Raises DataError when it is missing or damaged."""
+    """Read the rows of an index or a Parquet file, in the order of its tokens. Raises DataError when it is missing or damaged."""
     return list(iterate_messages(path))
 
 
 def iterate_messages(path: Path) -> Iterator[MessageRow]:
-    """Yield the rows of a `<split>.rows.parquet`, some thousand in memory at a time."""
+    """Yield the rows of an index or a Parquet file, some thousand in memory at a time."""
     for row in _read(path, ROWS):
         yield MessageRow(
             row_id=row["id"],
@@ -144,6 +123,11 @@ def iterate_messages(path: Path) -> Iterator[MessageRow]:
 
 
 def _read(path: Path, schema: pa.Schema) -> Iterator[dict[str, Any]]:
+    for file in indexed(path):
+        yield from _read_file(file, schema)
+
+
+def _read_file(path: Path, schema: pa.Schema) -> Iterator[dict[str, Any]]:
     try:
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names

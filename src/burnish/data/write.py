@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from burnish.core.account import TokenAccount
-from burnish.core.artifacts import FileRef, Split, SplitSource
+from burnish.core.artifacts import FileRef, Split, SplitShard, SplitSource
 from burnish.core.events import Emit, Progress
 from burnish.data.accounting import TokenBook
 from burnish.data.chunk import Refused
@@ -22,6 +22,7 @@ from burnish.data.decide import FORGOTTEN, KEPT, REASONS, Fates
 from burnish.data.histogram import histogram
 from burnish.data.ledger import Book, redacted_line, rejected_line, shown_line
 from burnish.data.rows import SplitWriter
+from burnish.data.shelf import SHELF, Shelved
 from burnish.data.spool import Spool
 from burnish.data.tables import Tables
 from burnish.store.files import file_ref, unwritable
@@ -58,7 +59,7 @@ def write(
     where the recipe names several.
     """
     tokens = TokenBook()
-    splits = {side: _Open(name, folder, names) for name, side in sides.items()}
+    splits = {side: _Open(name, folder, root / SHELF, names) for name, side in sides.items()}
     rejected = folder / "rejected.jsonl"
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(_private(rejected))
@@ -119,6 +120,7 @@ class _Open:
 
     name: str
     folder: Path
+    shelf: Path
     names: Sequence[str] = ()
     writer: SplitWriter = field(init=False)
     lengths: list[I64] = field(default_factory=list[I64])
@@ -128,7 +130,7 @@ class _Open:
     by_source: dict[int, Counter[str]] = field(default_factory=dict[int, Counter[str]])
 
     def __post_init__(self) -> None:
-        self.writer = SplitWriter(self.folder, self.name)
+        self.writer = SplitWriter(self.folder, self.name, self.shelf)
 
     def add(self, rows: Tables, spool: Spool, numbers: I64, tokens: TokenBook) -> None:
         """Take rows of which the spool knows these numbers."""
@@ -174,9 +176,17 @@ class _Open:
             lengths=histogram(lengths),
             file=file_ref(self.writer.rows_file, root),
             token_file=file_ref(self.writer.tokens_file, root),
+            shards=tuple(
+                SplitShard(rows=rows.rows, file=self._ref(rows, root), token_file=self._ref(tokens, root))
+                for rows, tokens in self.writer.files
+            ),
             sources={
                 name: SplitSource.model_validate(dict(self.by_source.get(number) or _NOTHING))
                 for number, name in enumerate(self.names)
             }
             or None,
         )
+
+    def _ref(self, file: Shelved, root: Path) -> FileRef:
+        path = (self.shelf / f"{file.sha256}.parquet").relative_to(root).as_posix()
+        return FileRef(path=path, sha256=file.sha256, size_bytes=file.size_bytes)

@@ -142,12 +142,33 @@ def forget(home: Home, subject: str, kind: Literal["text", "document", "row"], *
     }
 
 
+def prune(home: Home) -> dict[str, int]:
+    """Remove the shared files that no dataset of the home names any more, and return how many and of how many bytes.
+
+    A dataset whose own folder was deleted names none. Files of the last hour stay: a dataset may be in the making.
+    """
+    from burnish.data.shelf import unnamed
+
+    whole = [manifest for manifest in home.all(Manifest) if home.is_whole(manifest)]
+    shards = [shard for m in whole for split in m.splits.values() for shard in split.shards or ()]
+    gone = unnamed(home.root, {file.sha256 for shard in shards for file in (shard.file, shard.token_file)})
+    size = sum(path.stat().st_size for path in gone)
+    for path in gone:
+        path.unlink()
+    return {"files": len(gone), "bytes": size}
+
+
 def export(home: Home, manifest: Manifest, folder: Path, to: Literal["datasets", "dvc"]) -> list[str]:
-    """Write a dataset for other tools, and return the paths. Raises UsageError when the folder holds something."""
+    """Write a dataset for other tools, and return the paths.
+
+    A folder that holds an earlier export becomes the newer one; files that both have stay as they are. Raises UsageError when
+    the folder holds anything else.
+    """
     from burnish.data.versions.export import dvc_pointer, export_datasets
 
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} is there already; name a new folder")
+    earlier = (folder / "manifest.json").is_file() and (folder / "data").is_dir()
+    if folder.exists() and not earlier and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder} is there already and is no earlier export; name a new folder")
     export_datasets(manifest, home.root, folder)
     write_bytes(folder / "manifest.json", (json.dumps(manifest.model_dump(mode="json"), indent=2) + "\n").encode())
     return [str(folder)] if to == "datasets" else [str(folder), str(dvc_pointer(folder))]

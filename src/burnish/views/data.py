@@ -140,7 +140,10 @@ def print_forgotten(found: dict[str, Any]) -> None:
         line(
             f"left out from now on: {len(found['leave_out'])} rows ({found['newly_left_out']} newly). Run the recipes again,"
         )
-        line("then delete the datasets and adapters above, and the rows in your own files.")
+        line(
+            "then delete the folders of the datasets and adapters above, call `burnish data prune`, and delete the rows in"
+        )
+        line("your own files.")
     elif held:
         line("add --apply to leave these rows out of all datasets that are made from now on")
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +20,44 @@ import yaml
 
 from burnish.core.artifacts import Manifest
 from burnish.core.errors import DataError
+from burnish.data.shelf import cuts
 from burnish.data.versions.shards import Version, held
 from burnish.store.files import write_bytes
+
+_SHARD = re.compile(r"[0-9a-f]{64}\.parquet")
 
 
 def export_datasets(version: Version | Manifest, root: Path, folder: Path) -> dict[str, int]:
     """Write a folder that `datasets.load_dataset(folder)` reads, and return the rows of each split.
 
-    One Parquet file a split, with a column for each key of the rows' contents beside `id`, `source`, `file` and `line`. Keys
-    whose values have no one type (a tool's JSON schema) become JSON text. Holds one split in memory.
+    Each split is a folder of Parquet files, named by their content and ending after the same rows as in every other export, so that
+    two versions differ in few files. They have a column for each key of the rows' contents beside `id`, `source`, `file`, `line`.
+    Keys whose values have no one type (a tool's JSON schema) become JSON text. Holds one split in memory.
     """
     splits: dict[str, list[dict[str, Any]]] = {}
     for row in held(version, root):
         place = {"id": row.row_id, "source": row.span.source, "file": row.span.file, "line": row.span.line}
         splits.setdefault(row.split, []).append({**json.loads(row.content), **place})
     types = _columns([row for rows in splits.values() for row in rows])
-    files: list[dict[str, str]] = []
+    files: list[dict[str, Any]] = []
+    written: set[Path] = set()
     for name, rows in splits.items():
-        columns = {key: _column([row.get(key) for row in rows], kind) for key, kind in types.items()}
-        buffer = io.BytesIO()
-        pq.write_table(pa.table(columns), buffer, compression="zstd", version="2.6")
-        write_bytes(folder / "data" / f"{name}.parquet", buffer.getvalue())
-        files.append({"split": name, "path": f"data/{name}.parquet"})
+        ends = cuts(row["id"] for row in rows)
+        paths: list[str] = []
+        for start, end in pairwise(sorted({0, *ends, len(rows)})):
+            columns = {key: _column([row.get(key) for row in rows[start:end]], kind) for key, kind in types.items()}
+            buffer = io.BytesIO()
+            pq.write_table(pa.table(columns), buffer, compression="zstd", version="2.6")
+            content = buffer.getvalue()
+            path = folder / "data" / name / f"{hashlib.sha256(content).hexdigest()}.parquet"
+            if not path.exists() or path.stat().st_size != len(content):
+                write_bytes(path, content)
+            written.add(path)
+            paths.append(path.relative_to(folder).as_posix())
+        files.append({"split": name, "path": paths})
+    for path in (folder / "data").glob("*/*.parquet"):  # of a version that was here before
+        if path not in written and _SHARD.fullmatch(path.name):
+            path.unlink()
     # The card's header names each split's file, so that no name is guessed from the file's.
     head = yaml.safe_dump({"configs": [{"config_name": "default", "data_files": files}]}, sort_keys=False)
     write_bytes(

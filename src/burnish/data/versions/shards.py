@@ -28,6 +28,7 @@ import rfc8785
 from burnish.core.artifacts import Count, FileRef, Manifest, Record
 from burnish.core.errors import DataError
 from burnish.core.ids import Id, content_id
+from burnish.data.shelf import indexed
 from burnish.store.files import write_bytes
 
 ROWS_PER_SHARD = 1 << 16
@@ -198,15 +199,18 @@ def held(version: Version | Manifest, root: Path) -> Iterator[HeldRow]:
                 yield HeldRow(row["id"], shard.split, span, row["content"])
         return
     for name, split in version.splits.items():
-        for row in _read(root / split.file.path, ["id", "messages", "source", "line"]):
-            content = f'{{"messages":{row["messages"]}}}'
-            yield HeldRow(row["id"], name, Span("", row["source"], row["line"]), content)
+        for path in indexed(root / split.file.path):
+            for row in _read(path, ["id", "messages", "source", "line", "start", "end", "source_name"]):
+                content = f'{{"messages":{row["messages"]}}}'
+                span = Span(row.get("source_name") or "", row["source"], row["line"], row["start"], row["end"])
+                yield HeldRow(row["id"], name, span, content)
 
 
 def _read(path: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
     try:
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=8192, columns=columns):
+            there = [name for name in columns if name in file.schema_arrow.names]
+            for batch in file.iter_batches(batch_size=8192, columns=there):
                 yield from batch.to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"cannot read {path}: {error}. Make it again with: burnish prepare") from error
