@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, cast
 
-from burnish.core.artifacts import Ledger, SourceLedger
+from burnish.core.artifacts import Ledger
+from burnish.core.dataset import SourceLedger
 from burnish.data.chunk import Chunk, Counts, Refused
 from burnish.data.private.replace import redact
 

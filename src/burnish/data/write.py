@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from burnish.core.account import TokenAccount
-from burnish.core.artifacts import FileRef, Split, SplitShard, SplitSource
+from burnish.core.artifacts import FileRef, Split
+from burnish.core.dataset import SplitShard, SplitSource
 from burnish.core.events import Emit, Progress
 from burnish.data.accounting import TokenBook
 from burnish.data.chunk import Refused
