@@ -14,6 +14,7 @@ from burnish.core.dataset import Ledger, SourceFile, Split, TextFingerprint
 from burnish.core.ids import Id, content_id
 from burnish.core.mix import MixPlan
 from burnish.core.records import Count, FileRef, Record
+from burnish.core.records import Histogram as Histogram  # part of what artifacts are, and taken from here
 
 
 class Artifact(Record):
