@@ -80,6 +80,17 @@ def test_gpus_give_a_table(recipe: str, capsys: pytest.CaptureFixture[str], monk
     assert all(row["fits"] and row["plan"]["cost"]["usd"] for row in rows)
 
 
+def test_methods_are_shown_beside_each_other(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", recipe, "--methods", "--gpu", "l40s", "--json"]) == 0
+    found = said(capsys)
+    assert found["gpu"] == "L40S"
+    methods = {row["method"]: row for row in found["methods"]}
+    assert {"full", "LoRA", "QLoRA", "DPO, LoRA"} <= set(methods)
+    assert methods["full"]["gpus"] > methods["QLoRA"]["gpus"] == 1
+    assert main(["plan", recipe, "--methods"]) == 0
+    assert "methods in a plain loop" in capsys.readouterr().out
+
+
 def test_own_prices_are_used(recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prices = {"gpus": [{"gpu": "h100", "provider": "cellar", "usd_per_hour": 100, "date": "2026-11-01"}]}
     (tmp_path / "prices.json").write_text(json.dumps(prices), encoding="utf-8")

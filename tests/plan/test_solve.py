@@ -52,7 +52,7 @@ def test_what_does_not_fit_is_quantised_and_recomputed_and_says_why() -> None:
 
 def test_a_step_keeps_its_tokens_when_rows_get_shorter() -> None:
     asked = inputs("llama-3.1-8b-instruct", "qlora", tokens_per_step=8192, row_tokens=8192)
-    found = solve(asked, H100, Limits(memory_bytes=8 * 10**9))
+    found = solve(asked, H100, Limits(memory_bytes=9 * 10**9))
     assert found.option is not None
     train = found.option.plan.train
     assert "train.row_tokens" in found.option.changes

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from burnish.cli.verbs import AddVerb, print_json
+from burnish.core.errors import UsageError
 from burnish.core.units import parse_bytes, parse_seconds, parse_usd
 
 T = TypeVar("T")
@@ -16,7 +17,7 @@ T = TypeVar("T")
 def add_verbs(verb: AddVerb) -> None:
     """Add the verb of this file."""
     sub = verb("plan", "say what the run will need: memory, minutes, tokens, dollars, each with its because", _plan)
-    sub.add_argument("recipe", type=Path, help="the recipe, a YAML file")
+    sub.add_argument("recipe", type=Path, nargs="?", help="the recipe, a YAML file; not needed with --calibration")
     sub.add_argument("--gpu", metavar="NAME", help="plan for a rented GPU, such as h100, and not for this machine")
     sub.add_argument(
         "--gpus", metavar="NAMES", help="a table of GPUs, such as t4,l40s,a100,h100: fits or not, minutes, dollars"
@@ -31,6 +32,12 @@ def add_verbs(verb: AddVerb) -> None:
         type=_read(parse_usd),
         help="choose settings that cost at most so much, such as 20usd",
     )
+    sub.add_argument(
+        "--methods",
+        action="store_true",
+        help="a table of full fine-tuning, LoRA, QLoRA and DPO: memory by component, GPUs needed",
+    )
+    sub.add_argument("--calibration", action="store_true", help="predicted against measured of each run so far")
     sub.add_argument("--prices", metavar="FILE", type=Path, help="your own prices, in the form that docs/plan.md shows")
 
 
@@ -48,17 +55,28 @@ def _read(parse: Callable[[str], T]) -> Callable[[str], T]:
 
 def _plan(options: argparse.Namespace) -> int:
     from burnish.core.recipe_file import load_recipe
-    from burnish.doors.planning import Asked, gpus_for, plan_for
-    from burnish.plan.table import gpus_document, planned_document
+    from burnish.doors.planning import Asked, calibration, gpus_for, methods_for, plan_for
+    from burnish.plan.table import calibration_document, gpus_document, methods_document, planned_document
     from burnish.store.home import Home
-    from burnish.views.planning import print_gpus, print_planned
+    from burnish.views.planning import print_calibration, print_gpus, print_methods, print_planned
 
-    recipe, home = load_recipe(options.recipe, options.set), Home(options.home)
+    home = Home(options.home)
+    if options.calibration:
+        errors, known = calibration(home)
+        print_json(calibration_document(errors, known)) if options.json else print_calibration(errors, known)
+        return 0
+    if options.recipe is None:
+        raise UsageError("which recipe? Give its YAML file: burnish plan support.yaml")
+    recipe = load_recipe(options.recipe, options.set)
     names = tuple(name.strip() for name in (options.gpus or "").split(",") if name.strip())
     asked = Asked(options.gpu, names, options.fit, options.deadline, options.budget, options.prices)
     if names:
         rows = gpus_for(recipe, home, asked)
         print_json(gpus_document(rows)) if options.json else print_gpus(recipe, rows)
+        return 0
+    if options.methods:
+        gpu, methods = methods_for(recipe, home, asked)
+        print_json(methods_document(gpu, methods)) if options.json else print_methods(gpu, methods)
         return 0
     found = plan_for(recipe, home, asked)
     if options.json:

@@ -158,9 +158,9 @@ class TrainPlan(Record):
 
 
 class Plan(Artifact):
-    """Every number of the run before it starts, each with its `because`."""
+    """Every number of the run before it starts, each with its `because`. `correction`: factors learnt from earlier runs."""
 
-    OUTSIDE_ID: ClassVar[frozenset[str]] = frozenset({"memory", "time", "cost", "fits", "because"})
+    OUTSIDE_ID: ClassVar[frozenset[str]] = frozenset({"memory", "time", "cost", "fits", "because", "correction"})
     kind: ClassVar[str] = "plan"
     name: str
     base: BaseRef
@@ -172,6 +172,7 @@ class Plan(Artifact):
     tokens: TokenPlan
     time: TimePlan
     cost: CostPlan | None = None
+    correction: dict[str, float] | None = None
     fits: bool | None
     because: dict[str, str]
 

@@ -14,6 +14,9 @@ from burnish.store.home import Home
 if TYPE_CHECKING:
     from burnish.core.artifacts import Plan
     from burnish.plan.bases import KnownModel
+    from burnish.plan.calibrate import Correction, RunError
+    from burnish.plan.gpus import Gpu
+    from burnish.plan.methods import MethodRow
     from burnish.plan.solve import GpuRow, Inputs, Limits, Solution
 
 
@@ -73,6 +76,27 @@ def gpus_for(recipe: Recipe, home: Home, asked: Asked) -> list[GpuRow]:
 
     inputs, limits = _inputs(recipe, home, asked)
     return compare_gpus(inputs, [get_gpu(name) for name in asked.gpus], limits)
+
+
+def methods_for(recipe: Recipe, home: Home, asked: Asked) -> tuple[Gpu, list[MethodRow]]:
+    """Compare methods on the GPU asked for, on this machine's, or on an H100."""
+    from burnish.plan.architecture import read_architecture
+    from burnish.plan.gpus import find_gpu, get_gpu
+    from burnish.plan.hardware import detect, rented
+    from burnish.plan.methods import compare_methods
+
+    inputs, _ = _inputs(recipe, home, asked)
+    here = detect(probe=False)
+    gpu = get_gpu(asked.gpu) if asked.gpu else find_gpu(here.gpu_name) if here.gpu_name else get_gpu("h100")
+    return gpu, compare_methods(read_architecture(inputs.config), inputs.plan(rented(gpu)), gpu)
+
+
+def calibration(home: Home) -> tuple[list[RunError], list[Correction]]:
+    """Return predicted against measured of each stored run, and what the runs say about the next plan."""
+    from burnish.plan.calibrate import corrections
+
+    errors = wiring.stored_errors(home)
+    return errors, list(corrections(errors).values())
 
 
 def _inputs(recipe: Recipe, home: Home, asked: Asked) -> tuple[Inputs, Limits]:

@@ -89,10 +89,10 @@ class Architecture:
     """A decoder: its layers as blocks of equal ones, and what stands outside them.
 
     A layer has `hidden_norms` norms over the hidden size and, with `head_norms`, others over queries and keys. `gated`:
-    the feed-forward layer multiplies two projections. Of the whole model: `outside` counts numbers beside layers, token
-    embedding and head's weight (the last norm, learned positions, the head's bias); `buffer_bytes` are rotary
-    frequencies, always float32; `scalar_buffers` are numbers in the dtype of the weights. `lean`: training replaces the
-    norms and the feed-forward layer by ones that keep less for backward (model/lean.py).
+    the feed-forward layer multiplies two projections. `rms_norms`: norms have no bias. Of the whole model: `outside`
+    counts numbers beside layers, token embedding and head's weight (the last norm, learned positions, the head's bias);
+    `buffer_bytes` are rotary frequencies, always float32; `scalar_buffers` are numbers in the dtype of the weights.
+    `lean`: training replaces the norms and the feed-forward layer by ones that keep less for backward (model/lean.py).
     """
 
     model_type: str
@@ -109,6 +109,7 @@ class Architecture:
     hidden_norms: int
     head_norms: bool
     gated: bool
+    rms_norms: bool
     outside: int
     buffer_bytes: int
     scalar_buffers: int

@@ -345,6 +345,7 @@ def build(config: Mapping[str, Any], source: str) -> Architecture:
         hidden_norms=family.norms(fields),
         head_norms=family.query_key_norms(fields, sizes) > 0,
         gated=family.gated,
+        rms_norms=family.norm_size < 2,
         outside=family.norm_size * hidden + family.outside(fields, sizes),
         # inv_freq and original_inv_freq of each table
         buffer_bytes=family.rotary_tables(fields) * 2 * frequencies * FLOAT32_BYTES,

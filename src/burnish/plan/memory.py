@@ -49,6 +49,7 @@ COMPONENTS: dict[str, str] = {
     "dequantised_weight": "the largest NF4 weight, unpacked for its product",
     "allocator": "holes that the allocator keeps between blocks",
     "checkpoint": "a checkpoint being written, beyond the loss, which it follows",
+    "calibration": "by how much more earlier runs on this device took than the formulas say",
     "loading": "by how much reading and quantising the weights takes more than training",
 }
 """What each component of the peak is."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from burnish.core.units import format_bytes, format_seconds
 from burnish.plan.adapters import ALL_LINEAR, resolve_targets
 from burnish.plan.architecture import read_architecture
 from burnish.plan.bases import KnownModel, known_models
+from burnish.plan.calibrate import Correction, calibrated
 from burnish.plan.gpus import Gpu, gpus
 from burnish.plan.hardware import Hardware, rented
 from burnish.plan.make import make_plan
@@ -42,10 +43,11 @@ class Inputs:
     order: RunOrder | None = None
     prices: Prices | None = None
     today: date | None = None
+    corrections: Mapping[tuple[str, str], Correction] = field(default_factory=dict[tuple[str, str], Correction])
 
     def plan(self, hardware: Hardware, recipe: Recipe | None = None) -> Plan:
         """Plan on this machine; raises what `make_plan` raises."""
-        return make_plan(
+        made = make_plan(
             recipe or self.recipe,
             base=self.base,
             config=self.config,
@@ -57,6 +59,7 @@ class Inputs:
             prices=self.prices,
             today=self.today,
         )
+        return made if hardware.rented else calibrated(made, self.corrections)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from burnish.core.artifacts import Interval, Plan
@@ -11,6 +12,9 @@ from burnish.plan.memory import COMPONENTS
 
 if TYPE_CHECKING:
     from burnish.plan.bases import KnownModel
+    from burnish.plan.calibrate import Correction, RunError
+    from burnish.plan.gpus import Gpu
+    from burnish.plan.methods import MethodRow
     from burnish.plan.solve import GpuRow, Solution
 
 
@@ -120,4 +124,26 @@ def gpus_document(rows: Sequence[GpuRow]) -> dict[str, Any]:
             }
             for row in rows
         ]
+    }
+
+
+def methods_document(gpu: Gpu, rows: Sequence[MethodRow]) -> dict[str, Any]:
+    """Return the table of methods as JSON."""
+    return {"gpu": gpu.name, "methods": [{**asdict(row), "components": dict(row.components)} for row in rows]}
+
+
+def calibration_document(errors: Sequence[RunError], known: Sequence[Correction]) -> dict[str, Any]:
+    """Return predicted against measured of each run, and the corrections, as JSON."""
+    return {
+        "runs": [
+            {
+                "run": error.run,
+                "device": error.device,
+                **asdict(error.compared),
+                "within": error.compared.within,
+                "ratio_to_formulas": error.ratio,
+            }
+            for error in errors
+        ],
+        "corrections": [asdict(each) | {"because": each.because} for each in known],
     }

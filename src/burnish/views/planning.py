@@ -9,6 +9,9 @@ from burnish.core.ids import short
 from burnish.core.recipe import Recipe
 from burnish.core.units import format_bytes, format_count, format_seconds
 from burnish.doors.planning import Planned
+from burnish.plan.calibrate import Correction, RunError
+from burnish.plan.gpus import Gpu
+from burnish.plan.methods import MethodRow
 from burnish.plan.solve import GpuRow
 from burnish.terminal import line, table
 from burnish.views.outcome import print_plan
@@ -65,3 +68,60 @@ def print_gpus(recipe: Recipe, rows: Sequence[GpuRow]) -> None:
     table(f"{recipe.name} on rented GPUs", columns, cells)
     for row in rows:
         line(f"{row.gpu.name}: {row.plan.because['cost.usd']} [plan {short(row.plan.id)}]")
+
+
+def print_methods(gpu: Gpu, rows: Sequence[MethodRow]) -> None:
+    """Print what each method would hold in the plain loop, and on how many GPUs it fits."""
+    cells: list[tuple[str, ...]] = []
+    for row in rows:
+        largest = sorted(row.components.items(), key=lambda item: -item[1])[:4]
+        host = f"; {format_bytes(row.host_bytes)} on the host" if row.host_bytes else ""
+        cells.append(
+            (
+                row.method,
+                format_bytes(row.peak_bytes),
+                str(row.checkpointed_layers),
+                "over 64" if row.gpus is None else str(row.gpus),
+                ", ".join(f"{name.replace('_', ' ')} {format_bytes(size)}" for name, size in largest),
+                row.because + host,
+            )
+        )
+    columns = ("method", "peak", "recomputed", f"{gpu.name}s", "largest parts", "because")
+    table("methods in a plain loop: transformers, PEFT, AdamW, the usual loss", columns, cells)
+
+
+def print_calibration(errors: Sequence[RunError], known: Sequence[Correction]) -> None:
+    """Print predicted against measured of each run, and what that does to the next plan."""
+    if not errors:
+        line("no run of this home was measured yet: train one, and its plan is held against it here")
+        return
+    write = {"bytes": format_bytes, "seconds": format_seconds}
+    cells = [
+        (
+            error.run,
+            error.device,
+            error.compared.what,
+            write[error.compared.unit](error.compared.predicted),
+            write[error.compared.unit](error.compared.measured),
+            f"{error.compared.measured / error.compared.predicted:.2f}",
+            "yes" if error.compared.within else "NO",
+        )
+        for error in errors
+    ]
+    table("runs", ("run", "device", "what", "predicted", "measured", "ratio", "in its band"), cells)
+    line("")
+    rows = [
+        (
+            each.what,
+            each.device,
+            str(each.runs),
+            f"{each.mean_error:.1%}",
+            f"{each.within:.0%}",
+            f"{each.factor:.2f}",
+            "as before" if each.low is None else f"{each.low:.2f} to {each.high:.2f}",
+            each.because,
+        )
+        for each in known
+    ]
+    columns = ("what", "device", "runs", "mean error", "in band", "next plan times", "band", "because")
+    table("what the next plan does with it", columns, rows)

@@ -5,7 +5,7 @@ Stage rooms are imported inside the functions: a command that needs no torch loa
 
 from burnish.wiring.base import Base, load_for_serving, open_base
 from burnish.wiring.evaluating import evaluate, subjects
-from burnish.wiring.planning import estimate, plan, plan_inputs, planning_inputs
+from burnish.wiring.planning import estimate, plan, plan_inputs, planning_inputs, stored_errors
 from burnish.wiring.preparing import prepare, prepare_inputs, private_key, vault_path
 from burnish.wiring.releasing import (
     decide,
@@ -38,6 +38,7 @@ __all__ = [
     "registry_file",
     "release",
     "sqlite_uri_of",
+    "stored_errors",
     "subjects",
     "tracking_uri",
     "train",

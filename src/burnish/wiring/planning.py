@@ -16,6 +16,7 @@ from burnish.wiring.training import drawable, train_rows
 if TYPE_CHECKING:
     from burnish.core.mix import RunOrder
     from burnish.core.packing import Length
+    from burnish.plan.calibrate import RunError
     from burnish.plan.solve import Inputs
 
 
@@ -40,11 +41,12 @@ def plan_inputs(recipe: Recipe, base: Base, manifest: Manifest) -> dict[str, Any
 def plan(recipe: Recipe, base: Base, manifest: Manifest, home: Home) -> Plan:
     """Resolve every number of the run from the dataset that was prepared."""
     from burnish.plan.bases import read_config
+    from burnish.plan.calibrate import calibrated, corrections
     from burnish.plan.hardware import detect
     from burnish.plan.make import make_plan
 
     lengths, order = _rows(recipe, manifest, home)
-    return make_plan(
+    made = make_plan(
         recipe,
         base=base.files.ref,
         config=read_config(base.files.folder / "config.json"),
@@ -54,6 +56,7 @@ def plan(recipe: Recipe, base: Base, manifest: Manifest, home: Home) -> Plan:
         token_lengths=lengths,
         order=order,
     )
+    return calibrated(made, corrections(stored_errors(home)))
 
 
 def _ratios(recipe: Recipe) -> dict[str, Any]:
@@ -94,6 +97,7 @@ def planning_inputs(recipe: Recipe, home: Home, prices: Path | None = None) -> I
     from burnish.data.sources.fingerprint import data_fingerprint
     from burnish.data.sources.read import stored_bytes
     from burnish.plan.bases import reference
+    from burnish.plan.calibrate import corrections
     from burnish.plan.prices import read_prices
     from burnish.plan.solve import Inputs
 
@@ -116,7 +120,19 @@ def planning_inputs(recipe: Recipe, home: Home, prices: Path | None = None) -> I
         token_lengths=lengths,
         order=order,
         prices=read_prices(prices),
+        corrections=corrections(stored_errors(home)),
     )
+
+
+def stored_errors(home: Home) -> list[RunError]:
+    """Return predicted against measured of every run of the home."""
+    from burnish.core.artifacts import Adapter, EvalReport
+    from burnish.plan.calibrate import run_errors
+
+    plans = {plan.id: plan for plan in home.all(Plan)}
+    reports = {report.adapter: report for report in home.all(EvalReport)}
+    adapters = [adapter for adapter in home.all(Adapter) if adapter.plan in plans]
+    return run_errors([(plans[each.plan], each, reports.get(each.id)) for each in adapters])
 
 
 def estimate(recipe: Recipe, home: Home) -> Plan:

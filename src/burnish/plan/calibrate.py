@@ -1,0 +1,172 @@
+"""Learning from runs: what was predicted against what was measured, and what that says about the next prediction."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from burnish.core.artifacts import Adapter, EvalReport, Interval, Plan
+from burnish.core.units import format_bytes
+from burnish.plan.compare import Compared, compare, measurements
+from burnish.plan.constants import constant
+
+PRIOR_RUNS = 2
+"""Runs without any error that stand behind the formulas: one run moves a prediction by a third of its error."""
+BAND_RUNS = 3
+"""Fewer runs do not narrow a band."""
+LEAST_BAND = 0.03
+TIMES = ("time.train", "time.evaluate")
+PEAK = "memory.peak_bytes"
+
+
+@dataclass(frozen=True, slots=True)
+class RunError:
+    """One number of one run: `compared` is what its plan said, `ratio` measured over what the formulas alone had said."""
+
+    run: str
+    device: str
+    compared: Compared
+    ratio: float
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """What the runs of a device say about one number: multiply by `factor`; `low` and `high` are the band's ends as factors."""
+
+    what: str
+    device: str
+    runs: int
+    factor: float
+    low: float | None
+    high: float | None
+    mean_error: float
+    within: float
+
+    @property
+    def because(self) -> str:
+        """One sentence."""
+        said = (
+            f"{self.runs} run{'s' if self.runs > 1 else ''} here measured {self.factor:.2f} times what the formulas say"
+        )
+        return said if self.low is None else f"{said}, from {self.low:.2f} to {self.high:.2f}"
+
+
+def run_errors(runs: Sequence[tuple[Plan, Adapter, EvalReport | None]]) -> list[RunError]:
+    """Return predicted against measured of each stored run, in the order given."""
+    found: list[RunError] = []
+    for plan, adapter, report in runs:
+        for row in compare(plan, measurements(plan, adapter, report)):
+            if row.what in (*TIMES, PEAK) and row.predicted > 0 and row.measured > 0:
+                plain = row.predicted / (plan.correction or {}).get(row.what, 1.0)
+                found.append(RunError(f"{plan.name} {adapter.id[:8]}", plan.train.device, row, row.measured / plain))
+    return found
+
+
+def corrections(errors: Sequence[RunError]) -> dict[tuple[str, str], Correction]:
+    """Return a correction for each device and number that was measured.
+
+    factor: the geometric mean of the ratios, with PRIOR_RUNS runs of ratio 1 among them. band: from BAND_RUNS on, by the
+    largest distance of a run from the factor, a little wider the fewer they are ((n + 1) / n, the split conformal
+    quantile of all n; Lei et al. 2018, arXiv:1604.04173), and never under LEAST_BAND.
+    """
+    found: dict[tuple[str, str], Correction] = {}
+    for device, what in sorted({(error.device, error.compared.what) for error in errors}):
+        rows = [error for error in errors if (error.device, error.compared.what) == (device, what)]
+        logs, count = [math.log(error.ratio) for error in rows], len(rows)
+        middle = sum(logs) / (count + PRIOR_RUNS)
+        low = high = None
+        if count >= BAND_RUNS:
+            spread = max(math.log1p(LEAST_BAND), max(abs(each - middle) for each in logs) * (count + 1) / count)
+            low, high = math.exp(middle - spread), math.exp(middle + spread)
+        errors_here = [abs(error.compared.predicted / error.compared.measured - 1) for error in rows]
+        within = sum(error.compared.within for error in rows) / count
+        mean = sum(errors_here) / count
+        found[device, what] = Correction(what, device, count, math.exp(middle), low, high, mean, within)
+    return found
+
+
+def calibrated(plan: Plan, known: Mapping[tuple[str, str], Correction]) -> Plan:
+    """Return the plan with times corrected, and the peak raised where runs here took more than the formulas say.
+
+    The peak is never lowered: arithmetic that is too high costs some speed, too low ends a run.
+    """
+    here = {what: known[plan.train.device, what] for what in (*TIMES, PEAK) if (plan.train.device, what) in known}
+    if not here:
+        return plan
+    because, applied = dict(plan.because), {what: each.factor for what, each in here.items()}
+    time, old = plan.time, plan.time.total
+    train, evaluate = (
+        _corrected(interval, here.get(what)) for what, interval in zip(TIMES, (time.train, time.evaluate), strict=True)
+    )
+    total = Interval(
+        low=old.low - time.train.low - time.evaluate.low + train.low + evaluate.low,
+        mid=old.mid - time.train.mid - time.evaluate.mid + train.mid + evaluate.mid,
+        high=old.high - time.train.high - time.evaluate.high + train.high + evaluate.high,
+    )
+    for what in TIMES:
+        if what in here:
+            because[what] += f"; {here[what].because}"
+    memory, extra = plan.memory, 0
+    if PEAK in here:
+        applied[PEAK] = max(1.0, here[PEAK].factor)
+        extra = round((applied[PEAK] - 1) * memory.peak_bytes)
+    if extra:
+        peak = memory.peak_bytes + extra
+        memory = memory.model_copy(
+            update={"peak_bytes": peak, "components": memory.components | {"calibration": extra}}
+        )
+        because[PEAK] += f"; {here[PEAK].because}, so {format_bytes(extra)} more"
+    fits = None if memory.available_bytes is None else memory.peak_bytes <= memory.available_bytes
+    return plan.model_copy(
+        update={
+            "time": time.model_copy(update={"train": train, "evaluate": evaluate, "total": total}),
+            "cost": _scaled_cost(plan, total),
+            "memory": memory,
+            "fits": fits,
+            "because": because,
+            "correction": applied,
+        }
+    )
+
+
+def _corrected(interval: Interval, correction: Correction | None) -> Interval:
+    if correction is None:
+        return interval
+    mid = interval.mid * correction.factor
+    if correction.low is None or correction.high is None:
+        return Interval(low=interval.low * correction.factor, mid=mid, high=interval.high * correction.factor)
+    return Interval(low=interval.mid * correction.low, mid=mid, high=interval.mid * correction.high)
+
+
+def _scaled_cost(plan: Plan, total: Interval) -> object:
+    """Scale what is paid by the hour as the time was scaled; disks are paid by the month."""
+    cost, old = plan.cost, plan.time.total
+    if cost is None:
+        return None
+    stored = cost.parts.get("storage", 0.0)
+    ratio = {end: getattr(total, end) / getattr(old, end) for end in ("low", "mid", "high")}
+
+    def scale(interval: Interval | None, fixed: float) -> Interval | None:
+        if interval is None:
+            return None
+        ends = {end: (getattr(interval, end) - fixed) * each + fixed for end, each in ratio.items()}
+        return Interval(**ends)
+
+    parts = {name: value * (1.0 if name == "storage" else ratio["mid"]) for name, value in cost.parts.items()}
+    return cost.model_copy(
+        update={
+            "usd": scale(cost.usd, stored),
+            "spot_usd": scale(cost.spot_usd, stored),
+            "energy_kwh": scale(cost.energy_kwh, 0.0),
+            "parts": parts,
+        }
+    )
+
+
+def memory_band(known: Mapping[tuple[str, str], Correction], device: str) -> float:
+    """Return the band of the peak on a device, as a share: that of the runs here, else the bundled constant."""
+    correction = known.get((device, PEAK))
+    if correction is None or correction.low is None or correction.high is None:
+        return constant("memory_band")
+    return max(correction.high / correction.factor, correction.factor / correction.low) - 1

@@ -1,0 +1,201 @@
+"""Device memory of a training step of the plain loop, component by component.
+
+The plain loop is transformers' model as it is, PEFT's LoRA or every weight trained, torch's AdamW: what people run
+elsewhere, and what this project's loop is compared with. memory.py counts burnish's own loop (packed rows, chunked loss,
+leaner layers); here nothing of that is assumed. Sources: the forward code of transformers 5 (`modeling_llama.py` and its
+siblings), PEFT (`tuners/lora/layer.py`), bitsandbytes (`functional.py`, blocks of 256 states), Korthikanti et al. 2022
+(arXiv:2205.05198, section 4) for the method, Rajbhandari et al. 2020 (arXiv:1910.02054, section 3) for sharding.
+benchmarks/plan_memory.py holds it against an H100.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from burnish.plan.adapters import ALL_LINEAR, adapted, lora_parameters, resolve_targets
+from burnish.plan.architecture import Architecture, Block
+from burnish.plan.constants import constant
+from burnish.plan.memory import quantisation_constant_bytes, weight_bytes
+
+Moment = Literal["loss", "backward", "end"]
+Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit", "sgd"]
+HALF, SINGLE = 2, 4
+STATE_BLOCK = 256
+"""8-bit states that share one float32 scale (Dettmers et al. 2022, arXiv:2110.02861, section 2.1)."""
+LOSS_FORWARD_BYTES, LOSS_BACKWARD_BYTES = 10, 12
+"""A logit at its peak in forward (bfloat16, float32, log-softmax) and backward (log-softmax and two float32 gradients)."""
+COPIED_RESULT = frozenset({"phi3"})
+"""Families whose attention on a GPU gives a result that the output projection must copy: their rotary code joins a head from
+two parts, and the result has the layout of the queries (seen in what autograd keeps on an H100, torch 2.11, cuDNN)."""
+GATHERED_LAYERS = 2
+"""Layers that sharding gathers at once: the one in use and the next (torch FSDP2, prefetching)."""
+
+COMPONENTS: dict[str, str] = {
+    "weights": "the base as loaded; sharded: this GPU's part",
+    "quantisation_constants": "scales and tables of NF4 or INT8",
+    "reference": "a second copy of the base that does not train, for DPO where the adapter cannot be switched off",
+    "adapter": "A and B of each target",
+    "gradients": "one number for each trained one, in its dtype; at the start of backward only of what was accumulated",
+    "optimizer": "the optimizer's states that live on the device; paged ones live on the host",
+    "activations": "what autograd keeps between forward and backward, and the inputs of recomputed layers",
+    "recomputed_layer": "one layer computed a second time, or the last one whose backward runs",
+    "layer_gradients": "gradients between the two halves of the feed-forward layer, while its backward runs",
+    "logits": "logits and their gradients, where the loss is not chunked",
+    "dequantised_weight": "the largest quantised weight, unpacked for its product",
+    "gathered_layers": "whole layers that sharding gathers for their computation",
+    "workspace": "buffers of cuBLAS",
+}
+"""What each component is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One step: `rows` sequences of `row_tokens`, of which `checkpointed_layers` layers keep only their inputs.
+
+    `adapter_bytes`: 2 where adapters are bfloat16, 4 for float32. `fused_kernels`: norms, feed-forward and loss of Liger.
+    `reference`: "copy" for a second base (DPO; count chosen and rejected rows both). `accumulated`: gradients of earlier
+    micro-batches are there. `gpus` over 1: weights, gradients and states sharded over so many (FSDP).
+    """
+
+    method: Literal["full", "lora", "qlora"]
+    rows: int
+    row_tokens: int
+    checkpointed_layers: int = 0
+    rank: int = 16
+    targets: tuple[str, ...] = (ALL_LINEAR,)
+    double_quantisation: bool = True
+    optimizer: Optimizer = "adamw"
+    adapter_bytes: int = HALF
+    fused_kernels: bool = False
+    reference: Literal["none", "copy"] = "none"
+    accumulated: bool = False
+    gpus: int = 1
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that are computed at once."""
+        return self.rows * self.row_tokens
+
+
+def step_components(architecture: Architecture, job: Job) -> dict[str, int]:
+    """Bytes by component at the worst of three moments of a step. Their sum is the peak.
+
+    loss: all activations and the logits are held. backward: the logits are gone, the last layer's gradients come, a
+    recomputed layer is there once more. end: all gradients, and the activations of one layer.
+    """
+    moments: tuple[Moment, ...] = ("loss", "backward", "end")
+    return max(
+        (_moment(architecture, job, moment) for moment in moments), key=lambda components: sum(components.values())
+    )
+
+
+def _moment(architecture: Architecture, job: Job, moment: Moment) -> dict[str, int]:
+    targets = resolve_targets(architecture, job.targets, source="the job")
+    full, nf4, end = job.method == "full", job.method == "qlora", moment == "end"
+    lora = 0 if full else lora_parameters(architecture, targets, job.rank)
+    trained, item = (architecture.parameters, HALF) if full else (lora, job.adapter_bytes)
+    weights = weight_bytes(architecture, "nf4" if nf4 else "none", "bfloat16")
+    layers = _layer_bytes(architecture, job, targets)
+    kept = 0 if end else sum(layers[job.checkpointed_layers :])
+    inputs = (
+        (min(1, job.checkpointed_layers) if end else job.checkpointed_layers) * job.tokens * architecture.hidden * HALF
+    )
+    recomputed = moment == "backward" and job.checkpointed_layers == architecture.layers
+    gradients = trained * item if end or job.accumulated else 0
+    if full and moment == "backward":
+        gradients = max(gradients, (architecture.head_parameters or architecture.embedding_parameters) * HALF)
+    if full and end and architecture.tied_head:
+        gradients += architecture.embedding_parameters * HALF  # of head and embedding, before they are summed
+    constants = quantisation_constant_bytes(architecture, double_quantisation=job.double_quantisation) if nf4 else 0
+    layer_weights = max(block.parameters for block in architecture.blocks) * HALF
+    return {
+        "weights": weights // job.gpus,
+        "quantisation_constants": constants // job.gpus,
+        "reference": weights // job.gpus if job.reference == "copy" else 0,
+        "adapter": lora * job.adapter_bytes // job.gpus,
+        "gradients": gradients // job.gpus,
+        "optimizer": device_state_bytes(job.optimizer, trained, item) // job.gpus,
+        "activations": kept + inputs + job.tokens * architecture.hidden * _norm_item(architecture, job, trains=full),
+        "recomputed_layer": max(layers) if recomputed or end else 0,
+        "layer_gradients": 0 if moment == "loss" else 2 * HALF * job.tokens * max(b.width for b in architecture.blocks),
+        "logits": _logit_bytes(architecture, job) if moment == "loss" else 0,
+        "dequantised_weight": HALF * max(linear.weights for linear in architecture.linears) if nf4 else 0,
+        "gathered_layers": GATHERED_LAYERS * layer_weights if job.gpus > 1 else 0,
+        "workspace": round(constant("cuda_workspace_bytes")),
+    }
+
+
+def device_state_bytes(optimizer: Optimizer, numbers: int, item: int) -> int:
+    """Bytes of an optimizer's states on the device. torch's AdamW keeps them in the dtype of the parameters."""
+    match optimizer:
+        case "adamw":
+            return 2 * item * numbers
+        case "adamw_8bit":
+            return 2 * numbers + 2 * SINGLE * numbers // STATE_BLOCK
+        case "paged_adamw" | "paged_adamw_8bit" | "sgd":
+            return 0
+
+
+def host_state_bytes(optimizer: Optimizer, numbers: int) -> int:
+    """Bytes of paged states in the host's memory (bitsandbytes keeps them in unified memory, float32 or 8 bits)."""
+    match optimizer:
+        case "paged_adamw":
+            return 2 * SINGLE * numbers
+        case "paged_adamw_8bit":
+            return 2 * numbers + 2 * SINGLE * numbers // STATE_BLOCK
+        case _:
+            return 0
+
+
+def _layer_bytes(architecture: Architecture, job: Job, targets: tuple[str, ...]) -> list[int]:
+    """Bytes that each layer keeps, in order."""
+    return [
+        job.tokens * _token_bytes(architecture, block, job, targets)
+        for block in architecture.blocks
+        for _ in range(block.count)
+    ]
+
+
+def _token_bytes(architecture: Architecture, block: Block, job: Job, targets: tuple[str, ...]) -> int:
+    """Bytes of one token in one layer.
+
+    RMS norms keep their input in float32 and, where their weight trains, their result; layer norms their input. Attention
+    keeps rotated queries and keys, values, its result and a float32 for each head; slices of a fused projection hold all of it.
+    Linears that train, or have an adapter, keep what they read, once for those that read the same; adapters A x.
+    """
+    full = job.method == "full"
+    hidden, queries, keys = architecture.hidden, architecture.query_size, architecture.key_value_size
+    norm = _norm_item(architecture, job, trains=full)
+    total = architecture.hidden_norms * norm * hidden
+    if architecture.head_norms:
+        total += norm * (queries + keys)
+    fused = sum(linear.reads == "attention norm" and linear.outputs > queries for linear in block.linears) == 1
+    total += HALF * (2 * queries + 2 * keys + (queries + keys if fused else 0)) + SINGLE * architecture.heads
+    trained = list(block.linears) if full else adapted(block.linears, targets)
+    read = {linear.reads: linear.inputs for linear in trained}
+    if architecture.model_type not in COPIED_RESULT:
+        read.pop("attention", None)  # the result of attention, counted above
+    total += HALF * sum(read.values())
+    if not full:
+        total += HALF * job.rank * len(trained)
+        if job.adapter_bytes == SINGLE:
+            total += SINGLE * sum(linear.inputs for linear in trained)
+    kept = 1 if not architecture.gated else 2 if job.fused_kernels else 3
+    return total + HALF * kept * block.width
+
+
+def _norm_item(architecture: Architecture, job: Job, *, trains: bool) -> int:
+    """Bytes that a norm keeps of each number."""
+    if not architecture.rms_norms or job.fused_kernels:
+        return HALF
+    return SINGLE + (HALF if trains else 0)
+
+
+def _logit_bytes(architecture: Architecture, job: Job) -> int:
+    """Bytes of the logits at their peak; with Liger's fused loss a chunk of them and gradients of hidden states."""
+    if not job.fused_kernels:
+        return LOSS_BACKWARD_BYTES * job.tokens * architecture.vocabulary
+    chunks = max(1, -(-architecture.vocabulary // architecture.hidden))
+    rows = 1 << max(0, (job.tokens // chunks - 1).bit_length())
+    return (HALF + SINGLE) * rows * architecture.vocabulary + 2 * HALF * job.tokens * architecture.hidden
