@@ -111,3 +111,20 @@ def test_without_weights_no_torch_is_imported() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_weights_that_burnish_cannot_load_are_looked_at_all_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    shape = {"vocab_size": 320, "hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32}
+    AutoModelForCausalLM.from_config(AutoConfig.for_model("gemma2", **shape, **heads)).save_pretrained(tmp_path)
+    assert main(["inspect", str(tmp_path), "--json"]) == 0
+    shown = capsys.readouterr()
+    assert "not measured by loading" in shown.err
+    found = json.loads(shown.out)
+    assert found["ladder"][0]["measured_bytes"] is None
+    assert len(found["weights"]["matrices"]) == 14
+    assert main(["inspect", str(tmp_path), "--report", str(tmp_path / "page.html"), "-q"]) == 0

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from burnish.page import plots, svg
+from burnish.page import charts, plots, svg
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -80,6 +80,17 @@ def test_marks_stay_inside_the_drawing(width: int) -> None:
         plots.forecast_plot(forecast, width),
         plots.curve(points, points, width, 200, "step", "loss"),
         plots.histogram(range(0, 110, 10), [3] * 10, width, "tokens", "rows", 3),
+        charts.lines(
+            [charts.Series(f"line {n}", [(x, 10.0**-n * (x + 1)) for x in range(9)]) for n in range(7)],
+            width,
+            300,
+            "x",
+            "y",
+        ),
+        charts.points(
+            [charts.Point(f"point {n}", n % 3, n / 50, n / 60, n / 40) for n in range(9)], width, 300, "x", "y"
+        ),
+        charts.small_histograms([(f"layer {n}", [n, 3, 9, 0]) for n in range(14)], width, "shares"),
     ):
         root = parse(drawing)
         _, _, right, bottom = map(float, root.get("viewBox", "").split())
@@ -158,3 +169,22 @@ def test_text_cannot_break_out_of_a_plot() -> None:
     for drawing in drawings:
         assert "<script" not in drawing
         assert hostile in says(parse(drawing))
+
+
+def test_lines_are_logarithmic_leave_zeros_out_and_name_each_series() -> None:
+    series = [charts.Series("one", [(0, 1.0), (1, 10.0), (2, 100.0)]), charts.Series("two", [(0, 0.0), (1, 1.0)])]
+    root = parse(charts.lines(series, 912, 300, "layer", "error"))
+    assert {"one", "two", "layer", "error"} <= set(says(root))
+    first, second = (line.get("points", "").split() for line in root.iter(SVG + "polyline"))
+    heights = [float(point.split(",")[1]) for point in first]
+    assert heights[0] - heights[1] == pytest.approx(heights[1] - heights[2], abs=0.2)
+    assert len(second) == 1
+
+
+def test_labels_of_points_that_share_a_place_do_not_touch() -> None:
+    rows = [charts.Point(f"format {n}", 100.0, 0.001 * n, 0.0, 1.0) for n in range(8)]
+    root = parse(charts.points(rows, 912, 360, "size", "loss"))
+    labels = [mark for mark in root.iter(SVG + "text") if (mark.text or "").startswith("format")]
+    heights = sorted(float(mark.get("y", "")) for mark in labels)
+    assert len(heights) == 8
+    assert min(b - a for a, b in itertools.pairwise(heights)) >= 12.9

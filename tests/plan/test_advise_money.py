@@ -218,3 +218,17 @@ def test_every_situation_gets_a_way_whose_bands_are_bands(
     if not leave:
         assert found["economics"]["api_usd_per_month"] is None
         assert found["build_or_buy"]["answer"] == "build"
+
+
+def test_all_stages_have_a_price_together_and_the_budget_is_held_against_it() -> None:
+    values = {"needs": "facts,style,preferences", "pairs": 2000, "document_tokens": 10**6, "requests_per_day": 1000}
+    found = advise(asked(**values, budget_usd=12_000))
+    parts = [stage["price"]["usd"] for stage in found["stages"]]
+    assert len(parts) == 3
+    assert found["price"]["usd"]["low"] == pytest.approx(sum(part["low"] for part in parts))
+    assert found["price"]["usd"]["high"] == pytest.approx(sum(part["high"] for part in parts))
+    (risk,) = [risk for risk in found["risks"] if risk["rule"] == "stages-over-budget"]
+    assert "12,000" in risk["risk"]
+    trained = [stage["price"]["usd"] for stage in found["stages"] if stage["stage"] in ("tune", "align")]
+    assert found["economics"]["build_usd"]["low"] == pytest.approx(sum(part["low"] for part in trained))
+    assert found["economics"]["rag_usd_per_month_at_api"] == pytest.approx(1000 * DAYS * 1500 * 2.5 / 1e6)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from burnish.core.errors import UsageError
-from burnish.core.events import Emit, Progress
+from burnish.core.errors import BaseModelError, UsageError
+from burnish.core.events import Emit, Note, Progress
 from burnish.store.files import write_bytes
 
 
@@ -71,7 +71,10 @@ def _add_weights(found: dict[str, Any], folder: Path, config: Any, sample: int, 
     from burnish.plan.inspect.weights import look
 
     architecture = read_architecture(config)
-    found["ladder"] = ladder_rows(architecture, measure_footprints(folder, emit))
+    try:
+        found["ladder"] = ladder_rows(architecture, measure_footprints(folder, emit))
+    except BaseModelError as error:  # the weights can be looked at all the same
+        emit(Note("inspect", f"not measured by loading: {error}"))
     total = sum(block.count * len(block.linears) for block in architecture.blocks)
 
     def tell(done: int) -> None:

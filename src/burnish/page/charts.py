@@ -74,7 +74,7 @@ class Point(NamedTuple):
 
 
 def points(rows: Sequence[Point], width: int, height: int, x: str, y: str) -> Markup:
-    """Return labelled points with vertical interval bars; labels that would touch are moved down."""
+    """Return labelled points with vertical interval bars; labels that would touch are moved down, or up at the bottom."""
     left = 52
     x_ticks = round_ticks(0.0, max(row.x for row in rows), 6 if width > 500 else 4)
     y_ticks = round_ticks(min(row.low for row in rows), max(row.high for row in rows), 5)
@@ -92,10 +92,11 @@ def points(rows: Sequence[Point], width: int, height: int, x: str, y: str) -> Ma
         )
         wide = 6.4 * len(row.label)
         start = at + 8 if at + 8 + wide < width else at - 8 - wide
-        place = middle + 4
+        place, step = middle + 4, 13.0
         while any(abs(place - other) < 13 and start < end and begin < start + wide for begin, end, other in taken):
-            place += 13
-        place = min(place, height - 48.0)
+            place += step
+            if place > height - 48.0:
+                place, step = middle - 9, -13.0
         taken.append((start, start + wide, place))
         parts.append(text(start, place, row.label, "tick"))
     return drawing(width, height, f"Points: {y} by {x}", parts)

@@ -52,8 +52,16 @@ def _money(advice: dict[str, Any]) -> None:
         ),
         ("hosted API, dollars a month", _band(money["api_usd_per_month"]), money["because"].get("api.month", "")),
         ("own GPUs, dollars a month", _band(money["own_usd_per_month"]), money["because"]["own.gpus"]),
-        ("to build, dollars", _band(money["build_usd"]), "people's hours and all runs"),
+        ("to build, dollars", _band(money["build_usd"]), "people's hours and all runs of what is trained"),
     ]
+    if money["rag_usd_per_month_at_api"] and any(stage["stage"] == "rag" for stage in advice["stages"]):
+        rows.append(
+            (
+                "passages in the prompt, dollars a month",
+                f"{money['rag_usd_per_month_at_api']:,.0f}",
+                money["because"]["rag.month"],
+            )
+        )
     if even is not None:
         says = ", ".join(f"{name} {'never' if value is None else f'{value:,.0f}'}" for name, value in even.items())
         rows.append(

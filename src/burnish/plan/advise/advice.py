@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, date, datetime
 from typing import Any
 
-from burnish.plan.advise.money import Economics, Price, economics, fits, gpu_price, prices, weights_of
+from burnish.plan.advise.money import Economics, Price, economics, fits, gpu_price, prices, together, weights_of
 from burnish.plan.advise.rules import OPTIONS, STAGES, TECHNIQUES, Rule, Weighed, weigh
 from burnish.plan.advise.situation import Situation
 from burnish.plan.architecture import read_architecture
@@ -40,16 +40,18 @@ def advise(asked: Situation, table: Prices | None = None, today: date | None = N
     facts = _facts(asked, cost, room, money)
     weighed = weigh(facts)
     stages = _stages(weighed)
-    tuned = next((option for stage, option in stages if stage == "tune"), None)
-    if tuned is not None:
-        money = economics(architecture, asked, gpu, cost[tuned], an_hour)
-    trains = any(stage in TECHNIQUES for stage, _ in stages)
+    trained = [cost[option] for stage, option in stages if stage in TECHNIQUES]
+    if trained:  # a prompt and retrieval are needed with a hosted API as well
+        money = economics(architecture, asked, gpu, together(trained), an_hour)
+    trains = bool(trained)
+    whole = together([cost[option] for _, option in stages])
     return {
         "verdict": TUNE if trains else DO_NOT,
         "stages": [_stage(stage, option, weighed, cost[option]) for stage, option in stages],
         "options": [_option(option, [chosen for _, chosen in stages], weighed, cost[option]) for option in OPTIONS],
         "not_now": _not_now(weighed, stages),
-        "risks": _risks(weighed, stages),
+        "price": whole.as_json(),
+        "risks": _risks(weighed, stages) + _over_budget(asked, whole),
         "economics": _money_json(money),
         "build_or_buy": _build_or_buy(asked, money),
         "base": {
@@ -156,11 +158,22 @@ def _risks(weighed: Weighed, stages: list[tuple[str, str]]) -> list[dict[str, st
     return [{"risk": text, "rule": rule.id, "source": rule.source} for text, rule in found]
 
 
+def _over_budget(asked: Situation, whole: Price) -> list[dict[str, str]]:
+    """Return the risk that the stages together cost more than the budget."""
+    if asked.budget_usd is None or whole.usd is None or whole.usd.high <= asked.budget_usd:
+        return []
+    sure = "at least" if whole.usd.low > asked.budget_usd else "up to"
+    most = whole.usd.low if whole.usd.low > asked.budget_usd else whole.usd.high
+    text = f"all stages together cost {sure} {most:,.0f} dollars, and the budget is {asked.budget_usd:,.0f}: take the first alone"
+    return [{"risk": text, "rule": "stages-over-budget", "source": "arithmetic of the prices"}]
+
+
 def _money_json(money: Economics) -> dict[str, Any]:
     return {
         "api_usd_per_request": money.api_per_request,
         "api_usd_per_month": None if money.api_month is None else money.api_month.as_json(),
         "own_usd_per_month": None if money.own_month is None else money.own_month.as_json(),
+        "rag_usd_per_month_at_api": money.rag_month,
         "own_gpus": {"low": money.gpus[0], "high": money.gpus[1]},
         "build_usd": None if money.build is None else money.build.as_json(),
         "break_even_requests_per_day": money.break_even_requests_per_day,

@@ -8,7 +8,7 @@ fine-tuning, 4 with the base frozen (plan/time.py), and for DPO 6 on two answers
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -90,6 +90,15 @@ class Price:
             "usd": None if self.usd is None else self.usd.as_json(),
             "because": self.because,
         }
+
+
+def together(parts: Sequence[Price]) -> Price:
+    """Return the price of several options together; no dollars when one of them has none."""
+    gpu_hours, work_hours, usd = ZERO, ZERO, ZERO
+    for part in parts:
+        gpu_hours, work_hours = gpu_hours + part.gpu_hours, work_hours + part.work_hours
+        usd = None if usd is None or part.usd is None else usd + part.usd
+    return Price(gpu_hours, work_hours, usd, "; ".join(part.because for part in parts))
 
 
 def weights_of(architecture: Architecture) -> float:
@@ -194,6 +203,7 @@ class Economics:
     payback_months: float | None
     pays_back: bool | None
     return_on_build: dict[str, Any] | None
+    rag_month: float | None
     because: dict[str, str]
 
 
@@ -232,9 +242,15 @@ def economics(architecture: Architecture, asked: Situation, gpu: Gpu, build: Pri
         else _break_even(asked, seconds, an_hour, api_request, build.usd)
     )
     payback, pays = _payback(asked, own, api, build.usd)
-    return Economics(
-        api_request, api, own, (few, many), build.usd, even, payback, pays, _return(asked, own, api, build.usd), because
-    )
+    rag = None
+    if api_request is not None and asked.api_input_usd is not None:
+        added = priors()["rag_tokens_added"]["value"]
+        rag = asked.requests_per_day * DAYS * added * asked.api_input_usd / 1e6
+        because["rag.month"] = (
+            f"{added} tokens of passages a request, at the API's price ({priors()['rag_tokens_added']['source']})"
+        )
+    gain = _return(asked, own, api, build.usd)
+    return Economics(api_request, api, own, (few, many), build.usd, even, payback, pays, gain, rag, because)
 
 
 def request_seconds(architecture: Architecture, asked: Situation, gpu: Gpu) -> float:

@@ -84,7 +84,9 @@ class Situation(BaseModel):
     api_output_usd: float | None = Field(
         None, ge=0, le=1e12, description="Hosted API: dollars for a million tokens written."
     )
-    hours_saved_per_month: float = Field(0.0, ge=0, le=10**7, description="Hours of work a month that it takes over.")
+    hours_saved_per_month: float = Field(
+        0.0, ge=0, le=10**7, description="Hours of work a month that it takes over, beyond what you use today."
+    )
     usd_per_work_hour: float = Field(60.0, ge=0, le=10**5, description="What an hour of work costs.")
     horizon_months: float = Field(12.0, gt=0, le=600, description="Months over which it must pay.")
 
