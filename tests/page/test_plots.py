@@ -185,6 +185,7 @@ def test_labels_of_points_that_share_a_place_do_not_touch() -> None:
     rows = [charts.Point(f"format {n}", 100.0, 0.001 * n, 0.0, 1.0) for n in range(8)]
     root = parse(charts.points(rows, 912, 360, "size", "loss"))
     labels = [mark for mark in root.iter(SVG + "text") if (mark.text or "").startswith("format")]
-    heights = sorted(float(mark.get("y", "")) for mark in labels)
-    assert len(heights) == 8
-    assert min(b - a for a, b in itertools.pairwise(heights)) >= 12.9
+    assert len(labels) == 8
+    places = [(float(mark.get("x", "")), float(mark.get("y", ""))) for mark in labels]
+    for (x, y), (other_x, other_y) in itertools.combinations(places, 2):
+        assert abs(y - other_y) >= 12.9 or abs(x - other_x) >= 6.4 * len("format 0")

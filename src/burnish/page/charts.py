@@ -74,7 +74,7 @@ class Point(NamedTuple):
 
 
 def points(rows: Sequence[Point], width: int, height: int, x: str, y: str) -> Markup:
-    """Return labelled points with vertical interval bars; labels that would touch are moved down, or up at the bottom."""
+    """Return labelled points with vertical interval bars; labels keep clear of each other."""
     left = 52
     x_ticks = round_ticks(0.0, max(row.x for row in rows), 6 if width > 500 else 4)
     y_ticks = round_ticks(min(row.low for row in rows), max(row.high for row in rows), 5)
@@ -90,16 +90,31 @@ def points(rows: Sequence[Point], width: int, height: int, x: str, y: str) -> Ma
                 at, middle, 4.0, "dot tuned", f"{row.label}: {row.x:.4g}, {row.y:.4g} ({row.low:.4g} to {row.high:.4g})"
             )
         )
-        wide = 6.4 * len(row.label)
-        start = at + 8 if at + 8 + wide < width else at - 8 - wide
-        place, step = middle + 4, 13.0
-        while any(abs(place - other) < 13 and start < end and begin < start + wide for begin, end, other in taken):
-            place += step
-            if place > height - 48.0:
-                place, step = middle - 9, -13.0
-        taken.append((start, start + wide, place))
+        start, place = _free(at, middle + 4, 6.4 * len(row.label), (left, float(width), height - 48.0), taken)
+        taken.append((start, start + 6.4 * len(row.label), place))
         parts.append(text(start, place, row.label, "tick"))
     return drawing(width, height, f"Points: {y} by {x}", parts)
+
+
+def _free(
+    at: float,
+    middle: float,
+    wide: float,
+    edges: tuple[float, float, float],
+    taken: Sequence[tuple[float, float, float]],
+) -> tuple[float, float]:
+    """Return where a label of a point begins and its baseline: nearest to the point, right of it before left, on no other.
+
+    edges: the least and the largest x, and the largest y. taken: (begin, end, baseline) of labels that lie already.
+    """
+    for step in range(12):
+        for place in (middle + 13 * step, middle - 13 * step):
+            for start in (at + 8, at - 8 - wide):
+                inside = start >= edges[0] and start + wide <= edges[1] and 12 <= place <= edges[2]
+                near = ((begin, end) for begin, end, other in taken if abs(place - other) < 13)
+                if inside and not any(start < end and begin < start + wide for begin, end in near):
+                    return start, place
+    return max(edges[0], min(at + 8, edges[1] - wide)), min(middle, edges[2])
 
 
 def small_histograms(rows: Sequence[tuple[str, Sequence[int]]], width: int, note: str) -> Markup:
