@@ -107,8 +107,8 @@ def _free(
 
     edges: the least and the largest x, and the largest y. taken: (begin, end, baseline) of labels that lie already.
     """
-    for step in range(12):
-        for place in (middle + 13 * step, middle - 13 * step):
+    for step in range(40):
+        for place in (middle + 4 * step, middle - 4 * step):
             for start in (at + 8, at - 8 - wide):
                 inside = start >= edges[0] and start + wide <= edges[1] and 12 <= place <= edges[2]
                 near = ((begin, end) for begin, end, other in taken if abs(place - other) < 13)
