@@ -50,11 +50,10 @@ def predict(cell: dict[str, Any]) -> dict[str, int]:
     return step_components(architecture, Job(cell["method"], cell["rows"], cell["row_tokens"], layers))
 
 
-def build(base: str, method: str) -> Any:
-    """Return the model on the GPU with random weights, quantised and with adapters as the method says."""
+def build_base(base: str) -> Any:
+    """Return the model on the GPU with random weights in bfloat16."""
     import torch
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
-    from transformers.pytorch_utils import Conv1D  # noqa: F401 - fails early where transformers is too old
 
     from burnish.plan.bases import find_config
 
@@ -65,6 +64,14 @@ def build(base: str, method: str) -> Any:
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     torch.set_default_dtype(torch.float32)
     model.config.use_cache = False
+    return model
+
+
+def build(base: str, method: str) -> Any:
+    """Return the model, quantised and with adapters as the method says."""
+    import torch
+
+    model = build_base(base)
     if method == "full":
         return model
     model.requires_grad_(False)

@@ -16,7 +16,7 @@ from typing import Literal
 from burnish.plan.adapters import ALL_LINEAR, adapted, lora_parameters, resolve_targets
 from burnish.plan.architecture import Architecture, Block
 from burnish.plan.constants import constant
-from burnish.plan.memory import quantisation_constant_bytes, weight_bytes
+from burnish.plan.memory import COPIED_RESULT, quantisation_constant_bytes, weight_bytes
 
 Moment = Literal["loss", "backward", "end"]
 Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit", "sgd"]
@@ -25,9 +25,6 @@ STATE_BLOCK = 256
 """8-bit states that share one float32 scale (Dettmers et al. 2022, arXiv:2110.02861, section 2.1)."""
 LOSS_FORWARD_BYTES, LOSS_BACKWARD_BYTES = 10, 12
 """A logit at its peak in forward (bfloat16, float32, log-softmax) and backward (log-softmax and two float32 gradients)."""
-COPIED_RESULT = frozenset({"phi3"})
-"""Families whose attention on a GPU gives a result that the output projection must copy: their rotary code joins a head from
-two parts, and the result has the layout of the queries (seen in what autograd keeps on an H100, torch 2.11, cuDNN)."""
 GATHERED_LAYERS = 2
 """Layers that sharding gathers at once: the one in use and the next (torch FSDP2, prefetching)."""
 

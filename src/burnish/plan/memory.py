@@ -30,6 +30,9 @@ NF4_NESTED_TABLE_BYTES = 1024 + 4
 ADAM_STATES = 2
 CHECKPOINT_BYTES = 16
 """A trained number in a checkpoint being written: itself and two states as serialised bytes, and a copy of itself."""
+COPIED_RESULT = frozenset({"phi3"})
+"""Families whose attention on a GPU gives a result that the output projection must copy: their rotary code joins a head from
+two parts, and the result has the layout of the queries (seen in what autograd keeps on an H100, torch 2.11, cuDNN)."""
 LOSS_CHUNK = 256
 """Positions whose logits exist at once (model/losses.py)."""
 LOGIT_COPIES = 2
@@ -113,7 +116,7 @@ def block_activation_bytes(
 
     Norms keep their input (in float32, unless they are lean) and its inverse root; attention its rotated queries, keys
     and values, and the weight of each pair and head (on CUDA keys and values repeated to the query heads, and the row's
-    mask as a bias instead of weights); values that are a part of a fused projection keep all of it; the MLP gate, up and,
+    mask of a byte instead of weights); values that are a part of a fused projection keep all of it; the MLP gate, up and,
     unless it is lean, silu(gate), or, without a gate, what its activation reads. LoRA keeps what its linears read, once
     for those that read the same, and A x. With dropout each keeps what is left of its input, and the mask, instead.
     """
@@ -125,7 +128,9 @@ def block_activation_bytes(
         norms += norm_item * (queries + keys) + 4 * (architecture.heads + architecture.key_value_heads)
     if device == "cuda":
         attention = item * (4 * queries) + 4 * architecture.heads
-        pairs = item * work.row_tokens**2
+        if architecture.model_type in COPIED_RESULT and "o_proj" in method.targets:
+            attention += item * queries
+        pairs = work.row_tokens**2
     else:
         fused = sum(linear.reads == "attention norm" for linear in block.linears) == 1
         attention = item * (queries + 2 * keys + (queries + keys if fused else 0))
@@ -180,9 +185,9 @@ def training_components(
         "gradients": 4 * trained,
         "optimizer": ADAM_STATES * 4 * trained,
         "activations": layer * (architecture.layers - checkpointed_layers) + inputs,
-        "recomputed_layer": layer if checkpointed_layers else 0,
+        "recomputed_layer": layer if _holds_one_again(architecture, device, checkpointed_layers) else 0,
         "loss": _loss_bytes(architecture, dtype, work),
-        "dequantised_weight": 2 * item * max(linear.weights for linear in architecture.linears) if nf4 else 0,
+        "dequantised_weight": _dequantised_bytes(architecture, device, item) if nf4 else 0,
     }
     if device == "cuda":
         asked = sum(components.values()) - components["context"]
@@ -195,6 +200,16 @@ def training_components(
     load = components["process"] + weight_bytes(architecture, "none", dtype)
     load += components["weights"] + round(left) if nf4 else 0
     return components | {"loading": max(0, load - sum(components.values()))}
+
+
+def _holds_one_again(architecture: Architecture, device: Device, checkpointed_layers: int) -> bool:
+    """Whether a layer is there twice at the peak. On a GPU only when all are recomputed: else the peak has passed by then."""
+    return checkpointed_layers == architecture.layers if device == "cuda" else checkpointed_layers > 0
+
+
+def _dequantised_bytes(architecture: Architecture, device: Device, item: int) -> int:
+    """The largest NF4 weight unpacked; a CPU's product holds it a second time."""
+    return (1 if device == "cuda" else 2) * item * max(linear.weights for linear in architecture.linears)
 
 
 def _loss_bytes(architecture: Architecture, dtype: Dtype, work: Workload) -> int:

@@ -98,7 +98,11 @@ def train_seconds(
     """Seconds of the training loop: products, dequantisation, and what a pass and a step cost by themselves."""
     operations = train_operations(architecture, method, work)
     passes = FORWARD / 2 + LORA_BACKWARD / 2 + work.checkpointed_layers / architecture.layers
-    fixed = work.packed_rows * constant(f"{device}_pass_seconds") * architecture.layers
+    fixed = (
+        work.packed_rows
+        * _pass_seconds(method, work.checkpointed_layers / architecture.layers, device)
+        * architecture.layers
+    )
     fixed += (
         work.steps
         * constant(f"{device}_step_seconds_per_number")
@@ -111,6 +115,15 @@ def train_seconds(
         mid=operations / rate.train.mid + fixed,
         high=operations / rate.train.low + 2 * fixed,
     )
+
+
+def _pass_seconds(method: MethodPlan, recomputed: float, device: str) -> float:
+    """Seconds of a layer and packed row beside its products. On a GPU it is launching: again for what is recomputed, and NF4's."""
+    seconds = constant(f"{device}_pass_seconds")
+    if device == "cuda":
+        seconds *= 1 + constant("cuda_recompute_share") * recomputed
+        seconds += constant("cuda_nf4_pass_seconds") if method.quantisation == "nf4" else 0.0
+    return seconds
 
 
 def evaluate_seconds(architecture: Architecture, work: EvaluateWork, rate: Rates) -> Interval:

@@ -1,0 +1,179 @@
+"""Peak device memory and time of burnish's own loop on one GPU, beside what the plan says (plan/memory.py).
+
+    python benchmarks/own_loop_memory.py fit OUT.jsonl        # configurations that formulas may be looked at with
+    python benchmarks/own_loop_memory.py held-out OUT.jsonl   # the others
+    python benchmarks/own_loop_memory.py score ROWS.jsonl     # errors; needs no GPU
+
+Random weights of well-known shapes in bfloat16 or NF4, packed rows of samples of 512 tokens, four steps. The prediction is that
+of what torch allocates: the plan's peak without CUDA's context and the allocator's share.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import statistics
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from plan_memory import build_base  # the same folder
+
+BASES = ("llama-3.2-1b-instruct", "qwen3-1.7b", "phi-3.5-mini-instruct")
+SAMPLE, STEPS = 512, 4
+
+
+def cells(part: str) -> Iterator[dict[str, Any]]:
+    """Yield the configurations of a part; a third is held out by hash."""
+    for base in BASES:
+        for kind in ("lora", "qlora"):
+            for tokens in (1024, 4096):
+                for share in ("none", "half", "all"):
+                    held = hashlib.sha256(f"own {base} {kind} {tokens} {share}".encode()).digest()[0] % 3 == 0
+                    if held == (part == "held-out"):
+                        yield {"base": base, "kind": kind, "row_tokens": tokens, "recomputed": share}
+
+
+def make_rows(tokens: int) -> list[Any]:
+    """Return samples that fill STEPS packed rows."""
+    from burnish.core.rows import TokenRow
+
+    draw, half = random.Random(0), SAMPLE // 2
+    return [
+        TokenRow(
+            f"{i:012d}", tuple(draw.randrange(10, 30_000) for _ in range(SAMPLE)), (0,) * half + (1,) * half, 0, half
+        )
+        for i in range(STEPS * tokens // SAMPLE)
+    ]
+
+
+def plan_of(cell: dict[str, Any]) -> Any:
+    """Return the plan of a cell on an H100 with just so much memory that so many layers are recomputed."""
+    from burnish.core.artifacts import FileRef, Histogram, Ledger, Manifest, Split, TextFingerprint
+    from burnish.core.recipe_file import parse_recipe
+    from burnish.plan.bases import find_config, reference
+    from burnish.plan.hardware import Hardware
+    from burnish.plan.make import make_plan
+
+    tokens, count = cell["row_tokens"], STEPS * cell["row_tokens"] // SAMPLE
+    file = FileRef(path="x", sha256="0" * 64, size_bytes=1)
+    split = Split(
+        rows=count, tokens=count * SAMPLE, unique_tokens=count * SAMPLE, trained_tokens=count * SAMPLE // 2,
+        longest_tokens=SAMPLE, longest_answer_tokens=SAMPLE // 2, lengths=Histogram(edges=(0, 1), counts=(count,)), file=file,
+        token_file=file,
+    )  # fmt: skip
+    manifest = Manifest(
+        sources=(), fingerprint=TextFingerprint(tokenizer_sha256="", template_sha256="", system=None),
+        ledger=Ledger(rows_in=count, rows_kept=count, rejected={}), splits={"train": split}, personal_data={}, leakage={},
+        rejected_file=file, settings={},
+    )  # fmt: skip
+    asked = {"row_tokens": tokens, "tokens_per_step": tokens, "learning_rate": 1e-4, "checkpoint_every": 1000}
+    recipe = parse_recipe(
+        {"name": "own", "base": cell["base"], "data": "x", "method": cell["kind"], "train": asked}, source="own"
+    )
+    config = find_config(cell["base"])
+    lengths = [("", 0, SAMPLE)] * count
+
+    def on(gpu_bytes: int) -> Any:
+        machine = Hardware(cores=8, gpu_name="NVIDIA H100 80GB HBM3", gpu_bytes=gpu_bytes, gpu_capability=(9, 0))
+        return make_plan(
+            recipe, base=reference(cell["base"], config), config=config, manifest=manifest, data_bytes=None,
+            hardware=machine, token_lengths=lengths,
+        )  # fmt: skip
+
+    plan = on(2**40)
+    layers = config["num_hidden_layers"]
+    wanted = {"none": 0, "half": layers // 2, "all": layers}[cell["recomputed"]]
+    while plan.train.checkpointed_layers < wanted:
+        plan = on(plan.memory.peak_bytes - 1)
+    return plan
+
+
+def predict(plan: Any) -> int:
+    """Return what torch will have allocated at most."""
+    parts = plan.memory.components
+    return plan.memory.peak_bytes - parts["context"] - parts["allocator"]
+
+
+def measure(cell: dict[str, Any]) -> dict[str, Any]:
+    """Train and return peak bytes and the seconds of a step."""
+    import gc
+
+    import torch
+
+    from burnish.core.events import StepDone
+    from burnish.model.lora import attach_lora
+    from burnish.train.loop import train
+
+    plan = plan_of(cell)
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.manual_seed(0)
+    model = build_base(cell["base"]).eval().requires_grad_(False)
+    if cell["kind"] == "qlora":
+        from burnish.model.load import quantise_nf4
+
+        quantise_nf4(model, double_quantisation=True, device="cuda", dtype=torch.bfloat16)
+    attach_lora(model, plan.method, seed=0)
+    model.to("cuda")
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before, steps = torch.cuda.memory_allocated(), []
+
+    def note(event: Any) -> None:
+        if isinstance(event, StepDone):
+            steps.append(event.seconds)
+
+    with tempfile.TemporaryDirectory() as folder:
+        train(plan, make_rows(cell["row_tokens"]), model, folder=Path(folder), emit=note, stop=lambda: False)
+    found = {
+        "before": before,
+        "peak": torch.cuda.max_memory_allocated(),
+        "reserved": torch.cuda.max_memory_reserved(),
+        "seconds": round(statistics.median(steps[1:]), 4),
+        "layers": plan.train.checkpointed_layers,
+        "planned_seconds": round(plan.time.train.mid / plan.train.steps, 4),
+        "predicted": predict(plan),
+        "components": plan.memory.components,
+        "torch": torch.__version__,
+        "gpu": torch.cuda.get_device_name(),
+    }
+    del model
+    return found
+
+
+def main() -> None:
+    """Run or score, as the arguments say."""
+    what, path = sys.argv[1], Path(sys.argv[2])
+    if what == "score":
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        for part in ("fit", "held-out"):
+            errors = [predict(plan_of(row)) / row["peak"] - 1 for row in rows if row["part"] == part]
+            if errors:
+                print(
+                    part, len(errors), f"{statistics.fmean(map(abs, errors)):.2%} {min(errors):+.1%} {max(errors):+.1%}"
+                )
+        return
+    with path.open("w", encoding="utf-8") as file:
+        for cell in cells(what):
+            line = cell | {"part": what} | measure(cell)
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            ratio = f"{line['predicted'] / line['peak'] - 1:+.1%}"
+            print(
+                *cell.values(),
+                line["layers"],
+                round(line["peak"] / 2**30, 2),
+                ratio,
+                line["seconds"],
+                line["planned_seconds"],
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
