@@ -106,6 +106,7 @@ def measure(cell: dict[str, Any]) -> dict[str, Any]:
 
     from burnish.core.events import StepDone
     from burnish.model.lora import attach_lora
+    from burnish.train import sft
     from burnish.train.loop import train
 
     plan = plan_of(cell)
@@ -129,7 +130,14 @@ def measure(cell: dict[str, Any]) -> dict[str, Any]:
             steps.append(event.seconds)
 
     with tempfile.TemporaryDirectory() as folder:
-        train(plan, make_rows(cell["row_tokens"]), model, folder=Path(folder), emit=note, stop=lambda: False)
+        train(
+            plan,
+            sft.objective(plan.train, make_rows(cell["row_tokens"])),
+            model,
+            folder=Path(folder),
+            emit=note,
+            stop=lambda: False,
+        )
     found = {
         "before": before,
         "peak": torch.cuda.max_memory_allocated(),

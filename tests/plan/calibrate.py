@@ -57,6 +57,7 @@ def measure(
     from burnish.model.lora import attach_lora
     from burnish.plan.hardware import detect, probe_gflops
     from burnish.plan.make import make_plan
+    from burnish.train import sft
     from burnish.train.loop import train
     from burnish.train.pack import lengths_of
 
@@ -131,7 +132,9 @@ def measure(
     attach_lora(model, plan.method, seed=0)
     cpu = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
-        took = train(plan, rows, model, folder=Path(folder), emit=events.append, stop=lambda: False)
+        took = train(
+            plan, sft.objective(plan.train, rows), model, folder=Path(folder), emit=events.append, stop=lambda: False
+        )
     cpu = time.process_time() - cpu
     steps = [event for event in events if isinstance(event, StepDone)]
     seconds = sorted(event.seconds for event in steps)

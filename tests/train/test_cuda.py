@@ -14,6 +14,7 @@ from burnish.core.events import Event, StepDone, discard
 from burnish.core.rows import TokenRow
 from burnish.model.load import load_base
 from burnish.model.lora import attach_lora
+from burnish.train import sft
 from burnish.train.loop import train
 
 pytestmark = pytest.mark.gpu
@@ -34,7 +35,7 @@ def run(
         base, quantisation=plan.method.quantisation, device=plan.train.device, dtype=DTYPES[plan.train.compute_dtype]
     )
     attach_lora(model, plan.method, seed=plan.train.seed)
-    train(plan, rows, model, folder=folder, emit=note, stop=stop)
+    train(plan, sft.objective(plan.train, rows), model, folder=folder, emit=note, stop=stop)
     return losses
 
 
@@ -87,5 +88,5 @@ def test_memory_of_the_card_is_measured(
     plan = make_plan(rows, device="cuda")
     model = load_base(tiny_base, device="cuda")
     attach_lora(model, plan.method, seed=0)
-    measured = train(plan, rows, model, folder=tmp_path, emit=discard, stop=lambda: False)
+    measured = train(plan, sft.objective(plan.train, rows), model, folder=tmp_path, emit=discard, stop=lambda: False)
     assert 0 < measured.peak_device_bytes <= torch.cuda.max_memory_allocated()

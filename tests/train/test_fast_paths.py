@@ -10,12 +10,13 @@ import pytest
 from burnish.core.artifacts import MethodPlan, Plan
 from burnish.core.events import Event, Note, StepDone
 from burnish.core.rows import TokenRow
+from burnish.train import sft
 from burnish.train.loop import train
 
 
 def run(model: object, plan: Plan, rows: list[TokenRow], folder: Path) -> tuple[list[float], list[str]]:
     events: list[Event] = []
-    train(plan, rows, model, folder=folder, emit=events.append, stop=lambda: False)
+    train(plan, sft.objective(plan.train, rows), model, folder=folder, emit=events.append, stop=lambda: False)
     losses = [event.loss for event in events if isinstance(event, StepDone)]
     return losses, [event.text for event in events if isinstance(event, Note)]
 

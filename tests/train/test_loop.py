@@ -19,6 +19,7 @@ from burnish.core.events import Checkpointed, Event, Note, StepDone
 from burnish.core.packing import pack_order
 from burnish.core.rows import TokenRow
 from burnish.model.lora import lora_parameters
+from burnish.train import sft
 from burnish.train.loop import train
 from burnish.train.pack import lengths_of
 
@@ -45,7 +46,9 @@ def test_training_lowers_the_loss_and_writes_what_it_did(
 ) -> None:
     rows, seen = make_rows(12), list[Event]()
     plan = make_plan(rows, epochs=12.0)
-    measured = train(plan, rows, make_adapted(), folder=tmp_path, emit=seen.append, stop=never)
+    measured = train(
+        plan, sft.objective(plan.train, rows), make_adapted(), folder=tmp_path, emit=seen.append, stop=never
+    )
     steps = [event for event in seen if isinstance(event, StepDone)]
     assert measured.steps == plan.train.steps == len(steps)
     assert [step.step for step in steps] == list(range(1, plan.train.steps + 1))
@@ -62,7 +65,8 @@ def test_what_was_trained_loads_in_peft(
     make_adapted: Adapted, make_rows: Rows, make_plan: MakePlan, tmp_path: Path
 ) -> None:
     rows, model = make_rows(6), make_adapted()
-    train(make_plan(rows), rows, model, folder=tmp_path, emit=lambda event: None, stop=never)
+    plan = make_plan(rows)
+    train(plan, sft.objective(plan.train, rows), model, folder=tmp_path, emit=lambda event: None, stop=never)
     base = make_adapted()
     for parameter in lora_parameters(base).values():
         parameter.data.zero_()
@@ -86,7 +90,9 @@ def test_one_large_batch_equals_eight_accumulated_ones(
             rows, row_tokens=row_tokens, rows_per_step=rows_per_step, max_gradient_norm=1e9, warmup_steps=0
         )
         seen: list[Event] = []
-        train(plan, rows, make_adapted(), folder=tmp_path / name, emit=seen.append, stop=never)
+        train(
+            plan, sft.objective(plan.train, rows), make_adapted(), folder=tmp_path / name, emit=seen.append, stop=never
+        )
         results.append([event for event in seen if isinstance(event, StepDone)])
     (large,), (accumulated,) = results
     assert large.trained_tokens == accumulated.trained_tokens
@@ -100,15 +106,29 @@ def test_stopping_saves_the_state_and_going_on_gives_the_same_bits(
 ) -> None:
     rows = make_rows(24)
     plan = make_plan(rows, checkpoint_every=100)
-    train(plan, rows, make_adapted(), folder=tmp_path / "undisturbed", emit=lambda event: None, stop=never)
+    train(
+        plan,
+        sft.objective(plan.train, rows),
+        make_adapted(),
+        folder=tmp_path / "undisturbed",
+        emit=lambda event: None,
+        stop=never,
+    )
     asked = iter([False, False, True])
     folder, seen = tmp_path / "stopped", list[Event]()
     with pytest.raises(Interrupted, match="stopped after step 3 of"):
-        train(plan, rows, make_adapted(), folder=folder, emit=lambda event: None, stop=lambda: next(asked))
+        train(
+            plan,
+            sft.objective(plan.train, rows),
+            make_adapted(),
+            folder=folder,
+            emit=lambda event: None,
+            stop=lambda: next(asked),
+        )
     other = make_adapted()
     for parameter in lora_parameters(other).values():  # whatever the adapter starts from, the checkpoint decides
         parameter.data.add_(1.0)
-    measured = train(plan, rows, other, folder=folder, emit=seen.append, stop=never)
+    measured = train(plan, sft.objective(plan.train, rows), other, folder=folder, emit=seen.append, stop=never)
     assert measured.resumed_at_step == 3
     assert Note("train", f"going on after step 3 of {plan.train.steps}") in seen
     assert weights(folder) == weights(tmp_path / "undisturbed")
@@ -125,9 +145,11 @@ def test_events_after_the_checkpoint_are_cut_when_the_run_goes_on(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(plan, rows, make_adapted(), folder=tmp_path, emit=die, stop=never)
+        train(plan, sft.objective(plan.train, rows), make_adapted(), folder=tmp_path, emit=die, stop=never)
     assert [line["step"] for line in noted(tmp_path)] == [1, 2, 3, 4, 5]
-    measured = train(plan, rows, make_adapted(), folder=tmp_path, emit=lambda event: None, stop=never)
+    measured = train(
+        plan, sft.objective(plan.train, rows), make_adapted(), folder=tmp_path, emit=lambda event: None, stop=never
+    )
     assert [line["step"] for line in noted(tmp_path)] == list(range(1, plan.train.steps + 1))
     assert measured.steps == plan.train.steps
     assert measured.resumed_at_step == 4
@@ -138,11 +160,15 @@ def test_a_finished_run_started_again_only_writes_the_adapter(
 ) -> None:
     rows = make_rows(6)
     plan = make_plan(rows)
-    first = train(plan, rows, make_adapted(), folder=tmp_path, emit=lambda event: None, stop=never)
+    first = train(
+        plan, sft.objective(plan.train, rows), make_adapted(), folder=tmp_path, emit=lambda event: None, stop=never
+    )
     before = weights(tmp_path)
     (tmp_path / WEIGHTS).unlink()
     seen: list[Event] = []
-    second = train(plan, rows, make_adapted(seed=4), folder=tmp_path, emit=seen.append, stop=never)
+    second = train(
+        plan, sft.objective(plan.train, rows), make_adapted(seed=4), folder=tmp_path, emit=seen.append, stop=never
+    )
     assert weights(tmp_path) == before
     assert not any(isinstance(event, StepDone) for event in seen)
     assert second.first_loss == first.first_loss
@@ -157,7 +183,7 @@ def test_a_loss_that_is_not_finite_names_the_step_and_the_rows(
     with torch.no_grad():
         model.get_input_embeddings().weight[poisoned] = float("nan")
     with pytest.raises(TrainingError, match=r"step \d+: the loss is nan.*row-\d") as caught:
-        train(plan, rows, model, folder=tmp_path, emit=lambda event: None, stop=never)
+        train(plan, sft.objective(plan.train, rows), model, folder=tmp_path, emit=lambda event: None, stop=never)
     named = {row.row_id for row in rows if row.row_id in str(caught.value)}
     assert any(poisoned in row.ids for row in rows if row.row_id in named)
     assert not (tmp_path / "adapter").exists()
@@ -168,9 +194,10 @@ def test_a_model_without_adapter_is_an_error(
 ) -> None:
     from burnish.model.lora import merge_lora
 
-    rows = make_rows(3)
+    rows, bare = make_rows(3), merge_lora(make_adapted())
+    plan = make_plan(rows)
     with pytest.raises(TrainingError, match="no adapter to train"):
-        train(make_plan(rows), rows, merge_lora(make_adapted()), folder=tmp_path, emit=lambda event: None, stop=never)
+        train(plan, sft.objective(plan.train, rows), bare, folder=tmp_path, emit=lambda event: None, stop=never)
 
 
 def test_two_runs_of_one_plan_give_the_same_bits_and_another_seed_gives_others(
@@ -178,14 +205,8 @@ def test_two_runs_of_one_plan_give_the_same_bits_and_another_seed_gives_others(
 ) -> None:
     rows = make_rows(12)
     for name, seed in (("first", 0), ("second", 0), ("third", 1)):
-        train(
-            make_plan(rows, seed=seed),
-            rows,
-            make_adapted(),
-            folder=tmp_path / name,
-            emit=lambda event: None,
-            stop=never,
-        )
+        plan, folder = make_plan(rows, seed=seed), tmp_path / name
+        train(plan, sft.objective(plan.train, rows), make_adapted(), folder=folder, emit=lambda event: None, stop=never)
     assert weights(tmp_path / "first") == weights(tmp_path / "second")
     assert weights(tmp_path / "first") != weights(tmp_path / "third")
 
@@ -197,6 +218,7 @@ sys.path.insert(0, sys.argv[1])
 from conftest import adapted, plan_for, plan_method, random_rows
 import torch
 from burnish.core.events import Checkpointed
+from burnish.train import sft
 from burnish.train.loop import train
 from burnish.train.pack import lengths_of
 torch.set_num_threads(1)
@@ -206,7 +228,7 @@ def emit(event):
     if isinstance(event, Checkpointed):
         print(event.step, flush=True)
     time.sleep(0.05)
-train(plan, rows, adapted(dropout=0.2), folder=Path(sys.argv[2]), emit=emit, stop=lambda: False)
+train(plan, sft.objective(plan.train, rows), adapted(dropout=0.2), folder=Path(sys.argv[2]), emit=emit, stop=lambda: False)
 """
 
 
@@ -217,7 +239,14 @@ def test_a_killed_run_goes_on_and_ends_with_the_bits_of_an_undisturbed_one(
     rows = make_rows(40)
     plan = make_plan(rows, epochs=2.0, checkpoint_every=3, checkpointed_layers=1, method=make_method(dropout=0.2))
     killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
-    train(plan, rows, make_adapted(dropout=0.2), folder=undisturbed, emit=lambda event: None, stop=never)
+    train(
+        plan,
+        sft.objective(plan.train, rows),
+        make_adapted(dropout=0.2),
+        folder=undisturbed,
+        emit=lambda event: None,
+        stop=never,
+    )
     victim = subprocess.Popen(
         [sys.executable, "-c", KILLED_RUN, str(Path(__file__).parent), str(killed)], stdout=subprocess.PIPE, text=True
     )
@@ -227,7 +256,14 @@ def test_a_killed_run_goes_on_and_ends_with_the_bits_of_an_undisturbed_one(
     victim.send_signal(signal.SIGKILL)
     assert victim.wait() == -signal.SIGKILL
     assert not (killed / "adapter").exists()
-    measured = train(plan, rows, make_adapted(dropout=0.2), folder=killed, emit=lambda event: None, stop=never)
+    measured = train(
+        plan,
+        sft.objective(plan.train, rows),
+        make_adapted(dropout=0.2),
+        folder=killed,
+        emit=lambda event: None,
+        stop=never,
+    )
     assert measured.resumed_at_step >= 6
     for key in ("step", "loss", "gradient_norm"):
         assert [line[key] for line in noted(killed)] == [line[key] for line in noted(undisturbed)]
@@ -241,20 +277,29 @@ def test_a_run_in_a_given_order_goes_on_with_the_same_bits(
     order = (tuple(range(12, 24)), (0, 5, 5, 0, 5, 1), tuple(range(8)))
     packed = len(pack_order(lengths_of(rows), order, 48, 0))
     plan = make_plan(rows, checkpoint_every=100, steps=-(-packed // 2))
-    train(plan, rows, make_adapted(), folder=tmp_path / "whole", emit=lambda event: None, stop=never, order=order)
+    train(
+        plan,
+        sft.objective(plan.train, rows, order),
+        make_adapted(),
+        folder=tmp_path / "whole",
+        emit=lambda event: None,
+        stop=never,
+    )
     asked = iter([False, True])
     with pytest.raises(Interrupted, match="stopped after step 2 of"):
         train(
-            plan, rows, make_adapted(), folder=tmp_path / "cut", emit=lambda event: None,
-            stop=lambda: next(asked), order=order,
+            plan, sft.objective(plan.train, rows, order), make_adapted(), folder=tmp_path / "cut",
+            emit=lambda event: None, stop=lambda: next(asked),
         )  # fmt: skip
     measured = train(
-        plan, rows, make_adapted(), folder=tmp_path / "cut", emit=lambda event: None, stop=never, order=order
-    )
+        plan, sft.objective(plan.train, rows, order), make_adapted(), folder=tmp_path / "cut",
+        emit=lambda event: None, stop=never,
+    )  # fmt: skip
     assert measured.resumed_at_step == 2
     assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
+    mixed = make_plan(rows, checkpoint_every=100)
     train(
-        make_plan(rows, checkpoint_every=100), rows, make_adapted(), folder=tmp_path / "mixed",
+        mixed, sft.objective(mixed.train, rows), make_adapted(), folder=tmp_path / "mixed",
         emit=lambda event: None, stop=never,
     )  # fmt: skip
     assert weights(tmp_path / "mixed") != weights(tmp_path / "whole")

@@ -94,7 +94,7 @@ def test_two_hundred_losses_equal_those_of_trl(
     assert all(len(batch) == 2 and all(len(row.row_ids) == 1 for row in batch) for batch in batches)
     order = [by_id[row_id] for batch in batches for row in batch for row_id in row.row_ids]
     seen: list[Event] = []
-    train(plan, rows, ours, folder=tmp_path / "ours", emit=seen.append, stop=lambda: False)
+    train(plan, sft.objective(plan.train, rows), ours, folder=tmp_path / "ours", emit=seen.append, stop=lambda: False)
     found = [event.loss for event in seen if isinstance(event, StepDone)]
     expected = theirs(base, tmp_path / "start", order, plan, tmp_path / "theirs")
     assert len(found) == len(expected) == STEPS

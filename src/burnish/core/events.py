@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
@@ -47,7 +47,10 @@ class Note(Event):
 
 @dataclass(frozen=True, slots=True)
 class StepDone(Event):
-    """One optimizer step. Loss in nats per trained token; tokens are those without padding."""
+    """One optimizer step. Loss in nats per trained token, or the mean of pairs; tokens are those without padding.
+
+    told: what else the objective says of the step, such as rewards.
+    """
 
     step: int
     steps: int
@@ -59,6 +62,7 @@ class StepDone(Event):
     seconds: float
     rss_bytes: int
     device_bytes: int
+    told: dict[str, float] = field(default_factory=dict[str, float])
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,19 +15,16 @@ from torch import nn
 from burnish.core.artifacts import Plan, TrainMeasured, TrainPlan
 from burnish.core.errors import Interrupted, TrainingError
 from burnish.core.events import Checkpointed, Emit, Note, StepDone
-from burnish.core.mix import Blocks
-from burnish.core.rows import TokenRow
 from burnish.model.attention import packing
 from burnish.model.joined import joined
 from burnish.model.lean import lean
 from burnish.model.lora import lora_parameters, save_adapter
 from burnish.model.memory import MemoryPeak, checkpoint_layers, trim_heap
 from burnish.model.probe import check_base
-from burnish.train import sft
 from burnish.train.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from burnish.train.events import EventFile
+from burnish.train.objective import Objective, P, Packed
 from burnish.train.optim import adamw, clip, learning_rate
-from burnish.train.pack import PackedRow
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -36,12 +33,11 @@ Parameters = Mapping[str, nn.Parameter]
 
 
 def train(
-    plan: Plan, rows: Sequence[TokenRow], model: PreTrainedModel, *, folder: Path, emit: Emit, stop: Callable[[], bool],
-    order: Blocks | None = None,
+    plan: Plan, objective: Objective[P], model: PreTrainedModel, *, folder: Path, emit: Emit, stop: Callable[[], bool]
 ) -> TrainMeasured:  # fmt: skip
     """Train the adapter on `model` as the plan says and write it to `folder/adapter`.
 
-    order: the numbers of the rows in the order of the run, where the plan has a mix; see `sft.batches`.
+    objective: what is learned from which rows (`sft.objective`, `dpo.objective`).
 
     Goes on from the last checkpoint in `folder`; the final weights are then bit-identical to those of an undisturbed
     run with the same threads. `stop()` is asked after each step: when true, the state is saved and Interrupted raised.
@@ -56,21 +52,20 @@ def train(
     peak = MemoryPeak(device)
     with _ready(model, plan, device, emit):
         if first_step < numbers.steps:
-            _hold_longest(model, sft.longest(numbers, rows, device=device, order=order), peak)
-        batches = sft.batches(numbers, rows, first_step=first_step, device=device, order=order)
-        for step, batch in enumerate(batches, start=first_step):
+            _hold_longest(model, objective, peak)
+        for step, batch in enumerate(objective.batches(first_step), start=first_step):
             began = time.perf_counter()
             torch.manual_seed(
                 numbers.seed * 1_000_003 + step
             )  # dropout of a step is the same in a run that was resumed
-            loss = _accumulate(model, batch, peak)
+            loss, told = _accumulate(model, objective, batch, peak)
             norm = clip(parameters.values(), numbers.max_gradient_norm).item()
             _check_finite(loss, norm, step, batch)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(numbers, step)
             optimizer.step()
             optimizer.zero_grad(set_to_none=False)
-            done = _step_done(numbers, step, batch, loss, norm, began, peak)
+            done = _step_done(numbers, step, batch, loss, norm, began, peak, told)
             events.add(done)
             emit(done)
             stopping = stop() and done.step < numbers.steps
@@ -150,30 +145,35 @@ def _fast_paths(model: PreTrainedModel, plan: Plan, emit: Emit) -> Iterator[None
         yield
 
 
-def _hold_longest(model: PreTrainedModel, row: PackedRow, peak: MemoryPeak) -> None:
+def _hold_longest(model: PreTrainedModel, objective: Objective[P], peak: MemoryPeak) -> None:
     """Hold the activations of the longest row once before the first step.
 
     If memory is short, this says so in the first minute; and the heap of a CPU, grown for the longest row, has room for
     the shorter ones (without it, it ends up to a fifth larger).
     """
-    held = sft.loss(model, row)
+    held = objective.loss(model, objective.longest())
     peak.look()
     del held
 
 
-def _accumulate(model: PreTrainedModel, batch: Sequence[PackedRow], peak: MemoryPeak) -> float:
-    """Add the gradients of a step's rows; return its loss in nats per trained token, over all of its rows."""
-    trained = max(1, sum(row.trained_tokens for row in batch))
-    loss = 0.0
+def _accumulate(
+    model: PreTrainedModel, objective: Objective[P], batch: Sequence[P], peak: MemoryPeak
+) -> tuple[float, dict[str, float]]:
+    """Add the gradients of a step's rows; return its loss and what else is told of it, as means over all of its units."""
+    units = max(1, sum(row.units for row in batch))
+    loss, told = 0.0, dict[str, float]()
     for row in batch:
-        nats = sft.loss(model, row) / trained
+        found = objective.loss(model, row)
+        mean = found.total / units
         peak.look()
-        nats.backward()
-        loss += nats.item()
-    return loss
+        mean.backward()
+        loss += mean.item()
+        for name, total in found.told.items():
+            told[name] = told.get(name, 0.0) + total / units
+    return loss, told
 
 
-def _check_finite(loss: float, norm: float, step: int, batch: Sequence[PackedRow]) -> None:
+def _check_finite(loss: float, norm: float, step: int, batch: Sequence[Packed]) -> None:
     if not (math.isfinite(loss) and math.isfinite(norm)):
         names = ", ".join(row_id[:12] for row in batch for row_id in row.row_ids)
         raise TrainingError(
@@ -183,8 +183,9 @@ def _check_finite(loss: float, norm: float, step: int, batch: Sequence[PackedRow
 
 
 def _step_done(
-    numbers: TrainPlan, step: int, batch: Sequence[PackedRow], loss: float, norm: float, began: float, peak: MemoryPeak
-) -> StepDone:
+    numbers: TrainPlan, step: int, batch: Sequence[Packed], loss: float, norm: float, began: float, peak: MemoryPeak,
+    told: Mapping[str, float],
+) -> StepDone:  # fmt: skip
     return StepDone(
         "train",
         step=step + 1,
@@ -197,6 +198,7 @@ def _step_done(
         seconds=time.perf_counter() - began,
         rss_bytes=peak.rss_bytes,
         device_bytes=peak.device_bytes,
+        told=dict(told),
     )
 
 

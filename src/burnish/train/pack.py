@@ -33,6 +33,11 @@ class PackedRow:
         """Tokens predicted with loss."""
         return self.targets_N.shape[0]
 
+    @property
+    def units(self) -> int:
+        """Each trained token weighs the same, in whatever row it is."""
+        return self.trained_tokens
+
 
 def lengths_of(rows: Sequence[TokenRow]) -> list[Length]:
     """Return what packing needs of each row: its prefix (as key), the prefix's length, the tokens after it."""

@@ -13,6 +13,7 @@ from burnish.core.errors import TrainingError
 from burnish.core.packing import packed_tokens, spread_evenly, step_rows
 from burnish.core.rows import TokenRow
 from burnish.model.losses import target_loss
+from burnish.train.objective import Loss, Objective
 from burnish.train.pack import PackedRow, lengths_of, pack_indices, pack_row
 
 if TYPE_CHECKING:
@@ -21,6 +22,20 @@ if TYPE_CHECKING:
 CPU_TOKENS = 32
 """On a CPU the tokens of a packed row are rounded up to a multiple of this. Its bfloat16 products are compiled and kept for
 each number of tokens: hundreds of them cost more time and memory than a few tokens of filler."""
+
+
+def objective(
+    plan: TrainPlan,
+    rows: Sequence[TokenRow],
+    order: Sequence[Sequence[int]] | None = None,
+) -> Objective[PackedRow]:
+    """Return what the loop needs to learn the answers of `rows`. order: see `batches`."""
+    device = torch.device(plan.device)
+    return Objective(
+        batches=lambda first_step: batches(plan, rows, first_step=first_step, device=device, order=order),
+        longest=lambda: longest(plan, rows, device=device, order=order),
+        loss=lambda model, row: Loss(loss(model, row)),
+    )
 
 
 def batches(
