@@ -56,6 +56,7 @@ def run_prepare(tmp_path: Path, tokenizer: Tokenizer) -> Prepare:
         key: bytes | None = None,
         vault: Path | None = None,
         embed: Any = None,
+        forgotten: Any = None,
         **settings: Any,
     ) -> Prepared:
         data = write_rows(tmp_path / "rows.jsonl", rows)
@@ -73,6 +74,7 @@ def run_prepare(tmp_path: Path, tokenizer: Tokenizer) -> Prepare:
             key=key,
             vault=vault,
             embed=embed,
+            forgotten=forgotten,
         )
         return Prepared(manifest, out, events)
 

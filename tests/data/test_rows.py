@@ -97,7 +97,7 @@ def test_the_columns_and_their_types_are_those_that_others_may_rely_on(tmp_path:
     assert (types["prefix"], types["prompt"]) == ("int32", "int32")
     assert pq.read_schema(indexed(rows_path(tmp_path, "train"))[0]).names == [
         "id", "messages", "tools", "date", "source", "line", "start", "end", "format", "group", "created_at", "license",
-        "source_name", "difficulty",
+        "source_name", "difficulty", "synthetic", "teacher",
     ]  # fmt: skip
 
 

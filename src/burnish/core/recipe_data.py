@@ -15,6 +15,8 @@ ONLY = "data"
 """What the only source of a recipe is called."""
 DIFFICULTY = "difficulty"
 """The key of a row that says how difficult it is, for `train.order: difficulty`."""
+SYNTHETIC = "synthetic"
+"""The key of a row that a model wrote: true, or what is known of it (kind, teacher, parent). Such a row is never tested."""
 
 
 class DataSource(Section):

@@ -38,8 +38,10 @@ COLUMNS = np.dtype([
     ("tokens", "<i4"),
     ("tokens_in", "<i4"),  # before anything was cut
     ("said", "i1"),  # the split the row asks for: a side, or NOTHING_SAID
+    ("synthetic", "?"),  # whether a model wrote it
+    ("parent", "<u8"),  # of a synthetic row: `words` of the row it was made from; 0 for none
 ])  # fmt: skip
-"""What is known of every row at once: 78 bytes a row, in a file."""
+"""What is known of every row at once: 87 bytes a row, in a file."""
 NO_DAY = np.iinfo(np.int32).min
 NOTHING_SAID = -1
 
@@ -74,6 +76,8 @@ class Row:
     tokens_in: int
     source_name: str | None = None
     difficulty: float | None = None
+    synthetic: str | None = None
+    teacher: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,9 +36,11 @@ REASONS = (
     "forgotten",
     "semantic duplicate",
     "semantic duplicate of a test row",
+    "synthetic rows are never tested",
+    "made from a row that is tested or left out",
 )
 DUPLICATE, NEAR, LEAKED, LEAKED_NEAR, LEAKED_REQUEST, EMBARGOED, CROSSING, FORGOTTEN = range(1, 9)
-SEMANTIC, LEAKED_SEMANTIC = 9, 10
+SEMANTIC, LEAKED_SEMANTIC, UNTESTABLE, MADE_FROM_TESTED = range(9, 13)
 LEAKS = {"duplicate": LEAKED, "near duplicate": LEAKED_NEAR, "same request": LEAKED_REQUEST}
 
 
@@ -104,7 +106,9 @@ def decide(spool: Spool, wanted: Wanted, tell: Callable[[], None], alike: Alike 
         np.ones(len(spool), np.float32),
     )
     _hold_out(spool, wanted, fates)
-    fates.remove(np.flatnonzero(np.isin(spool.columns["words"], wanted.forgotten)), FORGOTTEN)
+    for column in ("words", "parent"):  # what was made from a forgotten row is forgotten with it
+        fates.remove(np.flatnonzero(np.isin(spool.columns[column], wanted.forgotten)), FORGOTTEN)
+    _made_from_tested(spool, wanted, fates)
     _copies_in_tasks(spool, fates)
     tell()
     _duplicates_in_test(spool, wanted.rules, fates)
@@ -120,8 +124,14 @@ def decide(spool: Spool, wanted: Wanted, tell: Callable[[], None], alike: Alike 
 
 
 def _hold_out(spool: Spool, wanted: Wanted, fates: Fates) -> None:
-    """Put rows of the data on the side that they say themselves, where any does, else where the recipe's rule puts them."""
-    data = np.flatnonzero(spool.sources < spool.data_sources)
+    """Put rows of the data on the side that they say themselves, where any does, else where the recipe's rule puts them.
+
+    Synthetic rows are on the training side whatever they say, and move no other row: a cluster lies where its real rows put it.
+    """
+    synthetic = spool.columns["synthetic"]
+    tested = (fates.sides >= FIRST_TASK) | (spool.columns["said"] == TEST)
+    fates.remove(np.flatnonzero(synthetic & tested), UNTESTABLE)
+    data = np.flatnonzero((spool.sources < spool.data_sources) & ~synthetic)
     columns = spool.columns[data]
     if (columns["said"] != NOTHING_SAID).any():
         fates.sides[data[columns["said"] == TEST]] = TEST
@@ -140,6 +150,26 @@ def _hold_out(spool: Spool, wanted: Wanted, fates: Fates) -> None:
     fates.sides[data] = np.maximum(sides, TRAIN)
     fates.remove(data[sides == EMBARGO], EMBARGOED)
     fates.remove(data[sides == CROSSED], CROSSING)
+
+
+def _made_from_tested(spool: Spool, wanted: Wanted, fates: Fates) -> None:
+    """Let synthetic rows go whose parent is tested or left out for the sake of what is: they say the same in other words.
+
+    Where groups are held out, so is what was made from them.
+    """
+    made = np.flatnonzero(spool.columns["synthetic"] & (fates.reasons == KEPT))
+    if not len(made):
+        return
+    held = (fates.sides >= TEST) & (fates.reasons != UNTESTABLE)
+    away = np.flatnonzero(held | np.isin(fates.reasons, (EMBARGOED, CROSSING)))
+    for ours, theirs in (("parent", "words"), *((("group", "group"),) if wanted.by == "group" else ())):
+        values, first = np.unique(spool.columns[theirs][away], return_index=True)
+        if not len(values):
+            continue
+        sought = spool.columns[ours][made]
+        at = np.minimum(np.searchsorted(values, sought), len(values) - 1)
+        hit = (values[at] == sought) & (sought != 0)
+        fates.remove(made[hit], MADE_FROM_TESTED, away[first[at[hit]]])
 
 
 def _units(spool: Spool, data: I64, by: str, alike: I64) -> tuple[npt.NDArray[np.uint64], I64]:
@@ -192,8 +222,8 @@ def _duplicates_and_leaks_in_train(spool: Spool, rules: Rules, fates: Fates) -> 
     at = np.minimum(np.searchsorted(asked, requests), max(0, len(asked) - 1))
     same = asked[at] == requests if len(asked) else np.zeros(len(trained), np.bool_)
     ranks = np.zeros(len(spool), np.int8)
-    ranks[trained] = 1
-    ranks[trained[same]] = 2
+    ranks[trained] = 1 + spool.columns["synthetic"][trained]  # a real row never gives way to a synthetic one
+    ranks[trained[same]] = 3
     rows = np.sort(np.concatenate([tested, trained]))
     _take(find_in(_blocks(spool, rows, ranks), rules, folder=spool.folder), fates)
     _brake(spool, fates, trained, rules)

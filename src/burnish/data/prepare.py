@@ -307,7 +307,7 @@ def _check_splits(written: Written, recipe: Recipe, book: Book) -> None:
         advice = {
             "train": "Add rows, or hold fewer out.",
             "test": f"Raise prepare.test_share (now {recipe.prepare.test_share}), add rows, "
-            'or mark some rows with "split": "test".',
+            'or mark some rows with "split": "test". Synthetic rows are never tested.',
         }.get(name, f"Look at {recipe.evaluate.tasks.get(name)}.")
         reasons = book.reasons()
         rejected = f"\nRejected so far:\n{reasons}" if reasons else ""

@@ -44,6 +44,7 @@ from burnish.data.near.rows import conversation
 from burnish.data.near.shingle import Words, words_of
 from burnish.data.private.cleaner import Cleaner, Treatment, make_cleaner
 from burnish.data.private.replace import redact
+from burnish.data.made import Made, take_made
 from burnish.data.record import RawRow, Record
 from burnish.data.repair import repair
 from burnish.data.splits.assign import TEST, TRAIN
@@ -94,6 +95,7 @@ class _Candidate:
     row: Record
     said: Conversation
     difficulty: float | None = None
+    made: Made | None = None
 
 
 def chunk_maker(tokenizer: Tokenizer, settings: Settings) -> Callable[[Sequence[RawRow]], Chunk]:
@@ -147,7 +149,7 @@ def _candidate(raw: RawRow, settings: Settings, clean: Cleaner, counts: Counts) 
     mapping = settings.columns
     if mapping is not None and settings.columns_may_lack and not mapping.fits(raw.value):
         mapping = None
-    row = read(raw.value, mapping=mapping)
+    row, made = take_made(read(raw.value, mapping=mapping))
     _check_conversation(row)
     difficulty = _number(row.unused.get(DIFFICULTY))
     counts.unused.update(row.unused.keys() - ({DIFFICULTY} if difficulty is not None else set[str]()))
@@ -161,7 +163,7 @@ def _candidate(raw: RawRow, settings: Settings, clean: Cleaner, counts: Counts) 
         raise RowRefused("no date", f"{found}; the system prompt needs the day of the request as YYYY-MM-DD")
     counts.formats[raw.origin.file, row.meta["format"]] += 1
     messages = with_system(row.messages, settings.system, day or datetime.date.min)
-    return _Candidate(raw, row, Conversation(messages, row.tools, day), difficulty)
+    return _Candidate(raw, row, Conversation(messages, row.tools, day), difficulty, made)
 
 
 def _check_conversation(row: Record) -> None:
@@ -282,6 +284,8 @@ def _row(
         tokens_in=tokens_in,
         source_name=settings.source_name,
         difficulty=candidate.difficulty,
+        synthetic=None if candidate.made is None else candidate.made.kind,
+        teacher=None if candidate.made is None else candidate.made.teacher,
     )
 
 
@@ -324,6 +328,8 @@ def _columns(rows: Sequence[_Entry], files: Sequence[str]) -> tuple[np.ndarray, 
             row.tokens,
             row.tokens_in,
             NOTHING_SAID if said is None else TEST if said == "test" else TRAIN,
+            candidate.made is not None,
+            0 if candidate.made is None else candidate.made.parent,
         )
     return columns, words_of(words)
 

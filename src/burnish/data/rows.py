@@ -27,6 +27,7 @@ class MessageRow(NamedTuple):
 
     `source` is the file's name; `start` and `end` are the span in it, 0 and 0 for the whole line. `group` is a hash.
     `source_name` is what the recipe calls the source, where it names several; `difficulty` what the row says of it.
+    `synthetic` is how a model made the row, `teacher` which one; None for rows that no model wrote.
     """
 
     row_id: str
@@ -43,6 +44,8 @@ class MessageRow(NamedTuple):
     license: str | None = None
     source_name: str | None = None
     difficulty: float | None = None
+    synthetic: str | None = None
+    teacher: str | None = None
 
 
 def rows_path(folder: Path, split: str) -> Path:

@@ -38,6 +38,8 @@ ROWS = pa.schema(
         pa.field("license", pa.string()),
         pa.field("source_name", pa.string()),
         pa.field("difficulty", pa.float64()),
+        pa.field("synthetic", pa.string()),
+        pa.field("teacher", pa.string()),
     ]
 )
 TOKENS = pa.schema(
@@ -137,7 +139,8 @@ def tables(rows: Sequence[Row]) -> Tables:
     names = {row.file: Path(row.file).name.encode("utf-8", "replace").decode() for row in rows}
     values = [
         (row.row_id, row.messages, row.tools, row.date, names[row.file], row.line, row.start, row.end,
-         row.format, row.group, row.created_at, row.license, row.source_name, row.difficulty) for row in rows
+         row.format, row.group, row.created_at, row.license, row.source_name, row.difficulty,
+         row.synthetic, row.teacher) for row in rows
     ]  # fmt: skip
     tokens = [
         (row.row_id if number == len(row.renderings) else f"{row.row_id}{EARLIER}{number}", *each)
