@@ -35,7 +35,8 @@ def paraphrase(value: dict[str, Any], number: int, **more: Any) -> dict[str, Any
 def sides(done: Prepared) -> dict[str, set[str]]:
     """Return the requests of rows that no model wrote, by split."""
     return {
-        split: {r.messages[0]["content"] for r in done.rows(split) if r.synthetic is None} for split in ("train", "test")
+        split: {r.messages[0]["content"] for r in done.rows(split) if r.synthetic is None}
+        for split in ("train", "test")
     }
 
 

@@ -39,12 +39,12 @@ from burnish.data.formats.read import read
 from burnish.data.formats.refusal import RowRefused
 from burnish.data.formats.rows import check
 from burnish.data.ledger import NAMED_ROWS, redacted_line
+from burnish.data.made import Made, take_made
 from burnish.data.near.canonical import digest, plain, words_only
 from burnish.data.near.rows import conversation
 from burnish.data.near.shingle import Words, words_of
 from burnish.data.private.cleaner import Cleaner, Treatment, make_cleaner
 from burnish.data.private.replace import redact
-from burnish.data.made import Made, take_made
 from burnish.data.record import RawRow, Record
 from burnish.data.repair import repair
 from burnish.data.splits.assign import TEST, TRAIN
