@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -36,7 +35,7 @@ def take_made(record: Record) -> tuple[Record, Made | None]:
     record = replace(record, meta={**record.meta, "unused": unused})
     if not said or str(said).strip().lower() in _NO:
         return record, None
-    about = cast("Mapping[str, Any]", said) if isinstance(said, dict) else {}
+    about: dict[str, Any] = cast("dict[str, Any]", said) if isinstance(said, dict) else {}
     return record, Made(_text(about.get("kind")) or UNSAID, _text(about.get("teacher")), _hash(about.get("parent")))
 
 
