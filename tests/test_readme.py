@@ -20,7 +20,7 @@ from burnish.cli import build_parser
 from burnish.core.recipe_file import load_recipe
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/start.md")
+PAGES = ("README.md", "docs/start.md", "docs/gateway.md")
 
 
 def blocks(page: str, language: str) -> list[str]:

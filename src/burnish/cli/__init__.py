@@ -15,13 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from burnish import __version__
-from burnish.cli import advising, data, looking, making, planning, serving
+from burnish.cli import advising, data, keys, looking, making, planning, serving
 from burnish.cli.verbs import Parser, Run, add_common, print_json
 from burnish.core.errors import BurnishError, GateError, Interrupted
 
 EPILOG = """exit codes: 0 done, 1 unexpected, 2 command or recipe, 3 data, 4 base model, 5 memory, disk, port or network,
 6 training, 7 gate failed, 8 home folder, 9 serving, 130 interrupted. Read more: docs/start.md"""
-GROUPS = (making, planning, advising, data, serving, looking)
+GROUPS = (making, planning, advising, data, serving, keys, looking)
 
 
 def build_parser() -> argparse.ArgumentParser:

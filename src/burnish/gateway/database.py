@@ -1,0 +1,275 @@
+"""The gateway's SQL: one SQLite file by default, PostgreSQL for several replicas. Statements are fixed texts with parameters."""
+
+from __future__ import annotations
+
+import hmac
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, Protocol, cast
+from urllib.parse import urlsplit
+
+from burnish.core.errors import ResourceError, StoreError, UsageError
+from burnish.store.files import unwritable
+
+Clock = Callable[[], int]
+"""Microseconds since 1970."""
+VERSION = 1
+BUSY_S = 30.0
+TABLES = """
+CREATE TABLE IF NOT EXISTS gateway_meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS gateway_keys (
+  id TEXT PRIMARY KEY, account TEXT NOT NULL, hash {bytes} NOT NULL, name TEXT NOT NULL, scope TEXT NOT NULL,
+  models TEXT, limits TEXT NOT NULL, created_us BIGINT NOT NULL, expires_us BIGINT, revoked_us BIGINT);
+CREATE TABLE IF NOT EXISTS gateway_accounts (
+  account TEXT PRIMARY KEY, latest_us BIGINT NOT NULL DEFAULT 0, requests BIGINT NOT NULL DEFAULT 0,
+  tokens BIGINT NOT NULL DEFAULT 0, running BIGINT NOT NULL DEFAULT 0);
+CREATE TABLE IF NOT EXISTS gateway_spent (
+  account TEXT NOT NULL, at_us BIGINT NOT NULL, requests BIGINT NOT NULL, tokens BIGINT NOT NULL);
+CREATE INDEX IF NOT EXISTS gateway_spent_by_time ON gateway_spent (account, at_us);
+CREATE TABLE IF NOT EXISTS gateway_holds (
+  id TEXT PRIMARY KEY, account TEXT NOT NULL, ends_us BIGINT NOT NULL, tokens BIGINT NOT NULL,
+  nano_usd BIGINT NOT NULL, day TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS gateway_holds_by_end ON gateway_holds (account, ends_us);
+CREATE TABLE IF NOT EXISTS gateway_budgets (
+  account TEXT NOT NULL, period TEXT NOT NULL, tokens BIGINT NOT NULL, nano_usd BIGINT NOT NULL,
+  PRIMARY KEY (account, period));
+CREATE TABLE IF NOT EXISTS gateway_audit (
+  number BIGINT PRIMARY KEY, at_us BIGINT NOT NULL, actor TEXT NOT NULL, action TEXT NOT NULL, subject TEXT NOT NULL,
+  detail TEXT NOT NULL, hash TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS gateway_feedback (
+  id TEXT PRIMARY KEY, at_us BIGINT NOT NULL, account TEXT NOT NULL, kind TEXT NOT NULL, model TEXT NOT NULL,
+  prompt_hash TEXT NOT NULL, consent BIGINT NOT NULL, record TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS gateway_routes (alias TEXT PRIMARY KEY, route TEXT NOT NULL)
+"""
+SQLITE_APPEND_ONLY = """
+CREATE TRIGGER IF NOT EXISTS gateway_audit_kept BEFORE UPDATE ON gateway_audit BEGIN
+  SELECT RAISE(ABORT, 'the audit only grows'); END;
+CREATE TRIGGER IF NOT EXISTS gateway_audit_whole BEFORE DELETE ON gateway_audit BEGIN
+  SELECT RAISE(ABORT, 'the audit only grows'); END
+"""
+POSTGRES_APPEND_ONLY = """
+CREATE OR REPLACE FUNCTION gateway_audit_grows() RETURNS trigger LANGUAGE plpgsql AS
+  $$ BEGIN RAISE EXCEPTION 'the audit only grows'; END $$;
+CREATE OR REPLACE TRIGGER gateway_audit_kept BEFORE UPDATE OR DELETE OR TRUNCATE ON gateway_audit
+  FOR EACH STATEMENT EXECUTE FUNCTION gateway_audit_grows()
+"""
+
+
+class Cursor(Protocol):
+    """What a transaction executes with. `?` marks a parameter, whatever the database."""
+
+    def execute(self, statement: str, parameters: Sequence[Any] = ()) -> None:
+        """Execute one statement."""
+        ...
+
+    def rows(self) -> list[tuple[Any, ...]]:
+        """Return the rows of the last statement."""
+        ...
+
+    def now_us(self) -> int:
+        """Return the time as the database's own clock has it, so that all replicas share one."""
+        ...
+
+
+class Database(Protocol):
+    """A place of tables. Each thread has a connection of its own."""
+
+    def transaction(self, account: str | None = None) -> AbstractContextManager[Cursor]:
+        """Begin a transaction that writes. With an account, no other transaction of that account runs beside it."""
+        ...
+
+    def close(self) -> None:
+        """Close all connections."""
+        ...
+
+
+def open_database(url: str | None, folder: Path, *, clock: Clock | None = None) -> Database:
+    """Open `postgresql://...`, or by default the file gateway.db in `folder`, and make the tables that are missing.
+
+    clock: for simulations; the database's own time without one.
+    Raises UsageError for another kind of URL, ResourceError when the server does not answer, StoreError when the file
+    cannot be written or was made by a newer burnish.
+    """
+    if url is None:
+        database: SqliteDatabase | PostgresDatabase = SqliteDatabase(folder / "gateway.db", clock)
+    elif urlsplit(url).scheme in ("postgresql", "postgres"):
+        database = PostgresDatabase(url, clock)
+    else:
+        raise UsageError(
+            f"the database {urlsplit(url).scheme!r} is not known. Use postgresql://HOST/NAME, or none for SQLite."
+        )
+    with database.transaction() as cursor:
+        cursor.execute("SELECT value FROM gateway_meta WHERE name = 'version'")
+        found = cursor.rows()
+        if not found:
+            cursor.execute("INSERT INTO gateway_meta VALUES ('version', ?) ON CONFLICT DO NOTHING", (str(VERSION),))
+        elif found[0][0] != str(VERSION):
+            raise StoreError(
+                f"the gateway's tables have version {found[0][0]}, this burnish knows {VERSION}. Use a newer one."
+            )
+    return database
+
+
+def check_secret(database: Database, secret: bytes) -> None:
+    """Raise UsageError when the keys in the database were made under another server secret: none would be accepted."""
+    mark = hmac.digest(secret, b"gateway secret", "sha256").hex()
+    with database.transaction() as cursor:
+        cursor.execute("INSERT INTO gateway_meta VALUES ('secret', ?) ON CONFLICT DO NOTHING", (mark,))
+        cursor.execute("SELECT value FROM gateway_meta WHERE name = 'secret'")
+        if not hmac.compare_digest(cursor.rows()[0][0], mark):
+            raise UsageError(
+                "the keys in this database were made under another server secret, so none would be accepted. Give this "
+                "gateway the same secret: $BURNISH_GATEWAY_SECRET, or the file `secret` in the gateway's folder."
+            )
+
+
+# ------------------------------------------------------------------------------------------------------------- SQLite
+
+
+class _SqliteCursor:
+    def __init__(self, connection: sqlite3.Connection, clock: Clock | None) -> None:
+        self._cursor, self._clock = connection.cursor(), clock
+
+    def execute(self, statement: str, parameters: Sequence[Any] = ()) -> None:
+        self._cursor.execute(statement, parameters)
+
+    def rows(self) -> list[tuple[Any, ...]]:
+        return self._cursor.fetchall()
+
+    def now_us(self) -> int:
+        return time.time_ns() // 1000 if self._clock is None else self._clock()
+
+
+class SqliteDatabase:
+    """A file in write-ahead mode. Writers of one process take turns, so that few ever wait for the file's own lock."""
+
+    def __init__(self, path: Path, clock: Clock | None = None) -> None:
+        self._path, self._clock = path, clock
+        self._own = threading.local()
+        self._turn = threading.Lock()
+        self._all: list[sqlite3.Connection] = []
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            with self._turn:
+                connection = self._connection()
+                connection.executescript(TABLES.format(bytes="BLOB") + ";" + SQLITE_APPEND_ONLY)
+        except OSError as error:
+            raise unwritable(path, error) from error
+        except sqlite3.DatabaseError as error:
+            raise StoreError(f"cannot use {path}: {error}. Move it away to begin with an empty one.") from error
+
+    def _connection(self) -> sqlite3.Connection:
+        connection: sqlite3.Connection | None = self._own.__dict__.get("connection")
+        if connection is None:
+            connection = sqlite3.connect(
+                self._path, timeout=BUSY_S, isolation_level=None, check_same_thread=False, cached_statements=256
+            )
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")
+            self._own.connection = connection
+            self._all.append(connection)
+        return connection
+
+    @contextmanager
+    def transaction(self, account: str | None = None) -> Generator[Cursor]:
+        """Begin a transaction that writes; the whole file is locked."""
+        with self._turn:
+            connection = self._connection()
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                try:
+                    yield _SqliteCursor(connection, self._clock)
+                except BaseException:
+                    connection.execute("ROLLBACK")
+                    raise
+                connection.execute("COMMIT")
+            except sqlite3.OperationalError as error:
+                raise StoreError(f"the gateway's database {self._path} failed: {error}") from error
+
+    def close(self) -> None:
+        """Close the connections of all threads."""
+        with self._turn:
+            for connection in self._all:
+                connection.close()
+            self._all.clear()
+
+
+# --------------------------------------------------------------------------------------------------------- PostgreSQL
+
+
+class _PostgresCursor:
+    def __init__(self, cursor: Any, clock: Clock | None) -> None:
+        self._cursor, self._clock = cursor, clock
+
+    def execute(self, statement: str, parameters: Sequence[Any] = ()) -> None:
+        self._cursor.execute(statement.replace("?", "%s"), parameters)
+
+    def rows(self) -> list[tuple[Any, ...]]:
+        return cast(list[tuple[Any, ...]], self._cursor.fetchall())
+
+    def now_us(self) -> int:
+        if self._clock is not None:
+            return self._clock()
+        self._cursor.execute("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint")
+        return int(self.rows()[0][0])
+
+
+class PostgresDatabase:
+    """A PostgreSQL server. A transaction of an account holds that account's row until it ends."""
+
+    def __init__(self, url: str, clock: Clock | None = None) -> None:
+        try:
+            import psycopg
+        except ImportError as error:
+            raise ResourceError(
+                "PostgreSQL needs the package psycopg. Install it: pip install 'burnish[scale]'"
+            ) from error
+        self._psycopg, self._url, self._clock = psycopg, url, clock
+        self._own = threading.local()
+        self._lock = threading.Lock()
+        self._all: list[Any] = []
+        with self._connected() as connection, connection.transaction(), connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_xact_lock(7150873)")  # two replicas may start at once
+            cursor.execute(TABLES.format(bytes="BYTEA"))
+            cursor.execute(POSTGRES_APPEND_ONLY)
+
+    @contextmanager
+    def _connected(self) -> Generator[Any]:
+        """Give this thread's connection, made again when the server closed it. Errors of the server become StoreError."""
+        where = urlsplit(self._url).hostname or "the local socket"
+        connection = self._own.__dict__.get("connection")
+        if connection is None or connection.closed:
+            try:
+                connection = self._psycopg.connect(self._url, autocommit=True, connect_timeout=10)
+            except self._psycopg.OperationalError as error:
+                raise ResourceError(f"PostgreSQL at {where} does not answer: {error}") from error
+            self._own.connection = connection
+            with self._lock:
+                self._all.append(connection)
+        try:
+            yield connection
+        except self._psycopg.OperationalError as error:
+            connection.close()
+            raise StoreError(f"PostgreSQL at {where} failed: {error}") from error
+
+    @contextmanager
+    def transaction(self, account: str | None = None) -> Generator[Cursor]:
+        """Begin a transaction; with an account it waits until no other one of that account is at work."""
+        with self._connected() as connection, connection.transaction(), connection.cursor() as raw:
+            if account is not None:
+                raw.execute("INSERT INTO gateway_accounts (account) VALUES (%s) ON CONFLICT DO NOTHING", (account,))
+                raw.execute("SELECT 1 FROM gateway_accounts WHERE account = %s FOR UPDATE", (account,))
+            yield _PostgresCursor(raw, self._clock)
+
+    def close(self) -> None:
+        """Close the connections of all threads."""
+        with self._lock:
+            for connection in self._all:
+                connection.close()
+            self._all.clear()

@@ -1,0 +1,98 @@
+"""Limits counted in Redis: one script reserves and settles, so that any number of replicas count as one."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from importlib import resources
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+from burnish.core.errors import ResourceError, StoreError
+from burnish.gateway.database import Clock
+from burnish.gateway.limits import Ask, Granted, Limits, Reason, Refused, periods, standing, until_next
+
+DEFAULT_PREFIX = "burnish"
+
+
+class RedisLedger:
+    """Counts in a Redis server under keys that begin with `prefix`. Time is the server's, but for the day's name.
+
+    Raises ResourceError when the package is missing or the server does not answer; later failures are StoreError.
+    """
+
+    def __init__(self, url: str, *, prefix: str = DEFAULT_PREFIX, clock: Clock | None = None) -> None:
+        try:
+            import redis
+        except ImportError as error:
+            raise ResourceError("Redis needs the package redis. Install it: pip install 'burnish[scale]'") from error
+        self._errors = redis.RedisError
+        self._prefix, self._clock = prefix, clock
+        self._where = urlsplit(url).hostname or "the local socket"
+        self._server: Any = redis.Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
+            url, socket_timeout=10, socket_connect_timeout=10, decode_responses=True
+        )
+        self._script = self._server.register_script(
+            resources.files("burnish.gateway").joinpath("reserve.lua").read_text(encoding="utf-8")
+        )
+        try:
+            self._server.ping()
+        except redis.RedisError as error:
+            raise ResourceError(f"Redis at {self._where} does not answer: {error}") from error
+
+    def reserve(self, account: str, limits: Limits, ask: Ask) -> Granted | Refused:
+        """Reserve what a request may use, or say which limit stands in the way."""
+        hold = secrets.token_hex(12)
+        now = self._now()
+        day, month = periods(now)
+        most = (
+            limits.requests_per_minute, limits.tokens_per_minute, limits.concurrency, limits.tokens_per_day,
+            limits.tokens_per_month, limits.nano_usd_per_day, limits.nano_usd_per_month,
+        )  # fmt: skip
+        keys = self._keys(account, day, month)
+        given = ["reserve", 0 if self._clock is None else now, ask.tokens, ask.nano_usd, ask.lease_us, hold, day]
+        answer = self._run(keys, [*given, *(-1 if each is None else each for each in most)])
+        requests, tokens, newest, at = (int(each) for each in answer[3:])
+        left = standing(limits, requests, tokens, newest, at)
+        if answer[0]:
+            return Granted(hold, left)
+        reason, retry = Reason(answer[1]), int(answer[2])
+        if retry >= 0 and reason.value.endswith(("_day", "_month")):
+            retry = until_next(at, month=reason.value.endswith("_month"))
+        return Refused(reason, None if retry < 0 else retry, left)
+
+    def settle(self, account: str, hold: str, tokens: int, nano_usd: int) -> None:
+        """Count what was used in place of what was held."""
+        now = self._now()
+        keys = self._keys(account, *periods(now))
+        given = ["settle", 0 if self._clock is None else now, tokens, nano_usd, hold, self._budget(account, "")]
+        self._run(keys, given)
+
+    def used(self, account: str) -> dict[str, tuple[int, int]]:
+        """Return tokens and money by period: those of today and of this month."""
+        found: dict[str, tuple[int, int]] = {}
+        for period in periods(self._now()):
+            values = cast(dict[str, str], self._server.hgetall(self._budget(account, period)))
+            if values:
+                found[period] = int(values["tokens"]), int(values["nano_usd"])
+        return found
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._server.close()
+
+    def _now(self) -> int:
+        return time.time_ns() // 1000 if self._clock is None else self._clock()
+
+    def _budget(self, account: str, period: str) -> str:
+        return f"{self._prefix}:{{{account}}}:budget:{period}"
+
+    def _keys(self, account: str, day: str, month: str) -> list[str]:
+        own = [f"{self._prefix}:{{{account}}}:{name}" for name in ("counters", "spent", "ends", "holds")]
+        return [*own, self._budget(account, day), self._budget(account, month)]
+
+    def _run(self, keys: list[str], given: list[Any]) -> list[Any]:
+        try:
+            return cast(list[Any], self._script(keys=keys, args=given))
+        except self._errors as error:
+            raise StoreError(f"Redis at {self._where} failed: {error}") from error

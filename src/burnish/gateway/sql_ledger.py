@@ -1,0 +1,145 @@
+"""Limits counted in SQL: one transaction reserves, one settles (SQLite and PostgreSQL)."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+from burnish.gateway.database import Cursor, Database
+from burnish.gateway.limits import (
+    SECOND,
+    WINDOW_US,
+    Ask,
+    Counted,
+    Granted,
+    Limits,
+    Reason,
+    Refused,
+    first_met,
+    never_fits,
+    periods,
+    standing,
+    until_next,
+)
+
+
+class SqlLedger:
+    """Counts in the tables of a Database. What `Ledger` says holds for every process that uses the same tables."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def reserve(self, account: str, limits: Limits, ask: Ask) -> Granted | Refused:
+        """Reserve what a request may use, or say which limit stands in the way."""
+        with self._database.transaction(account) as cursor:
+            now, counted = _bring_up_to_date(cursor, account)
+            met = first_met(limits, ask, counted)
+            if met is not None:
+                retry = None if never_fits(limits, ask) else _free_in(cursor, account, met[0], met[1], now)
+                where = standing(limits, counted.requests, counted.tokens, _newest(cursor, account), now)
+                return Refused(met[0], retry, where)
+            hold = secrets.token_hex(12)
+            day, month = periods(now)
+            cursor.execute(
+                "INSERT INTO gateway_holds VALUES (?, ?, ?, ?, ?, ?)",
+                (hold, account, now + ask.lease_us, ask.tokens, ask.nano_usd, day),
+            )
+            cursor.execute("INSERT INTO gateway_spent VALUES (?, ?, 1, 0)", (account, now))
+            cursor.execute(
+                "UPDATE gateway_accounts SET latest_us = ?, requests = requests + 1, tokens = tokens + ?, "
+                "running = running + 1 WHERE account = ?",
+                (now, ask.tokens, account),
+            )
+            _add_to_budgets(cursor, account, day, month, ask.tokens, ask.nano_usd)
+        return Granted(hold, standing(limits, counted.requests + 1, counted.tokens + ask.tokens, now, now))
+
+    def settle(self, account: str, hold: str, tokens: int, nano_usd: int) -> None:
+        """Count what was used in place of what was held."""
+        with self._database.transaction(account) as cursor:
+            now, _ = _bring_up_to_date(cursor, account)
+            cursor.execute(
+                "DELETE FROM gateway_holds WHERE id = ? AND account = ? RETURNING tokens, nano_usd, day",
+                (hold, account),
+            )
+            found = cursor.rows()
+            if not found:
+                return
+            held_tokens, held_money, day = found[0]
+            cursor.execute("INSERT INTO gateway_spent VALUES (?, ?, 0, ?)", (account, now, tokens))
+            cursor.execute(
+                "UPDATE gateway_accounts SET latest_us = ?, tokens = tokens + ?, running = running - 1 WHERE account = ?",
+                (now, tokens - held_tokens, account),
+            )
+            _add_to_budgets(cursor, account, day, day[:7], tokens - held_tokens, nano_usd - held_money)
+
+    def used(self, account: str) -> dict[str, tuple[int, int]]:
+        """Return tokens and money by period."""
+        with self._database.transaction() as cursor:
+            cursor.execute(
+                "SELECT period, tokens, nano_usd FROM gateway_budgets WHERE account = ? ORDER BY period", (account,)
+            )
+            return {period: (tokens, money) for period, tokens, money in cursor.rows()}
+
+    def close(self) -> None:
+        """Leave the database open: it belongs to whoever opened it."""
+
+
+def _bring_up_to_date(cursor: Cursor, account: str) -> tuple[int, Counted]:
+    """Drop what is older than the window, let lapsed holds go, and return the time and the counters."""
+    cursor.execute("INSERT INTO gateway_accounts (account) VALUES (?) ON CONFLICT DO NOTHING", (account,))
+    cursor.execute("SELECT latest_us, requests, tokens, running FROM gateway_accounts WHERE account = ?", (account,))
+    latest, requests, tokens, running = cursor.rows()[0]
+    now = max(cursor.now_us(), latest)  # a clock that is set back gives nothing back
+    cursor.execute(
+        "DELETE FROM gateway_holds WHERE account = ? AND ends_us <= ? RETURNING ends_us, tokens", (account, now)
+    )
+    lapsed = cursor.rows()
+    for ends, held in lapsed:
+        cursor.execute("INSERT INTO gateway_spent VALUES (?, ?, 0, ?)", (account, ends, held))
+    cursor.execute(
+        "DELETE FROM gateway_spent WHERE account = ? AND at_us < ? RETURNING requests, tokens",
+        (account, now - WINDOW_US),
+    )
+    gone: list[tuple[Any, ...]] = cursor.rows()
+    if gone or lapsed:
+        requests -= sum(row[0] for row in gone)
+        tokens -= sum(row[1] for row in gone)
+        running -= len(lapsed)
+        cursor.execute(
+            "UPDATE gateway_accounts SET requests = ?, tokens = ?, running = ? WHERE account = ?",
+            (requests, tokens, running, account),
+        )
+    day, month = periods(now)
+    cursor.execute(
+        "SELECT period, tokens, nano_usd FROM gateway_budgets WHERE account = ? AND period IN (?, ?)",
+        (account, day, month),
+    )
+    budgets = {period: (spent, money) for period, spent, money in cursor.rows()}
+    return now, Counted(requests, tokens, running, budgets.get(day, (0, 0)), budgets.get(month, (0, 0)))
+
+
+def _add_to_budgets(cursor: Cursor, account: str, day: str, month: str, tokens: int, nano_usd: int) -> None:
+    cursor.execute(
+        "INSERT INTO gateway_budgets VALUES (?, ?, ?, ?), (?, ?, ?, ?) ON CONFLICT (account, period) DO UPDATE SET "
+        "tokens = gateway_budgets.tokens + excluded.tokens, nano_usd = gateway_budgets.nano_usd + excluded.nano_usd",
+        (account, day, tokens, nano_usd, account, month, tokens, nano_usd),
+    )
+
+
+def _newest(cursor: Cursor, account: str) -> int:
+    cursor.execute("SELECT max(at_us) FROM gateway_spent WHERE account = ?", (account,))
+    return int(cursor.rows()[0][0] or 0)
+
+
+def _free_in(cursor: Cursor, account: str, reason: Reason, excess: int, now: int) -> int:
+    """Return after how many microseconds enough of the window has passed; what is held may be settled at any moment."""
+    if reason in (Reason.TOKENS_DAY, Reason.MONEY_DAY, Reason.TOKENS_MONTH, Reason.MONEY_MONTH):
+        return until_next(now, month=reason in (Reason.TOKENS_MONTH, Reason.MONEY_MONTH))
+    if reason is Reason.CONCURRENCY:
+        return SECOND
+    cursor.execute("SELECT at_us, requests, tokens FROM gateway_spent WHERE account = ? ORDER BY at_us", (account,))
+    for at, requests, tokens in cursor.rows():
+        excess -= requests if reason is Reason.REQUESTS else tokens
+        if excess <= 0:
+            return max(at + WINDOW_US + 1 - now, 1)
+    return SECOND
