@@ -183,12 +183,12 @@ class SqliteDatabase:
             connection = self._connection()
             try:
                 connection.execute("BEGIN IMMEDIATE")
+                done = False
                 try:
                     yield _SqliteCursor(connection, self._clock)
-                except BaseException:
-                    connection.execute("ROLLBACK")
-                    raise
-                connection.execute("COMMIT")
+                    done = True
+                finally:
+                    connection.execute("COMMIT" if done else "ROLLBACK")
             except sqlite3.OperationalError as error:
                 raise StoreError(f"the gateway's database {self._path} failed: {error}") from error
 
