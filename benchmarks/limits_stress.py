@@ -28,6 +28,7 @@ from burnish.gateway.sql_ledger import SqlLedger
 
 LIMITS = Limits(requests_per_minute=400, tokens_per_minute=9000, concurrency=12, tokens_per_day=100_000)
 ROOMY = Limits(requests_per_minute=10**9, tokens_per_minute=9000, concurrency=12, tokens_per_day=60_000)
+SMALL = Limits(requests_per_minute=60, tokens_per_minute=1200, concurrency=5, tokens_per_day=100_000)
 RESULT = Path(__file__).parent / "results" / "limits_stress.json"
 
 
@@ -134,11 +135,14 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=8)
     parser.add_argument("--threads", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=75)
+    parser.add_argument("--small", action="store_true", help="limits that are met within seconds")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     multiprocessing.set_start_method("spawn")
     if options.where:
-        found = stress(options.where, LIMITS, options.processes, options.threads, options.seconds)
+        found = stress(
+            options.where, SMALL if options.small else LIMITS, options.processes, options.threads, options.seconds
+        )
         sys.stdout.write(json.dumps(found) + "\n")
         return 0
     with tempfile.TemporaryDirectory() as folder:

@@ -229,12 +229,14 @@ def test_processes_and_threads_together_never_exceed_a_limit_by_one(
     }
     command = [
         sys.executable, str(STRESS), "--where", where[any_database](), "--processes", "3", "--threads", "8",
-        "--seconds", "4", "--json",
+        "--seconds", "4", "--small", "--json",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=dict(os.environ))
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["most_requests_in_a_window"] == found["requests_limit"], "the limit was reached, and never passed"
+    assert found["admitted"] > 0
+    assert found["refused"], "limits were met, and never passed"
+    assert found["most_requests_in_a_window"] <= found["requests_limit"]
     assert found["most_tokens_in_a_window"] <= found["tokens_limit"]
     assert found["most_at_once"] <= found["concurrency_limit"]
     assert found["budget_used"] <= found["budget"]
