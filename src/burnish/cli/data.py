@@ -59,7 +59,7 @@ def add_verbs(verb: AddVerb) -> None:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from burnish.doors.data import open_dataset, personal_recall, write_data_report
+    from burnish.doors.data import filter_findings, open_dataset, personal_recall, write_data_report
     from burnish.store.home import Home
     from burnish.views.data import print_dataset
 
@@ -68,9 +68,10 @@ def _show(options: argparse.Namespace) -> int:
     if options.report is not None:
         write_data_report(home, manifest, options.report)
     if options.json:
-        print_json({"id": manifest.id, **manifest.model_dump(mode="json")})
+        found = filter_findings(home, manifest)
+        print_json({"id": manifest.id, **manifest.model_dump(mode="json"), "filters": found})
     else:
-        print_dataset(manifest, home, options.report, personal_recall(home, manifest))
+        print_dataset(manifest, home, options.report, personal_recall(home, manifest), filter_findings(home, manifest))
     return 0
 
 

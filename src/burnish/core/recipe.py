@@ -13,6 +13,7 @@ from pydantic import Field, field_validator
 
 from burnish.core.errors import did_you_mean
 from burnish.core.recipe_data import ONLY, Data, DataSource, Mix, Order, order_section
+from burnish.core.recipe_filters import Filters
 from burnish.core.section import Name, Section
 
 METRICS = ("exact_match", "field_f1", "json_valid")
@@ -139,6 +140,11 @@ class Prepare(Section):
     def _usual_cosine(cls, value: Any) -> Any:
         return (SEMANTIC_COSINE if value else None) if isinstance(value, bool) else value
 
+    filters: Filters = Field(
+        default_factory=lambda: Filters.model_validate({}),
+        description="What is looked for in rows: refusals, broken and repeated answers, languages and more. Everything only tells "
+        "until it is set to `remove`.",
+    )
     test_share: float = Field(
         0.15,
         ge=0.0,

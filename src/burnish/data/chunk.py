@@ -21,11 +21,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from burnish.data.filters.columns import SIGNALS
 from burnish.data.near.shingle import Words
 
 Array = npt.NDArray[Any]
 
-COLUMNS = np.dtype([
+OWN_COLUMNS = np.dtype([
     ("row", "V16"),  # the first half of the row's id
     ("words", "<u8"),  # of the words of what is asked and answered: what the leakage proof calls exact
     ("request", "<u8"),  # of the system prompt and the request
@@ -41,7 +42,9 @@ COLUMNS = np.dtype([
     ("synthetic", "?"),  # whether a model wrote it
     ("parent", "<u8"),  # of a synthetic row: `words` of the row it was made from; 0 for none
 ])  # fmt: skip
-"""What is known of every row at once: 87 bytes a row, in a file."""
+"""What is known of a row by itself: 90 bytes."""
+COLUMNS = np.dtype([*OWN_COLUMNS.descr, *SIGNALS.descr])
+"""What is known of every row at once, with the signals of filters and audit: 111 bytes a row, in a file."""
 NO_DAY = np.iinfo(np.int32).min
 NOTHING_SAID = -1
 

@@ -12,6 +12,8 @@ import numpy.typing as npt
 from burnish.core.errors import DataError
 from burnish.data.alike import Alike
 from burnish.data.chunk import NO_DAY, NOTHING_SAID
+from burnish.data.filters.marks import Marks
+from burnish.data.filters.rules import BALANCE, RULES
 from burnish.data.near import brake
 from burnish.data.near.find import Block, clusters_in, find_in
 from burnish.data.near.rows import Removal, Rules
@@ -38,9 +40,13 @@ REASONS = (
     "semantic duplicate of a test row",
     "synthetic rows are never tested",
     "made from a row that is tested or left out",
+    *(f"filter: {rule.name.replace('_', ' ')}" for rule in RULES),
+    f"filter: {BALANCE}",
 )
 DUPLICATE, NEAR, LEAKED, LEAKED_NEAR, LEAKED_REQUEST, EMBARGOED, CROSSING, FORGOTTEN = range(1, 9)
 SEMANTIC, LEAKED_SEMANTIC, UNTESTABLE, MADE_FROM_TESTED = range(9, 13)
+FILTERED = {name: 13 + number for number, name in enumerate([*(rule.name for rule in RULES), BALANCE])}
+"""The reason for which each filter lets rows go."""
 LEAKS = {"duplicate": LEAKED, "near duplicate": LEAKED_NEAR, "same request": LEAKED_REQUEST}
 
 
@@ -87,12 +93,19 @@ class Fates:
             self.twins[rows] = twins
 
 
-def decide(spool: Spool, wanted: Wanted, tell: Callable[[], None], alike: Alike | None = None) -> Fates:
+def decide(
+    spool: Spool,
+    wanted: Wanted,
+    tell: Callable[[], None],
+    alike: Alike | None = None,
+    marks: Marks | None = None,
+) -> Fates:
     """Decide about every row. The first sources are the data, the others tasks, which are tested and never trained on.
 
     Duplicates go test rows first, so that a test row never gives way to a training row. A training row goes when it is a
     duplicate or near duplicate of a row of a task or of the test split, or asks just the same under the same system prompt.
     Rows of a task are its author's choice: only a conversation that is there twice, letter by letter, goes.
+    marks: what filters mark; rows of the data go where the recipe says so, before any is compared with another.
     `tell` hears of each of the three steps when it is done. alike: finds semantic duplicates, where they are asked for.
 
     Raises DataError when rows lack what they are to be split by, and when a source would lose too many rows as duplicates.
@@ -109,6 +122,8 @@ def decide(spool: Spool, wanted: Wanted, tell: Callable[[], None], alike: Alike 
     for column in ("words", "parent"):  # what was made from a forgotten row is forgotten with it
         fates.remove(np.flatnonzero(np.isin(spool.columns[column], wanted.forgotten)), FORGOTTEN)
     _made_from_tested(spool, wanted, fates)
+    if marks is not None:
+        _filter(spool, wanted, fates, marks)
     _copies_in_tasks(spool, fates)
     tell()
     _duplicates_in_test(spool, wanted.rules, fates)
@@ -121,6 +136,26 @@ def decide(spool: Spool, wanted: Wanted, tell: Callable[[], None], alike: Alike 
         _semantic_duplicates(spool, wanted.rules, fates, TRAIN, alike)
     tell()
     return fates
+
+
+def _filter(spool: Spool, wanted: Wanted, fates: Fates, marks: Marks) -> None:
+    """Let rows go for the first filter that marks them and removes. Raises DataError when a file loses too many."""
+    for rule in RULES:
+        if rule.name != "outlier" and marks.said.action(rule.name) == "remove":
+            fates.remove(np.flatnonzero(marks.of(rule.name) & (fates.reasons == KEPT)), FILTERED[rule.name])
+    gone = np.isin(fates.reasons, list(FILTERED.values()))
+    files = spool.columns["file"]
+    rows = np.bincount(files[marks.data], minlength=len(spool.files))
+    lost = np.bincount(files[gone], minlength=len(spool.files))
+    least = wanted.rules.stop_rows
+    for file in np.flatnonzero((rows >= least) & (lost > wanted.stop_share * rows)).tolist():
+        by = np.bincount(fates.reasons[gone & (files == file)], minlength=len(REASONS))
+        told = ", ".join(f"{REASONS[reason]} {by[reason]}" for reason in np.argsort(-by, kind="stable") if by[reason])
+        raise DataError(
+            f"{spool.files[file]} would lose {lost[file]} of {rows[file]} rows to filters ({told}), more than "
+            f"prepare.stop_share = {wanted.stop_share:g} allows. Set the filter to `report` and look at what it marks "
+            "(burnish data show); is that what you want, set prepare.stop_share to 1."
+        )
 
 
 def _hold_out(spool: Spool, wanted: Wanted, fates: Fates) -> None:

@@ -7,7 +7,7 @@ spool; once more their compact texts, to decide about all of them together; and 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +23,8 @@ from burnish.core.units import format_count
 from burnish.data.alike import Alike, Remembered
 from burnish.data.chunk import Chunk
 from burnish.data.decide import FIRST_TASK, KEPT, Fates, Wanted, decide
+from burnish.data.filters.marks import Marks
+from burnish.data.filters.report import filter_report
 from burnish.data.fit import overlong_message
 from burnish.data.formats.columns import compile_mapping
 from burnish.data.ledger import Book
@@ -90,16 +92,18 @@ def prepare(
         _check_lengths(recipe, limit, tokenizer, book)
         _note_unused_keys(book, emit)
         alike = _alike(recipe, embed, folder)
-        fates = decide(spool, wanted(recipe, forgotten), _teller(emit, "comparing rows", 3), alike)
+        marks = Marks(spool, recipe.prepare.filters)
+        fates = decide(spool, wanted(recipe, forgotten), _teller(emit, "comparing rows", 3), alike, marks)
         _check_expected(expected, spool, fates, tokenizer)
         certified = certify(spool, fates, personal, recipe.prepare.personal_data.recall)
-        with ThreadPoolExecutor(1) as beside:  # the proof reads what the files are written from
-            proving = beside.submit(prove, spool, fates, sides, alike)
+        with ThreadPoolExecutor(1) as threads:  # the proof reads what the files are written from
+            proving = threads.submit(prove, spool, fates, sides, alike)
             written = write(spool, fates, sides, folder, root, book, emit, clean=personal.leaves_nothing, names=names)
             _check_splits(written, recipe, book)
             proof = proving.result()
-    write_json(folder / "leakage.json", proof.as_json())
-    write_json(folder / "certificate.json", certified.to_json())
+        found = filter_report(spool, fates, marks, names)
+        _note_filters(found, emit)
+    beside = {"leakage": proof.as_json(), "certificate": certified.to_json(), "filters": found}
     return Manifest(
         sources=tuple(
             file
@@ -111,12 +115,18 @@ def prepare(
         splits=written.splits,
         personal_data=dict(sorted(book.counts.personal.items())),
         leakage=fates.leaks(semantic=alike is not None),
-        leakage_file=file_ref(folder / "leakage.json", root),
-        certificate_file=file_ref(folder / "certificate.json", root),
+        **_written_beside(beside, folder, root),
         rejected_file=written.rejected_file,
         account=written.account,
         settings=_settings(recipe, limit, tokenizer, data_fingerprint(recipe)),
     )
+
+
+def _written_beside(values: Mapping[str, Any], folder: Path, root: Path) -> dict[str, Any]:
+    """Write JSON files beside the manifest, and return its fields that name them."""
+    for name, value in values.items():
+        write_json(folder / f"{name}.json", value)
+    return {f"{name}_file": file_ref(folder / f"{name}.json", root) for name in values}
 
 
 def _settings_of(recipe: Recipe, settings: Settings) -> list[Settings]:
@@ -297,6 +307,17 @@ def _note_unused_keys(book: Book, emit: Emit) -> None:
     if book.counts.unused:
         keys = ", ".join(f"{key} ({format_count(count)} rows)" for key, count in sorted(book.counts.unused.items()))
         emit(Note("prepare", f"Keys of rows that burnish does not use: {keys}."))
+
+
+def _note_filters(found: dict[str, Any], emit: Emit) -> None:
+    """Say which filters mark rows that are still in the dataset, and which are off."""
+    marked = [each for each in found["filters"] if each["in_dataset"] and each["action"] == "report"]
+    told = ", ".join(f"{each['name'].replace('_', ' ')} {each['in_dataset']:,}" for each in marked)
+    off = ", ".join(found["not_run"])
+    if told:
+        emit(Note("prepare", f"Filters mark rows that stay, of {found['kept']:,}: {told}. Look: burnish data show."))
+    if off:
+        emit(Note("prepare", f"Filters that are off: {off}. docs/filters.md says what they need."))
 
 
 def _check_splits(written: Written, recipe: Recipe, book: Book) -> None:

@@ -24,6 +24,7 @@ from burnish.data.chunk import (
     COLUMNS,
     NO_DAY,
     NOTHING_SAID,
+    OWN_COLUMNS,
     Chunk,
     Counts,
     Overlong,
@@ -33,6 +34,8 @@ from burnish.data.chunk import (
     packed,
     small,
 )
+from burnish.data.filters.columns import SIGNALS
+from burnish.data.filters.signals import Said, signals_of
 from burnish.data.fit import answers_of, longest, truncated
 from burnish.data.formats.columns import ColumnMapping
 from burnish.data.formats.read import read
@@ -94,6 +97,7 @@ class _Candidate:
     raw: RawRow
     row: Record
     said: Conversation
+    changes: set[str]
     difficulty: float | None = None
     made: Made | None = None
 
@@ -153,7 +157,7 @@ def _candidate(raw: RawRow, settings: Settings, clean: Cleaner, counts: Counts) 
     _check_conversation(row)
     difficulty = _number(row.unused.get(DIFFICULTY))
     counts.unused.update(row.unused.keys() - ({DIFFICULTY} if difficulty is not None else set[str]()))
-    row = _cleaned(row, clean, counts)
+    row, changes = _cleaned(row, clean, counts)
     day, date = row.day(), row.meta.get("date")
     if date is not None and day is None:
         counts.changed["date that is not YYYY-MM-DD"] += 1
@@ -163,7 +167,7 @@ def _candidate(raw: RawRow, settings: Settings, clean: Cleaner, counts: Counts) 
         raise RowRefused("no date", f"{found}; the system prompt needs the day of the request as YYYY-MM-DD")
     counts.formats[raw.origin.file, row.meta["format"]] += 1
     messages = with_system(row.messages, settings.system, day or datetime.date.min)
-    return _Candidate(raw, row, Conversation(messages, row.tools, day), difficulty, made)
+    return _Candidate(raw, row, Conversation(messages, row.tools, day), changes, difficulty, made)
 
 
 def _check_conversation(row: Record) -> None:
@@ -178,8 +182,8 @@ def _check_conversation(row: Record) -> None:
         raise RowRefused("not a conversation", "plain text, in which nothing is asked and answered")
 
 
-def _cleaned(row: Record, clean: Cleaner, counts: Counts) -> Record:
-    """Repair every text and treat personal data; count the rows that changed by what changed in them."""
+def _cleaned(row: Record, clean: Cleaner, counts: Counts) -> tuple[Record, set[str]]:
+    """Repair every text and treat personal data; count the rows that changed by what changed in them, and return that."""
     changes: set[str] = set()
     found: Counter[str] = Counter()
 
@@ -195,7 +199,7 @@ def _cleaned(row: Record, clean: Cleaner, counts: Counts) -> Record:
     result = row.mapped(cleaned)
     counts.personal.update(found)
     counts.changed.update(changes)
-    return result
+    return result, changes
 
 
 _Entry = tuple[Row, tuple[str, str], _Candidate]
@@ -247,6 +251,7 @@ def _fitted(
         if shorter is None:
             return _refused(candidate.raw, "over max_tokens", f"{tokens} tokens, at most {settings.limit}")
         counts.changed["truncated"] += 1
+        candidate.changes.add("truncated")
         candidate.said = shorter
         answers = answers_of(tokenizer, shorter)
     counts.tokens_in[candidate.raw.origin.file] += whole
@@ -308,6 +313,7 @@ def _columns(rows: Sequence[_Entry], files: Sequence[str]) -> tuple[np.ndarray, 
     """Return the numbers of each row, and the words of each request and answer."""
     number = {file: at for at, file in enumerate(files)}
     columns = np.zeros(len(rows), COLUMNS)
+    own = columns[list(OWN_COLUMNS.names or ())]  # a view
     words: list[bytes] = []
     for at, (row, (text, answer), candidate) in enumerate(rows):
         said = candidate.row.split
@@ -315,7 +321,7 @@ def _columns(rows: Sequence[_Entry], files: Sequence[str]) -> tuple[np.ndarray, 
         day = candidate.said.day
         asked = plain(text)
         words += words_only(asked), words_only(plain(answer))
-        columns[at] = (
+        own[at] = (
             bytes.fromhex(row.row_id[:32]),
             exact_hash_of(words[-2:], f"{text}\n{answer}"),
             int.from_bytes(digest(system, asked)[:8], "little"),
@@ -331,7 +337,11 @@ def _columns(rows: Sequence[_Entry], files: Sequence[str]) -> tuple[np.ndarray, 
             candidate.made is not None,
             0 if candidate.made is None else candidate.made.parent,
         )
-    return columns, words_of(words)
+    hashes = words_of(words)
+    marks = signals_of([Said(c.said.messages, answer, c.changes) for _, (_, answer), c in rows], hashes)
+    for name in SIGNALS.names or ():
+        columns[name] = marks[name]
+    return columns, hashes
 
 
 def _said_by(messages: Sequence[Message], role: str) -> list[str]:

@@ -107,6 +107,16 @@ class Spool:
                     yield row, *texts[row - place.first]
             at = end
 
+    def messages(self, rows: I64) -> Iterator[tuple[int, str]]:
+        """Yield number and messages, as JSON, of some rows, given in ascending order."""
+        at = 0
+        for place in self._places:
+            end = int(np.searchsorted(rows, place.first + place.rows))
+            if end > at:
+                tables = Tables.thawed(self._read(place.tables))
+                yield from ((row, tables.messages(row - place.first)) for row in rows[at:end].tolist())
+            at = end
+
     def words(self, rows: I64) -> Iterator[tuple[I64, Words]]:
         """Yield numbers of some rows, given in ascending order, and the words of request and answer of each in turn."""
         at = 0

@@ -50,6 +50,13 @@ def personal_recall(home: Home, manifest: Manifest) -> list[dict[str, Any]]:
     return certificate_of(manifest, home.root)
 
 
+def filter_findings(home: Home, manifest: Manifest) -> dict[str, Any] | None:
+    """Return what the filters found, as the dataset's file has it; None for datasets from before there were filters."""
+    from burnish.data.report import filters_of
+
+    return filters_of(manifest, home.root)
+
+
 def revealed(home: Home, text: str) -> str:
     """Return a text with the tokens of the home's vault replaced by their values. Raises UsageError when there is no vault."""
     from burnish import wiring

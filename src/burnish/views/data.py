@@ -14,8 +14,14 @@ SHOWN = 160
 """Characters of a text that are shown in a table."""
 
 
-def print_dataset(manifest: Manifest, home: Home, report: Path | None, recall: list[dict[str, Any]]) -> None:
-    """Print sources, ledger, splits, tokens, where the leakage proof is and the recall of personal data."""
+def print_dataset(
+    manifest: Manifest,
+    home: Home,
+    report: Path | None,
+    recall: list[dict[str, Any]],
+    filters: dict[str, Any] | None = None,
+) -> None:
+    """Print sources, ledger, splits, tokens, filters, where the leakage proof is and the recall of personal data."""
     line(f"dataset {manifest.id}")
     table(
         "sources",
@@ -53,6 +59,15 @@ def print_dataset(manifest: Manifest, home: Home, report: Path | None, recall: l
             for name, s in manifest.splits.items()
         ],
     )
+    _print_proofs(manifest, home, recall)
+    if filters is not None:
+        print_filters(filters)
+    if report is not None:
+        line(f"report: {report}")
+
+
+def _print_proofs(manifest: Manifest, home: Home, recall: list[dict[str, Any]]) -> None:
+    """Print where tokens went, where the leakage proof is and the recall of personal data."""
     if manifest.account is not None:
         total = manifest.account.total
         line(
@@ -68,8 +83,34 @@ def print_dataset(manifest: Manifest, home: Home, report: Path | None, recall: l
             f"personal data: {found} of {planted} planted values of {len(recall)} kinds found "
             f"(lowest: {lowest['kind']}, lower limit {lowest['low']:.3f})"
         )
-    if report is not None:
-        line(f"report: {report}")
+
+
+def print_filters(found: dict[str, Any]) -> None:
+    """Print how many rows each filter marks and of which sources, languages, and what is off."""
+    marked = [each for each in found["filters"] if each["marked"] and each["action"] != "repaired"]
+    if marked:
+        table(
+            f"filters: {found['rows']:,} rows looked at",
+            ("filter", "set to", "marked", "share", "removed", "most in"),
+            [
+                (
+                    each["name"].replace("_", " "),
+                    each["action"],
+                    f"{each['marked']:,}",
+                    f"{each['share']:.1%} ({each['low']:.1%} to {each['high']:.1%})",
+                    f"{each['removed']:,}",
+                    ", ".join(f"{source['source']}: {source['marked']:,}" for source in each["by_source"][:2]),
+                )
+                for each in sorted(marked, key=lambda each: -each["marked"])
+            ],
+        )
+        line("ten examples of each: --report FILE, or --json")
+    else:
+        line(f"filters: nothing is marked in {found['rows']:,} rows")
+    if found["not_run"]:
+        line(f"filters that are off: {', '.join(found['not_run'])}")
+    languages = ", ".join(f"{each['name']} {each['share']:.1%}" for each in found["languages"][:6])
+    line(f"languages: {languages}")
 
 
 def _of_source(manifest: Manifest, name: str) -> tuple[str, ...]:

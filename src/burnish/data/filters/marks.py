@@ -1,0 +1,64 @@
+"""Which rows each filter marks, from the columns of all rows; and those it lets go."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from burnish.core.recipe_filters import LANGUAGES, Filters
+from burnish.data.filters import rules
+from burnish.data.spool import Spool
+
+Mask = npt.NDArray[np.bool_]
+LEAST_ROWS = 20
+"""Rows that a source must have before the length of one says anything."""
+LEAST_DEVIATION = 0.1
+"""Of the logarithm of words: where all answers are nearly the same length, one is not far off for a word more."""
+_MAD_TO_DEVIATION = 1.4826
+"""Of normal numbers the standard deviation is so many times the median absolute deviation."""
+
+
+class Marks:
+    """What the filters of a recipe mark in the rows of the data; rows of tasks are never marked."""
+
+    def __init__(self, spool: Spool, said: Filters) -> None:
+        """Look at the rows of a finished spool."""
+        self.spool, self.said = spool, said
+        self.data: Mask = spool.sources < spool.data_sources
+        self.outliers: Mask | None = None
+        """Set by who has the embeddings."""
+
+    def of(self, name: str) -> Mask:
+        """Return which rows a filter marks. Raises KeyError for a name there is not."""
+        if name == "length":
+            return self._length()
+        if name == "language":
+            return self._language()
+        if name == "outlier":
+            return np.zeros(len(self.spool), np.bool_) if self.outliers is None else self.outliers
+        return self.data & (self.spool.columns["signals"] & rules.BY_ROW[name] > 0)
+
+    @property
+    def wanted_languages(self) -> tuple[str, ...]:
+        """The languages that rows may be in: those the recipe names, else the one that most rows are in."""
+        if self.said.languages:
+            return self.said.languages
+        counts = np.bincount(self.spool.columns["language"][self.data], minlength=len(LANGUAGES) + 1)[1:]
+        return (LANGUAGES[int(counts.argmax())],) if counts.any() else ()
+
+    def _language(self) -> Mask:
+        wanted = [0, *(LANGUAGES.index(code) + 1 for code in self.wanted_languages)]
+        return self.data & ~np.isin(self.spool.columns["language"], wanted)
+
+    def _length(self) -> Mask:
+        marked = np.zeros(len(self.spool), np.bool_)
+        columns = self.spool.columns
+        for source in range(self.spool.data_sources):
+            own = np.flatnonzero((self.spool.sources == source) & (columns["kind"] != rules.NOTHING))
+            if len(own) < LEAST_ROWS:
+                continue
+            words = np.log1p(columns["size"][own].astype(np.float64))
+            centre = np.median(words)
+            spread = max(_MAD_TO_DEVIATION * float(np.median(np.abs(words - centre))), LEAST_DEVIATION)
+            marked[own] = np.abs(words - centre) > self.said.length_deviations * spread
+        return marked
