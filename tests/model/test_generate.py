@@ -146,7 +146,7 @@ def run(decoder: Decoder, prompts: Sequence[Sequence[int]], new_tokens: int, *, 
         decoder.add(prompt, Sampling(max_new_tokens=new_tokens), share=share): [] for prompt in prompts
     }
     while decoder.running or decoder.waiting:
-        for sequence, token, _ in decoder.step():
+        for sequence, token, *_ in decoder.step():
             assert token is not None
             answers[sequence].append(token)
     return list(answers.values())
@@ -188,7 +188,7 @@ def test_a_removed_sequence_frees_its_row_and_disturbs_nobody(llama: PreTrainedM
     got: dict[int, list[int]] = {number: [] for number in numbers}
     removed = {numbers[1], numbers[5]}
     for step in range(40):
-        for sequence, token, _ in decoder.step():
+        for sequence, token, *_ in decoder.step():
             assert token is not None
             got[sequence].append(token)
         if step == 2:
@@ -228,7 +228,7 @@ def test_whatever_joins_and_leaves_each_sequence_ends_once_with_its_own_answer(
             if not finishes[number]:
                 removed.add(number)
             decoder.remove(number)
-        for sequence, token, finish in decoder.step():
+        for sequence, token, finish, _ in decoder.step():
             assert sequence not in removed
             assert not finishes[sequence]
             got[sequence].append(token)
@@ -286,7 +286,7 @@ def test_the_length_limit_and_the_stop_token_are_told_apart(llama: PreTrainedMod
     full = decoder.add(prompt, Sampling(max_new_tokens=3))
     ends = {}
     while decoder.running or decoder.waiting:
-        ends |= {sequence: (token, finish) for sequence, token, finish in decoder.step() if finish is not None}
+        ends |= {sequence: (token, finish) for sequence, token, finish, _ in decoder.step() if finish is not None}
     assert ends == {stopped: (None, Finish.STOP), full: (free[2], Finish.LENGTH)}
 
 

@@ -58,7 +58,10 @@ class Readers:
 
 @dataclass(slots=True)
 class StepLayout:
-    """Where each token of a step belongs. Decoding sequences write at `own_B`, after `past_B` prefix tokens."""
+    """Where each token of a step belongs. Decoding sequences write at `own_B`, after `past_B` prefix tokens.
+
+    `rows` is the cache row of each decoding token when they are not in the order of the rows.
+    """
 
     cache: Rows
     own_B: Tensor
@@ -67,13 +70,21 @@ class StepLayout:
     past_tokens: int
     readers: list[Readers]
     pieces: list[Piece]
+    rows: list[int] | None = None
     masks: dict[int | None, Tensor] = field(default_factory=dict)
     piece_masks: dict[tuple[int, int | None], Tensor | None] = field(default_factory=dict)
     layers_seen: int = 0
     row_B: Tensor = field(init=False)
+    own_in_order_B: Tensor = field(init=False)
+    token_B: Tensor | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.row_B = torch.arange(len(self.own_B), device=self.own_B.device)
+        self.own_in_order_B = self.own_B
+        if self.rows is not None:
+            self.row_B = torch.tensor(self.rows, device=self.own_B.device)
+            self.own_in_order_B = self.own_B[self.row_B]
+            self.token_B = torch.argsort(self.row_B)
 
     def decode_mask(self, window: int | None, like: Tensor) -> Tensor:
         """Return the additive mask (B, 1, 1, P + S): 0 where a token of the past is seen, -inf elsewhere."""
@@ -137,10 +148,14 @@ def cached_attention(
     decoding = len(step.own_B)
     outputs: list[Tensor] = []
     if decoding:
-        rows.write(
-            step.row_B, step.own_B, key_KND[:, :decoding].transpose(0, 1), value_KND[:, :decoding].transpose(0, 1)
-        )
-        outputs.append(_decode(step, index, rows, query_HND[:, :decoding] * scale, sliding_window))
+        key_BKD, value_BKD = key_KND[:, :decoding].transpose(0, 1), value_KND[:, :decoding].transpose(0, 1)
+        rows.write(step.row_B, step.own_in_order_B, key_BKD, value_BKD)
+        query_HBD = query_HND[:, :decoding] * scale
+        if step.token_B is None:
+            outputs.append(_decode(step, index, rows, query_HBD, sliding_window))
+        else:
+            in_rows = _decode(step, index, rows, query_HBD.index_select(1, step.token_B), sliding_window)
+            outputs.append(in_rows.index_select(0, step.row_B))
     for number, piece in enumerate(step.pieces):
         here = slice(piece.first, piece.first + piece.tokens)
         keys_KQD, values_KQD = _store_piece(piece, index, rows, key_KND[:, here], value_KND[:, here])

@@ -9,19 +9,21 @@ attention (Llama, Qwen, Mistral, SmolLM and most others since transformers 5), o
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedModel
 
 from burnish.core.errors import BaseModelError, ServeError
+from burnish.model.banked_linear import BankedModel
 from burnish.model.cached_attention import Piece, Readers, StepLayout, cached_attention_on
 from burnish.model.kv_cache import Prefix, PrefixStore, Rows
-from burnish.model.sampling import Sampling, choose_tokens
+from burnish.model.sampling import Chooser, Chosen, Constraint, Likelihood, Sampling, choose_tokens
+from burnish.model.shared_starts import shared_starts
 
 
 class Finish(Enum):
@@ -32,11 +34,15 @@ class Finish(Enum):
 
 
 class Emitted(NamedTuple):
-    """What a step gave one sequence: a token, its end, or the last token together with the end."""
+    """What a step gave one sequence: a token, its end, or the last token together with the end.
+
+    likelihood: of the token, when the sequence's sampling asks for it.
+    """
 
     sequence: int
     token: int | None
     finish: Finish | None
+    likelihood: Likelihood | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -47,8 +53,8 @@ class _Sequence:
     tokens: list[int]
     prompt_tokens: int
     share: int
-    sampling: Sampling
-    generator: torch.Generator | None
+    chooser: Chooser
+    adapter: Hashable | None = None
     prefix: Prefix | None = None
     prefix_tokens: int = 0
     own: int = 0
@@ -62,13 +68,18 @@ class _Sequence:
 
 @dataclass(slots=True)
 class _Batch:
-    """The tokens of one step: ids and positions in a row, and the places in it that give a next token."""
+    """The tokens of one step: ids and positions in a row, and the places in it that give a next token.
+
+    decoding, pieces: the adapter of each decoding token, and of each piece of a prompt with its tokens.
+    """
 
     layout: StepLayout
     tokens: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
     last: list[int] = field(default_factory=list)
     sequences: list[_Sequence] = field(default_factory=list)
+    decoding: list[Hashable | None] = field(default_factory=list)
+    pieces: list[tuple[Hashable | None, slice]] = field(default_factory=list)
 
 
 def check_fits(prompt_tokens: int, new_tokens: int, context_tokens: int) -> None:
@@ -90,9 +101,19 @@ class Decoder:
         rows: sequences that run at once.
         piece_tokens: prompt tokens computed in one step at most; smaller keeps running sequences fluent.
         kept_tokens: tokens of unused prefixes kept for later prompts.
+        banked: the same model with a bank of adapters, if sequences may name one. The bank may change between steps, but an
+            adapter must stay while one of its sequences runs.
     """
 
-    def __init__(self, model: PreTrainedModel, *, rows: int, piece_tokens: int = 512, kept_tokens: int = 2048) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        rows: int,
+        piece_tokens: int = 512,
+        kept_tokens: int = 2048,
+        banked: BankedModel | None = None,
+    ) -> None:
         if model.training:
             raise BaseModelError("the model is in training mode; call model.eval() before generating")
         self.model = model
@@ -100,6 +121,7 @@ class Decoder:
         self.piece_tokens = piece_tokens
         self.context_tokens: int = model.config.max_position_embeddings
         self._device = model.device
+        self._banked = banked
         self._cache = Rows()
         self._prefixes = PrefixStore(kept_tokens)
         self._waiting: deque[_Sequence] = deque()
@@ -116,16 +138,23 @@ class Decoder:
         """Sequences that wait for a row."""
         return len(self._waiting)
 
-    def add(self, prompt: Sequence[int], sampling: Sampling, *, share: int = 0) -> int:
+    def add(
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        *,
+        share: int = 0,
+        adapter: Hashable | None = None,
+        constraint: Constraint | None = None,
+    ) -> int:
         """Queue a prompt and return the sequence's number.
 
-        `share` says that so many first tokens will come again in other prompts: they are computed once and kept
-        apart. Prefixes at hand are used without being told.
+        `share` says that so many first tokens will come again in other prompts with the same adapter: they are computed once
+        and kept apart. Prefixes at hand are used without being told. `adapter` is a key of the bank, None the base.
         """
         check_fits(len(prompt), sampling.max_new_tokens, self.context_tokens)
-        sequence = _Sequence(
-            self._next, list(prompt), len(prompt), min(share, len(prompt) - 1), sampling, sampling.generator()
-        )
+        chooser = Chooser(sampling, prompt, constraint)
+        sequence = _Sequence(self._next, list(prompt), len(prompt), min(share, len(prompt) - 1), chooser, adapter)
         self._next += 1
         self._waiting.append(sequence)
         return sequence.number
@@ -140,6 +169,10 @@ class Decoder:
             if sequence.number == number:
                 self._waiting.remove(sequence)
                 return
+
+    def forget_adapter(self, adapter: Hashable) -> None:
+        """Drop what is kept of an adapter that no sequence uses any more."""
+        self._prefixes.forget(adapter)
 
     def clear(self) -> None:
         """Forget every sequence and prefix, and give the memory back."""
@@ -157,7 +190,7 @@ class Decoder:
         batch = self._plan()
         if not batch.tokens:
             return []
-        with cached_attention_on(self.model):
+        with cached_attention_on(self.model), self._adapters_of(batch):
             logits = self.model(
                 input_ids=torch.tensor([batch.tokens], device=self._device),
                 position_ids=torch.tensor([batch.positions], device=self._device),
@@ -171,19 +204,34 @@ class Decoder:
             prefix.ready = prefix.planned
         if not batch.sequences:
             return []
-        chosen = choose_tokens(logits[0], [s.sampling for s in batch.sequences], [s.generator for s in batch.sequences])
+        chosen = choose_tokens(logits[0], [sequence.chooser for sequence in batch.sequences])
         return [self._advance(sequence, token) for sequence, token in zip(batch.sequences, chosen, strict=True)]
 
-    def _advance(self, sequence: _Sequence, token: int) -> Emitted:
+    @contextmanager
+    def _adapters_of(self, batch: _Batch) -> Iterator[None]:
+        if self._banked is None:
+            yield
+        else:
+            with self._banked.step(batch.decoding, batch.pieces):
+                yield
+
+    def _advance(self, sequence: _Sequence, chosen: Chosen) -> Emitted:
         """Give a sequence its next token and end it where it must end."""
-        if token in sequence.sampling.stop_ids:
+        token, likelihood = chosen
+        sampling = sequence.chooser.sampling
+        if token in sampling.stop_ids:
             self._free(self._running.index(sequence))
             return Emitted(sequence.number, None, Finish.STOP)
         sequence.tokens.append(token)
-        if len(sequence.tokens) - sequence.prompt_tokens < sequence.sampling.max_new_tokens:
-            return Emitted(sequence.number, token, None)
-        self._free(self._running.index(sequence))
-        return Emitted(sequence.number, token, Finish.LENGTH)
+        sequence.chooser.take(token)
+        finish = None
+        if sequence.chooser.constraint is not None and sequence.chooser.constraint.finished:
+            finish = Finish.STOP
+        elif len(sequence.tokens) - sequence.prompt_tokens >= sampling.max_new_tokens:
+            finish = Finish.LENGTH
+        if finish is not None:
+            self._free(self._running.index(sequence))
+        return Emitted(sequence.number, token, finish, likelihood)
 
     def _free(self, row: int) -> None:
         """Take a sequence out of its row. Decoding sequences stay in front of one that still reads its prompt."""
@@ -204,8 +252,11 @@ class Decoder:
     def _plan(self) -> _Batch:
         """Lay out the next step: one token of each decoding sequence, then prompts in turn up to `piece_tokens`."""
         decoding = [sequence for sequence in self._running if not sequence.reading]
-        batch = _Batch(self._decode_layout(decoding))
-        for sequence in decoding:
+        order = self._decode_order(decoding)
+        batch = _Batch(self._decode_layout(decoding, order))
+        for row in order:
+            sequence = decoding[row]
+            batch.decoding.append(sequence.adapter)
             batch.tokens.append(sequence.tokens[-1])
             batch.positions.append(len(sequence.tokens) - 1)
             batch.last.append(len(batch.tokens) - 1)
@@ -223,7 +274,16 @@ class Decoder:
         self._cache.reserve(rows, max((sequence.own for sequence in self._running), default=0))
         return batch
 
-    def _decode_layout(self, decoding: list[_Sequence]) -> StepLayout:
+    def _decode_order(self, decoding: list[_Sequence]) -> list[int]:
+        """Return the rows in the order in which their tokens are computed: those of one adapter next to each other."""
+        if self._banked is None:
+            return list(range(len(decoding)))
+        bank = self._banked.bank
+        bank.bring_forward({sequence.adapter for sequence in decoding})
+        places = [bank.place(sequence.adapter) for sequence in decoding]
+        return sorted(range(len(decoding)), key=places.__getitem__)
+
+    def _decode_layout(self, decoding: list[_Sequence], order: list[int]) -> StepLayout:
         """Return the layout with the decoding sequences placed; sequences that read the same prefix are grouped."""
         groups: dict[tuple[int, int], list[int]] = {}
         for row, sequence in enumerate(decoding):
@@ -246,14 +306,16 @@ class Decoder:
             past_tokens=max((sequence.prefix_tokens for sequence in decoding), default=0),
             readers=readers,
             pieces=[],
+            rows=None if order == sorted(order) else order,
         )
 
     def _find_prefix(self, sequence: _Sequence) -> None:
         """Let a new sequence read a stored prefix, or begin the one it shares with others."""
         body = torch.tensor(sequence.tokens[:-1], dtype=torch.int64)
-        prefix, length = self._prefixes.find(body)
+        prefix, length = self._prefixes.find(body, sequence.adapter)
         if sequence.share >= length + self._prefixes.least_tokens:
-            prefix, length = self._prefixes.build(sequence.tokens[: sequence.share]), sequence.share
+            prefix = self._prefixes.build(sequence.tokens[: sequence.share], sequence.adapter)
+            length = sequence.share
         if prefix is not None:
             sequence.prefix, sequence.prefix_tokens = prefix, length
             self._prefixes.acquire(prefix)
@@ -263,14 +325,14 @@ class Decoder:
         prefix = sequence.prefix
         if prefix is not None and prefix.planned < sequence.prefix_tokens:
             taken = min(room, len(prefix) - prefix.planned)
-            self._add_piece(batch, sequence.tokens, Piece(len(batch.tokens), taken, prefix, prefix.planned))
+            self._add_piece(batch, sequence, Piece(len(batch.tokens), taken, prefix, prefix.planned))
             prefix.planned += taken
             room -= taken
         taken = min(room, sequence.pending)
         if taken == 0 or (prefix is not None and prefix.planned < sequence.prefix_tokens):
             return 0
         piece = Piece(len(batch.tokens), taken, row, sequence.own, prefix, sequence.prefix_tokens)
-        self._add_piece(batch, sequence.tokens, piece)
+        self._add_piece(batch, sequence, piece)
         sequence.own += taken
         sequence.reading = sequence.pending > 0
         if not sequence.reading:
@@ -279,51 +341,15 @@ class Decoder:
         return room - taken
 
     @staticmethod
-    def _add_piece(batch: _Batch, tokens: list[int], piece: Piece) -> None:
+    def _add_piece(batch: _Batch, sequence: _Sequence, piece: Piece) -> None:
         start = piece.prefix_tokens + piece.start
         batch.layout.pieces.append(piece)
-        batch.tokens += tokens[start : start + piece.tokens]
+        batch.pieces.append((sequence.adapter, slice(piece.first, piece.first + piece.tokens)))
+        batch.tokens += sequence.tokens[start : start + piece.tokens]
         batch.positions += range(start, start + piece.tokens)
 
 
 # ------------------------------------------------------------------------------------------------------- many prompts
-
-
-def shared_starts(prompts: Sequence[Sequence[int]], least_tokens: int = 16) -> tuple[list[int], list[int]]:
-    """Find leading tokens worth computing once.
-
-    Returns the order in which to run the prompts (those with a common start follow each other) and, for each prompt
-    (in the given order), how many of its first tokens to share. The choice saves the most tokens among groupings with
-    one shared start per prompt: sorted prompts form a tree of common starts, and a group is split where that saves
-    more.
-    """
-    order = sorted(range(len(prompts)), key=lambda i: list(prompts[i]))
-    common = [_common(prompts[a], prompts[b]) for a, b in pairwise(order)]
-    shares = [0] * len(prompts)
-    for first, last, length in _best_groups(common, 0, len(order) - 1, least_tokens)[1]:
-        for place in range(first, last + 1):
-            shares[order[place]] = length
-    return order, shares
-
-
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    """Length of the common start of two prompts, leaving each at least one own token."""
-    limit = min(len(a), len(b)) - 1
-    return next((i for i in range(limit) if a[i] != b[i]), max(limit, 0))
-
-
-def _best_groups(common: list[int], first: int, last: int, least: int) -> tuple[int, list[tuple[int, int, int]]]:
-    """Return the most tokens that places first..last of the sorted prompts can save, and the groups that save them."""
-    if first >= last:
-        return 0, []
-    length = min(common[first:last])
-    whole = (last - first) * length if length >= least else 0
-    cuts = [first - 1, *(i for i in range(first, last) if common[i] == length), last]
-    parts = [_best_groups(common, a + 1, b, least) for a, b in pairwise(cuts)]
-    saved = sum(part[0] for part in parts)
-    if whole >= saved:
-        return whole, [(first, last, length)] if whole else []
-    return saved, [group for part in parts for group in part[1]]
 
 
 def generate(
@@ -347,10 +373,10 @@ def generate(
     done = 0
     while decoder.running or decoder.waiting:
         emitted = decoder.step()
-        for sequence, token, _ in emitted:
+        for sequence, token, *_ in emitted:
             if token is not None:
                 answers[places[sequence]].append(token)
-        ended = sum(finish is not None for _, _, finish in emitted)
+        ended = sum(each.finish is not None for each in emitted)
         done += ended
         if ended and progress is not None:
             progress(done, len(prompts))

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 ATTENTION = (LlamaAttention, MistralAttention, Qwen2Attention, Qwen3Attention, Gemma2Attention, Gemma3Attention)
 GATED = (LlamaMLP, MistralMLP, Qwen2MLP, Qwen3MLP, Gemma2MLP, Gemma3MLP, LeanGated)
+SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+"""Names of the layers that read one input in the modules above."""
 
 
 class _JoinedProduct(torch.autograd.Function):
@@ -135,7 +137,7 @@ def joined(model: PreTrainedModel) -> Iterator[list[str]]:
 def _members(module: nn.Module) -> list[LoraLinear]:
     """Return the adapted layers among those of a module that read the same input in the known families."""
     children = dict(module.named_children())
-    for names in (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")):
+    for names in SAME_INPUT:
         found = [children[name] for name in names if isinstance(children.get(name), LoraLinear)]
         if found:
             return found

@@ -7,7 +7,7 @@ head size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -74,10 +74,12 @@ class Rows:
 class Prefix:
     """Leading tokens with their keys and values, stored once and read by several sequences.
 
-    `planned` tokens are computed by the end of the step being prepared, `ready` tokens by the last finished step.
+    `planned` tokens are computed by the end of the step being prepared, `ready` tokens by the last finished step. `owner` is
+    the adapter that computed it: another adapter has other keys and values for the same tokens.
     """
 
-    def __init__(self, tokens: Sequence[int]) -> None:
+    def __init__(self, tokens: Sequence[int], owner: Hashable | None = None) -> None:
+        self.owner = owner
         self.tokens = torch.tensor(tokens, dtype=torch.int64)
         self.planned = 0
         self.ready = 0
@@ -118,25 +120,33 @@ class PrefixStore:
         self.least_tokens = least_tokens
         self.prefixes: list[Prefix] = []
 
-    def find(self, tokens_T: Tensor, *, ready: bool = False) -> tuple[Prefix | None, int]:
-        """Return the prefix that has the most leading tokens of `tokens_T`, and how many (0: too few to help)."""
+    def find(
+        self, tokens_T: Tensor, owner: Hashable | None = None, *, ready: bool = False
+    ) -> tuple[Prefix | None, int]:
+        """Return the owner's prefix that has the most leading tokens of `tokens_T`, and how many (0: too few to help)."""
         best, length = None, self.least_tokens - 1
         for prefix in self.prefixes:
+            if prefix.owner != owner:
+                continue
             common = min(prefix.common(tokens_T), prefix.ready if ready else prefix.planned)
             if common > length:
                 best, length = prefix, common
         return (best, length) if best is not None else (None, 0)
 
-    def build(self, tokens: Sequence[int]) -> Prefix:
-        """Return a new prefix for `tokens`, begun from the longest stored one; its rest is still to be computed."""
-        prefix = Prefix(tokens)
-        source, length = self.find(prefix.tokens, ready=True)
+    def build(self, tokens: Sequence[int], owner: Hashable | None = None) -> Prefix:
+        """Return a new prefix for `tokens`, begun from the owner's longest one; its rest is still to be computed."""
+        prefix = Prefix(tokens, owner)
+        source, length = self.find(prefix.tokens, owner, ready=True)
         if source is not None:
             prefix.take_over(source, length)
             if length == len(source) and source.users == 0:
                 self.prefixes.remove(source)
         self.prefixes.append(prefix)
         return prefix
+
+    def forget(self, owner: Hashable) -> None:
+        """Drop the prefixes of an adapter that is gone; none of them may have readers."""
+        self.prefixes = [prefix for prefix in self.prefixes if prefix.owner != owner]
 
     def acquire(self, prefix: Prefix) -> None:
         """Count a reader and mark the prefix as just used."""

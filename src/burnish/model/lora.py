@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +20,7 @@ from torch import Tensor, nn
 
 from burnish.core.artifacts import MethodPlan
 from burnish.core.errors import BaseModelError, did_you_mean
-from burnish.model.load import frozen_linears
-from burnish.model.lora_linear import LoraLinear
+from burnish.model.lora_linear import AdaptedLinear, LoraLinear
 from burnish.store.files import write_bytes, write_json
 
 if TYPE_CHECKING:
@@ -42,8 +41,11 @@ def resolve_targets(model: PreTrainedModel, targets: Sequence[str]) -> list[str]
     `all-linear` means each but the output head; another name means every layer whose name ends with it, as in PEFT.
     Raises BaseModelError that lists the model's linear layers for a target that names none.
     """
-    names = [name for name in frozen_linears(model) if not name.endswith(".base")]
-    names += [name for name, module in model.named_modules() if isinstance(module, LoraLinear)]
+    return choose_targets(list(adaptable_layers(model)), targets)
+
+
+def choose_targets(names: Sequence[str], targets: Sequence[str]) -> list[str]:
+    """Return those of the layer names that `targets` mean, in their order. See `resolve_targets`."""
     chosen: set[str] = set()
     for target in targets:
         found = [name for name in names if target == ALL_LINEAR or name == target or name.endswith("." + target)]
@@ -54,7 +56,7 @@ def resolve_targets(model: PreTrainedModel, targets: Sequence[str]) -> list[str]
                 f"It has: {', '.join(leaves)}, or {ALL_LINEAR}.{did_you_mean(target, leaves)}"
             )
         chosen.update(found)
-    return [name for name, _ in model.named_modules() if name in chosen]
+    return [name for name in names if name in chosen]
 
 
 def attach_lora(model: PreTrainedModel, method: MethodPlan, *, seed: int) -> None:
@@ -145,36 +147,67 @@ def peft_config(model: PreTrainedModel, method: MethodPlan, base_name: str) -> d
 
 
 def load_adapter(model: PreTrainedModel, folder: Path) -> None:
-    """Put the adapter of `folder` on the model, in place.
+    """Put the adapter of `folder` on the model, in place. Raises BaseModelError as `read_adapter` does."""
+    method, tensors = read_adapter(folder, adaptable_layers(model))
+    attach_lora(model, method, seed=0)
+    with torch.no_grad():
+        for name, parameter in lora_parameters(model).items():
+            parameter.copy_(tensors[name])
 
+
+def read_adapter(
+    folder: Path, layers: Mapping[str, tuple[int, int]], *, rank_limit: int = RANK_LIMIT
+) -> tuple[MethodPlan, dict[str, Tensor]]:
+    """Return the method and the matrices (`<layer>.lora_A`, `<layer>.lora_B`, float32) of an adapter in PEFT's layout.
+
+    layers: inputs and outputs of the base's linear layers by name, as `adaptable_layers` gives them.
     Only adapter_config.json and adapter_model.safetensors are read. Raises BaseModelError when one is missing or broken, the
     adapter is of a kind burnish does not compute, its rank is over the limit, or shapes, names or values do not fit.
     """
-    config = _read_config(folder / CONFIG)
+    method = method_of(_read_config(folder / CONFIG), folder, rank_limit=rank_limit)
+    expected = _expected_shapes(layers, method)
+    _check_size(folder / WEIGHTS, expected)
     try:
         tensors = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise BaseModelError(
             f"cannot read {folder / WEIGHTS}: {error}. An adapter folder needs {WEIGHTS} and {CONFIG}."
         ) from error
-    method = method_of(config, folder)
-    _check_tensors(tensors, _expected_shapes(model, method), folder)
-    attach_lora(model, method, seed=0)
-    with torch.no_grad():
-        for name, parameter in lora_parameters(model).items():
-            parameter.copy_(tensors[f"{PEFT_PREFIX}{name}.weight"])
+    _check_tensors(tensors, expected, folder)
+    return method, {
+        name.removeprefix(PEFT_PREFIX).removesuffix(".weight"): value.to(torch.float32)
+        for name, value in tensors.items()
+    }
 
 
-def _expected_shapes(model: PreTrainedModel, method: MethodPlan) -> dict[str, tuple[int, int]]:
+def adaptable_layers(model: PreTrainedModel) -> dict[str, tuple[int, int]]:
+    """Return (inputs, outputs) of every linear layer that may have an adapter, by name, in the model's order."""
+    head = model.get_output_embeddings()
+    return {
+        name: (module.in_features, module.out_features)
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Linear, AdaptedLinear)) and module is not head and not name.endswith(".base")
+    }
+
+
+def _expected_shapes(layers: Mapping[str, tuple[int, int]], method: MethodPlan) -> dict[str, tuple[int, int]]:
     shapes: dict[str, tuple[int, int]] = {}
-    for name in resolve_targets(model, method.targets):
-        linear = model.get_submodule(name)
-        shapes[f"{PEFT_PREFIX}{name}.lora_A.weight"] = (method.rank, linear.in_features)
-        shapes[f"{PEFT_PREFIX}{name}.lora_B.weight"] = (linear.out_features, method.rank)
+    for name in choose_targets(list(layers), method.targets):
+        inputs, outputs = layers[name]
+        shapes[f"{PEFT_PREFIX}{name}.lora_A.weight"] = (method.rank, inputs)
+        shapes[f"{PEFT_PREFIX}{name}.lora_B.weight"] = (outputs, method.rank)
     return shapes
 
 
-def method_of(config: dict[str, Any], folder: Path) -> MethodPlan:
+def _check_size(path: Path, expected: Mapping[str, tuple[int, int]]) -> None:
+    """Refuse a file that is larger than its matrices in float64 and a header could be, before it is read."""
+    allowed = 8 * sum(rows * columns for rows, columns in expected.values()) + 512 * len(expected) + 65536
+    found = path.stat().st_size if path.is_file() else 0
+    if found > allowed:
+        raise BaseModelError(f"{path} has {found} bytes; an adapter of this base and rank has at most {allowed}.")
+
+
+def method_of(config: dict[str, Any], folder: Path, *, rank_limit: int = RANK_LIMIT) -> MethodPlan:
     """Return the method that an adapter_config.json describes. Raises BaseModelError when burnish cannot compute it."""
     used = [key for key in UNSUPPORTED if config.get(key)]
     if config.get("peft_type") != "LORA" or config.get("bias", "none") != "none" or used:
@@ -184,8 +217,8 @@ def method_of(config: dict[str, Any], folder: Path) -> MethodPlan:
     rank, alpha, dropout = config.get("r"), config.get("lora_alpha"), config.get("lora_dropout", 0.0)
     targets = config.get("target_modules")
     targets = [targets] if isinstance(targets, str) else targets
-    if not isinstance(rank, int) or not 1 <= rank <= RANK_LIMIT:
-        raise BaseModelError(f"{folder / CONFIG} has r = {rank!r}; a whole number from 1 to {RANK_LIMIT} is allowed.")
+    if not isinstance(rank, int) or not 1 <= rank <= rank_limit:
+        raise BaseModelError(f"{folder / CONFIG} has r = {rank!r}; a whole number from 1 to {rank_limit} is allowed.")
     if not isinstance(alpha, (int, float)) or not isinstance(targets, list) or not targets:
         raise BaseModelError(
             f"{folder / CONFIG} has lora_alpha = {alpha!r}, target_modules = {targets!r}; a number and names are needed."
@@ -214,6 +247,8 @@ def _check_tensors(tensors: dict[str, Tensor], expected: dict[str, tuple[int, in
     for name, shape in expected.items():
         if tensors[name].shape != shape:
             raise BaseModelError(f"{path}: {name} has shape {tuple(tensors[name].shape)}, this base needs {shape}.")
+        if not tensors[name].is_floating_point():
+            raise BaseModelError(f"{path}: {name} holds {tensors[name].dtype}; floating point numbers are needed.")
         if not torch.isfinite(tensors[name]).all():
             raise BaseModelError(f"{path}: {name} holds values that are not finite. The adapter is damaged.")
 

@@ -45,23 +45,12 @@ class _LoraProduct(torch.autograd.Function):
         return dx_TI, None, da_RI, db_OR, None
 
 
-class LoraLinear(nn.Module):
-    """A frozen linear layer (float or NF4) and its low-rank correction. `active` False gives the base alone.
+class AdaptedLinear(nn.Module):
+    """A frozen linear layer (float or NF4) that something is added to."""
 
-    `joined` is the group it is computed with, if there is one (model/joined.py).
-    """
-
-    def __init__(self, base: nn.Linear, *, rank: int, alpha: float, dropout: float, generator: torch.Generator) -> None:
+    def __init__(self, base: nn.Linear) -> None:
         super().__init__()
         self.base = base
-        self.scale = alpha / rank
-        self.dropout = dropout
-        self.active = True
-        self.joined: JoinedLayers | None = None
-        a_RI = torch.empty(rank, base.in_features, dtype=torch.float32)
-        nn.init.kaiming_uniform_(a_RI, a=math.sqrt(5), generator=generator)  # as PEFT initialises it
-        self.lora_A = nn.Parameter(a_RI.to(base.weight.device))
-        self.lora_B = nn.Parameter(torch.zeros(base.out_features, rank, dtype=torch.float32, device=base.weight.device))
 
     @property
     def in_features(self) -> int:
@@ -72,6 +61,24 @@ class LoraLinear(nn.Module):
     def out_features(self) -> int:
         """Rows of the frozen weight."""
         return self.base.out_features
+
+
+class LoraLinear(AdaptedLinear):
+    """A frozen linear layer and its low-rank correction. `active` False gives the base alone.
+
+    `joined` is the group it is computed with, if there is one (model/joined.py).
+    """
+
+    def __init__(self, base: nn.Linear, *, rank: int, alpha: float, dropout: float, generator: torch.Generator) -> None:
+        super().__init__(base)
+        self.scale = alpha / rank
+        self.dropout = dropout
+        self.active = True
+        self.joined: JoinedLayers | None = None
+        a_RI = torch.empty(rank, base.in_features, dtype=torch.float32)
+        nn.init.kaiming_uniform_(a_RI, a=math.sqrt(5), generator=generator)  # as PEFT initialises it
+        self.lora_A = nn.Parameter(a_RI.to(base.weight.device))
+        self.lora_B = nn.Parameter(torch.zeros(base.out_features, rank, dtype=torch.float32, device=base.weight.device))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (..., out) of x (..., in)."""

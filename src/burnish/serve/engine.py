@@ -1,7 +1,7 @@
 """The engine: one thread that owns the model and answers many requests at once.
 
 `Engine.submit(token ids, adapter, sampling)` gives a stream of token ids. Requests join the running batch at the next
-step and leave it at once when they end. The sequences of one step use one adapter; adapters with work take turns.
+step and leave it at once when they end. Sequences of a step may each have another adapter.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import atexit
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 
@@ -19,70 +19,21 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from burnish.core.errors import BurnishError, ServeError
+from burnish.model.banked_linear import BankedModel
+from burnish.model.cached_attention import cached_attention_on
 from burnish.model.generate import Decoder, Emitted, check_fits
-from burnish.model.sampling import Sampling
-from burnish.serve.adapters import Adapters
+from burnish.model.hidden import mean_hidden
+from burnish.model.sampling import Constraint, Sampling
+from burnish.serve.adapters import Adapters, AdapterSource, Claim
+from burnish.serve.request import Embedding, EngineStopped, Load, QueueFull, Request
 from burnish.serve.stream import End, Stream
 
-TURN_STEPS = 8
-"""Steps an adapter runs before another one with work gets its turn: changing adapters costs about a millisecond."""
-REMEMBERED_PROMPTS = 16
-"""Prompts per adapter that a new one is compared with, to find what they share."""
+REMEMBERED_PROMPTS = 64
+"""Prompts that a new one with the same adapter is compared with, to find what they share."""
 SHARED_TOKENS = 32
 """A shorter common start is not worth keeping apart."""
-
-
-class QueueFull(ServeError):
-    """Too many requests wait already; the same request may succeed later."""
-
-
-class EngineStopped(ServeError):
-    """The engine is closing, closed or broken."""
-
-
-@dataclass(slots=True, eq=False)
-class _Request:
-    """A submitted request. `number` is the decoder's, once it runs there."""
-
-    stream: Stream
-    tokens: list[int]
-    adapter: str | None
-    sampling: Sampling
-    number: int = -1
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """What the engine is doing: requests in rows, requests waiting, rows, and whether it takes new ones."""
-
-    running: int
-    waiting: int
-    rows: int
-    accepting: bool
-
-
-class _Group:
-    """The requests of one adapter: a decoder, who runs in it, and the latest prompts."""
-
-    def __init__(self, decoder: Decoder) -> None:
-        self.decoder = decoder
-        self.requests: dict[int, _Request] = {}
-        self._recent: deque[Tensor] = deque(maxlen=REMEMBERED_PROMPTS)
-
-    def add(self, request: _Request) -> None:
-        """Start a request, sharing what it has in common with an earlier prompt."""
-        tokens_T = torch.tensor(request.tokens)
-        share = max((_common(tokens_T, other) for other in self._recent), default=0)
-        self._recent.append(tokens_T)
-        request.number = self.decoder.add(
-            request.tokens, request.sampling, share=share if share >= SHARED_TOKENS else 0
-        )
-        self.requests[request.number] = request
-
-    def remove(self, request: _Request) -> None:
-        """Take a request out; its row is free."""
-        if self.requests.pop(request.number, None) is not None:
-            self.decoder.remove(request.number)
+PASSES = 32
+"""So many later requests may begin before one that waits for a slot for its adapter; then the others wait for it."""
 
 
 class Engine:
@@ -90,11 +41,13 @@ class Engine:
 
     Args:
         model: the base, in eval mode; it belongs to the engine until `close`.
-        adapters: name and folder (PEFT layout) of each adapter.
+        adapters: name and folder (PEFT layout) of each adapter that is known from the start.
         rows: requests that run at once.
         queue: requests that may wait for a row.
         piece_tokens: prompt tokens computed between two steps of the running answers.
-        kept_tokens: tokens per adapter kept of common starts that nobody uses at the moment.
+        kept_tokens: tokens kept of common starts that nobody uses at the moment, of all adapters together.
+        slots: adapters in memory at once; any number may be known.
+        rank_limit: the highest rank of an adapter.
     """
 
     def __init__(
@@ -105,20 +58,31 @@ class Engine:
         rows: int = 16,
         queue: int = 64,
         piece_tokens: int = 256,
-        kept_tokens: int = 2048,
+        kept_tokens: int = 8192,
+        slots: int = 32,
+        rank_limit: int = 256,
     ) -> None:
         self.context_tokens: int = model.config.max_position_embeddings
         self._vocabulary: int = model.config.vocab_size
         self._model = model
-        self._rows, self._queue, self._piece_tokens, self._kept_tokens = rows, queue, piece_tokens, kept_tokens
-        self._adapters = Adapters(model)
-        for name, folder in (adapters or {}).items():
-            self._adapters.load(name, folder)
-        self._groups: dict[str | None, _Group] = {}
-        self._steps_left = TURN_STEPS
+        self._rows, self._queue = rows, queue
+        self._banked = BankedModel(model)
+        try:
+            self._adapters = Adapters(self._banked, slots=slots, rank_limit=rank_limit)
+            for name, folder in (adapters or {}).items():
+                self._adapters.add(name, AdapterSource(folder))
+        except BurnishError:
+            self._banked.take_off()
+            raise
+        self._decoder = Decoder(
+            model, rows=rows, piece_tokens=piece_tokens, kept_tokens=kept_tokens, banked=self._banked
+        )
+        self._recent: deque[tuple[Hashable | None, Tensor]] = deque(maxlen=REMEMBERED_PROMPTS)
         self._changed = threading.Condition()
-        self._waiting: deque[_Request] = deque()
-        self._running: dict[Stream, _Request] = {}
+        self._waiting: deque[Request] = deque()
+        self._embeddings: deque[Embedding] = deque()
+        self._running: dict[Stream, Request] = {}
+        self._in_decoder: dict[int, Request] = {}
         self._cancelled: list[Stream] = []
         self._accepting = True
         self._failure: BurnishError | None = None
@@ -127,39 +91,107 @@ class Engine:
         # A thread inside torch while the interpreter ends would abort the process.
         atexit.register(self._abandon)
 
-    def submit(self, token_ids: Sequence[int], adapter: str | None, sampling: Sampling) -> Stream:
+    def submit(
+        self, token_ids: Sequence[int], adapter: str | None, sampling: Sampling, constraint: Constraint | None = None
+    ) -> Stream:
         """Ask for the continuation of `token_ids` by the base (adapter None) or one of the adapters.
 
-        Raises ServeError when the adapter or a token is unknown or the request does not fit the context, QueueFull
-        when too many wait, EngineStopped when the engine takes no requests.
+        An adapter that is not in memory is read here, in the caller's thread. Raises ServeError when the adapter or a token is
+        unknown or the request does not fit the context, QueueFull when too many wait, EngineStopped when the engine takes no
+        requests, BaseModelError when the adapter cannot be read any more.
         """
         self._adapters.check(adapter)
         check_fits(len(token_ids), sampling.max_new_tokens, self.context_tokens)
+        self._check_tokens(token_ids)
+        self._check_open()
+        claim = None if adapter is None else self._adapters.claim(adapter)
+        request = Request(Stream(len(token_ids), self._cancel), list(token_ids), claim, sampling, constraint)
+        try:
+            with self._changed:
+                self._check_open()
+                self._waiting.append(request)
+                self._changed.notify_all()
+        except ServeError:
+            self._drop(request.claim, started=False)
+            raise
+        return request.stream
+
+    def embed(self, prompts: Sequence[Sequence[int]], adapter: str | None) -> Future[Tensor]:
+        """Return, once computed, the mean of the last layer's states of each prompt: float32 (prompts, hidden), on the CPU.
+
+        Raises as `submit` does.
+        """
+        self._adapters.check(adapter)
+        for prompt in prompts:
+            check_fits(len(prompt), 1, self.context_tokens + 1)
+            self._check_tokens(prompt)
+        self._check_open()
+        claim = None if adapter is None else self._adapters.claim(adapter)
+        wanted = Embedding([list(prompt) for prompt in prompts], claim, Future())
+        try:
+            with self._changed:
+                self._check_open()
+                self._embeddings.append(wanted)
+                self._changed.notify_all()
+        except ServeError:
+            self._drop(claim, started=False)
+            raise
+        return wanted.vectors
+
+    def _check_tokens(self, token_ids: Sequence[int]) -> None:
         if not 0 <= min(token_ids) <= max(token_ids) < self._vocabulary:
             raise ServeError(f"token ids must lie between 0 and {self._vocabulary - 1}")
-        request = _Request(Stream(len(token_ids), self._cancel), list(token_ids), adapter, sampling)
+
+    def _check_open(self) -> None:
+        """Raise when a new request cannot be taken."""
         with self._changed:
             if self._failure is not None:
                 raise EngineStopped(f"the engine has stopped: {self._failure}. Start the server again.")
             if not self._accepting:
                 raise EngineStopped("the engine is closing and takes no new requests")
-            if len(self._waiting) >= self._queue:
-                raise QueueFull(f"{len(self._waiting)} requests wait already, which is the limit; try again later")
-            self._waiting.append(request)
-            self._changed.notify_all()
-        return request.stream
+            waiting = len(self._waiting) + len(self._embeddings)
+            if waiting >= self._queue:
+                raise QueueFull(f"{waiting} requests wait already, which is the limit; try again later")
 
     @property
     def adapters(self) -> tuple[str, ...]:
-        """Names of the adapters."""
+        """Names of the adapters that are known."""
         return self._adapters.names
+
+    @property
+    def resident_adapters(self) -> tuple[str, ...]:
+        """Names of the adapters that are in slots, least recently used first."""
+        return self._adapters.resident
+
+    @property
+    def adapter_bytes(self) -> int:
+        """Memory of all slots."""
+        return self._adapters.bytes
+
+    def add_adapter(self, name: str, source: AdapterSource | Path, *, lazy: bool = False) -> None:
+        """Make an adapter known while the engine runs. It is read and checked now, or at its first request when `lazy`.
+
+        Raises ServeError when the name is taken, BaseModelError when the adapter is damaged or does not fit this base.
+        """
+        self._adapters.add(name, source if isinstance(source, AdapterSource) else AdapterSource(source), lazy=lazy)
+
+    def remove_adapter(self, name: str, *, wait_s: float | None = 0.0) -> bool:
+        """Refuse requests for an adapter from now on, and free its memory when the last one that was taken has ended.
+
+        Waits up to `wait_s` seconds for that (None: as long as it takes); returns whether the memory is free. Raises ServeError
+        when there is no such adapter.
+        """
+        self._adapters.remove(name)
+        with self._changed:
+            self._changed.notify_all()
+        return self._adapters.wait_gone(wait_s)
 
     @property
     def load(self) -> Load:
         """Return what the engine is doing now."""
         with self._changed:
             accepting = self._accepting and self._failure is None
-            return Load(len(self._running), len(self._waiting), self._rows, accepting)
+            return Load(len(self._running), len(self._waiting) + len(self._embeddings), self._rows, accepting)
 
     def stop_accepting(self) -> None:
         """Refuse new requests from now on; those that were taken are answered."""
@@ -194,89 +226,135 @@ class Engine:
         """Called by the stream, in any thread, after it ended as cancelled."""
         with self._changed:
             self._cancelled.append(stream)
-            for request in self._waiting:
-                if request.stream is stream:
-                    self._waiting.remove(request)
-                    break
+            waiting = next((request for request in self._waiting if request.stream is stream), None)
+            if waiting is not None:
+                self._waiting.remove(waiting)
+                self._drop(waiting.claim, started=False)
             self._changed.notify_all()
+
+    def _drop(self, claim: Claim | None, *, started: bool) -> None:
+        if claim is not None:
+            self._adapters.drop(claim, started=started)
 
     # -------------------------------------------------------------------------------------------- the engine's thread
 
     def _work(self) -> None:
         """Run steps until closed. Whatever goes wrong, every stream gets an end."""
         try:
-            while self._receive():
-                self._step()
-            self._adapters.activate(None)
+            with cached_attention_on(self._model):
+                while self._receive():
+                    self._embed()
+                    if self._in_decoder:
+                        self._step()
         except Exception as error:
             self._stop_with(ServeError(f"the engine failed: {type(error).__name__}: {error}"))
             raise
+        finally:
+            self._banked.take_off()
 
     def _receive(self) -> bool:
         """Wait for work, take cancelled requests out and waiting ones in. Returns False when closed and idle."""
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._running or self._cancelled or not self._accepting)
+            self._changed.wait_for(self._has_work)
             for stream in self._cancelled:
                 request = self._running.pop(stream, None)
                 if request is not None:
-                    self._groups[request.adapter].remove(request)
+                    del self._in_decoder[request.number]
+                    self._decoder.remove(request.number)
+                    self._drop(request.claim, started=True)
             self._cancelled.clear()
-            new: list[_Request] = []
-            while self._waiting and len(self._running) < self._rows:
-                request = self._waiting.popleft()
+            for key in self._adapters.settle():
+                self._decoder.forget_adapter(key)
+            for request in self._admitted():
                 self._running[request.stream] = request
-                new.append(request)
-            idle = not self._running and not self._accepting
-        for request in new:
-            self._group(request.adapter).add(request)
-        return not idle
+                try:
+                    self._start(request)
+                except Exception as error:  # noqa: BLE001 (one request's fault must not end the engine)
+                    self._running.pop(request.stream)
+                    self._drop(request.claim, started=True)
+                    request.stream.finish(ServeError(f"this answer failed: {type(error).__name__}: {error}"))
+            return bool(self._running or self._embeddings or self._accepting)
 
-    def _group(self, adapter: str | None) -> _Group:
-        if adapter not in self._groups:
-            decoder = Decoder(
-                self._model, rows=self._rows, piece_tokens=self._piece_tokens, kept_tokens=self._kept_tokens
-            )
-            self._groups[adapter] = _Group(decoder)
-        return self._groups[adapter]
+    def _has_work(self) -> bool:
+        waiting = self._waiting or self._running or self._embeddings or self._cancelled
+        return bool(waiting) or not self._accepting or self._adapters.unsettled
+
+    def _admitted(self) -> list[Request]:
+        """Take waiting requests as rows and slots allow. One whose adapter finds no slot is passed by others, for a while."""
+        admitted: list[Request] = []
+        blocked: Request | None = None
+        for request in list(self._waiting):
+            if len(self._running) + len(admitted) >= self._rows or (blocked is not None and blocked.passed >= PASSES):
+                break
+            if request.claim is None or self._adapters.place(request.claim):
+                self._waiting.remove(request)
+                admitted.append(request)
+                if blocked is not None:
+                    blocked.passed += 1
+            else:
+                blocked = blocked or request
+        return admitted
+
+    def _start(self, request: Request) -> None:
+        """Hand a request to the decoder, sharing what it has in common with an earlier prompt of the same adapter."""
+        tokens_T = torch.tensor(request.tokens)
+        share = max((_common(tokens_T, other) for owner, other in self._recent if owner == request.adapter), default=0)
+        self._recent.append((request.adapter, tokens_T))
+        request.number = self._decoder.add(
+            request.tokens,
+            request.sampling,
+            share=share if share >= SHARED_TOKENS else 0,
+            adapter=request.adapter,
+            constraint=request.constraint,
+        )
+        self._in_decoder[request.number] = request
+
+    def _embed(self) -> None:
+        """Compute the vectors that are asked for, those first whose adapters find a slot."""
+        with self._changed:
+            ready = [one for one in self._embeddings if one.claim is None or self._adapters.place(one.claim)]
+            for one in ready:
+                self._embeddings.remove(one)
+        for one in ready:
+            try:
+                key = None if one.claim is None else one.claim.key
+                one.vectors.set_result(mean_hidden(self._banked, one.prompts, key))
+            except Exception as error:  # noqa: BLE001 (whatever it was, the caller must hear of it)
+                one.vectors.set_exception(ServeError(f"the vectors failed: {type(error).__name__}: {error}"))
+            finally:
+                self._drop(one.claim, started=True)
 
     def _step(self) -> None:
-        """Run one step of the adapter whose turn it is, and hand out what it gave."""
-        busy = [adapter for adapter, group in self._groups.items() if group.requests]
-        if not busy:
-            return
-        adapter = busy[0]
-        group = self._groups[adapter]
-        self._steps_left -= 1
-        if self._steps_left <= 0:
-            self._steps_left = TURN_STEPS
-            self._groups[adapter] = self._groups.pop(adapter)
+        """Run one step and hand out what it gave."""
         try:
-            self._adapters.activate(adapter)
-            emitted = group.decoder.step()
+            emitted = self._decoder.step()
         except Exception as error:  # noqa: BLE001 (whatever it was, the streams must hear of it)
-            self._fail(group, ServeError(f"this answer failed: {type(error).__name__}: {error}"))
+            self._fail(ServeError(f"this answer failed: {type(error).__name__}: {error}"))
             return
         for item in emitted:
-            self._deliver(group, item)
+            self._deliver(item)
 
-    def _deliver(self, group: _Group, item: Emitted) -> None:
-        request = group.requests[item.sequence]
+    def _deliver(self, item: Emitted) -> None:
+        request = self._in_decoder[item.sequence]
         if item.token is not None:
-            request.stream.put(item.token)
+            request.stream.put(item.token, item.likelihood)
         if item.finish is not None:
-            del group.requests[item.sequence]
-            with self._changed:
-                self._running.pop(request.stream, None)
+            self._end(request)
             request.stream.finish(End(item.finish.value))
 
-    def _fail(self, group: _Group, error: ServeError) -> None:
-        """End a group's answers with an error. Its decoder starts afresh, so that later requests may succeed."""
-        group.decoder.clear()
-        failed = list(group.requests.values())
-        group.requests.clear()
+    def _end(self, request: Request) -> None:
+        """Note that a request has left the decoder."""
+        del self._in_decoder[request.number]
         with self._changed:
-            for request in failed:
-                self._running.pop(request.stream, None)
+            self._running.pop(request.stream, None)
+            self._drop(request.claim, started=True)
+
+    def _fail(self, error: ServeError) -> None:
+        """End the running answers with an error. The decoder starts afresh, so that later requests may succeed."""
+        self._decoder.clear()
+        failed = list(self._in_decoder.values())
+        for request in failed:
+            self._end(request)
         for request in failed:
             request.stream.finish(error)
 
@@ -284,10 +362,14 @@ class Engine:
         with self._changed:
             self._failure = error
             left = [*self._waiting, *self._running.values()]
+            vectors = [one.vectors for one in self._embeddings]
             self._waiting.clear()
             self._running.clear()
+            self._embeddings.clear()
         for request in left:
             request.stream.finish(error)
+        for future in vectors:
+            future.set_exception(error)
 
 
 def _common(a: Tensor, b: Tensor) -> int:

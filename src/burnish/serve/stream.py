@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from enum import Enum
 
 from burnish.core.errors import BurnishError
+from burnish.model.sampling import Likelihood
 
 
 class End(Enum):
@@ -23,7 +24,8 @@ class Stream:
     """Token ids of one answer, in order. Iterate with `for` in a thread or with `async for` in an event loop.
 
     After the last token `end` says how the answer ended; if it failed, iterating raises the error. An answer ends
-    exactly once, whoever comes first: the engine, or `cancel`. One reader per stream.
+    exactly once, whoever comes first: the engine, or `cancel`. One reader per stream. `likelihoods[i]` belongs to the i-th
+    token, when the request asked for them.
     """
 
     def __init__(self, prompt_tokens: int, on_cancel: Callable[[Stream], None]) -> None:
@@ -31,6 +33,7 @@ class Stream:
         self.new_tokens = 0
         self.end: End | None = None
         self.error: BurnishError | None = None
+        self.likelihoods: list[Likelihood] = []
         self._on_cancel = on_cancel
         self._tokens: deque[int] = deque()
         self._changed = threading.Condition()
@@ -41,10 +44,12 @@ class Stream:
         """Whether no further token will come."""
         return self.end is not None or self.error is not None
 
-    def put(self, token: int) -> None:
+    def put(self, token: int, likelihood: Likelihood | None = None) -> None:
         """Append a token (called by the engine). Ignored after the end."""
         with self._changed:
             if not self.ended:
+                if likelihood is not None:
+                    self.likelihoods.append(likelihood)
                 self._tokens.append(token)
                 self.new_tokens += 1
                 self._wake()

@@ -1,0 +1,216 @@
+"""Matrices of many LoRA adapters of one base, stacked so that a step reads each adapter it needs once and nothing else.
+
+An adapter is one flat row of numbers: for each group of layers that read the same input its A matrices (members x rank,
+inputs), then the B matrix (rank, outputs) of each member, scaled by alpha / rank. Rows of the same padded rank lie one under
+the other, so that the A matrices of any neighbouring adapters are one strided batch of matrices: no copy, no table of pointers.
+The adapters in use are kept next to each other (the gathered products of Chen et al. 2023, "Punica", arXiv:2310.18547, and
+Sheng et al. 2023, "S-LoRA", arXiv:2311.03285, without kernels of their own).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from burnish.core.artifacts import MethodPlan
+from burnish.core.errors import BaseModelError
+
+LEAST_RANK = 8
+"""Ranks are padded with zeros to the next power of two from here on: few stacks, and products of friendly sizes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One adapted layer: its name, its size, and where its B lies in a row, in numbers for each unit of rank."""
+
+    name: str
+    outputs: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Layers that read the same input. `offset` as in Member: where the A matrices of all members begin."""
+
+    inputs: int
+    members: tuple[Member, ...]
+    offset: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the matrices of every layer lie in an adapter's row; `unit` numbers for each unit of rank."""
+
+    groups: tuple[Group, ...]
+    unit: int
+
+    @classmethod
+    def of(cls, groups: Sequence[Sequence[str]], sizes: Mapping[str, tuple[int, int]]) -> Layout:
+        """Lay out groups of layer names; `sizes` are the (inputs, outputs) of each."""
+        made: list[Group] = []
+        at = 0
+        for names in groups:
+            inputs, start = sizes[names[0]][0], at
+            at += inputs * len(names)
+            members: list[Member] = []
+            for name in names:
+                members.append(Member(name, sizes[name][1], at))
+                at += sizes[name][1]
+            made.append(Group(inputs, tuple(members), start))
+        return cls(tuple(made), at)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PackedAdapter:
+    """An adapter as one row of a stack, on the CPU or the device. `rank` is the padded one."""
+
+    rank: int
+    row: Tensor
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the row."""
+        return self.row.numel() * self.row.element_size()
+
+
+def padded_rank(rank: int) -> int:
+    """Return the rank of the stack that an adapter of this rank goes to."""
+    return max(LEAST_RANK, 1 << (rank - 1).bit_length())
+
+
+def pack(layout: Layout, method: MethodPlan, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> PackedAdapter:
+    """Return an adapter (matrices as `read_adapter` gives them) as a row. Layers without matrices get zeros."""
+    rank, padded = method.rank, padded_rank(method.rank)
+    scale = method.alpha / rank
+    row = torch.zeros(layout.unit * padded, dtype=dtype)
+    for group in layout.groups:
+        size = len(group.members) * padded * group.inputs
+        a_MRI = row[group.offset * padded :][:size].view(len(group.members), padded, group.inputs)
+        for place, member in enumerate(group.members):
+            if f"{member.name}.lora_A" not in tensors:
+                continue
+            a_MRI[place, :rank] = tensors[f"{member.name}.lora_A"]
+            b_RO = row[member.offset * padded :][: padded * member.outputs].view(padded, member.outputs)
+            b_RO[:rank] = tensors[f"{member.name}.lora_B"].t() * scale
+    return PackedAdapter(padded, row)
+
+
+class Stack:
+    """Rows of one padded rank. Slots 0 to `used` hold adapters; there may be room for more."""
+
+    def __init__(self, layout: Layout, rank: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.rank = rank
+        self.keys: list[Hashable] = []
+        self.slots: dict[Hashable, int] = {}
+        self.rows = torch.empty((0, layout.unit * rank), dtype=dtype, device=device)
+
+    def add(self, key: Hashable, row: Tensor) -> None:
+        """Put an adapter into the next slot."""
+        if len(self.keys) == len(self.rows):
+            self._resize(max(1, 2 * len(self.rows)))
+        self.slots[key] = len(self.keys)
+        self.rows[len(self.keys)].copy_(row, non_blocking=True)
+        self.keys.append(key)
+
+    def remove(self, key: Hashable) -> None:
+        """Free a slot: the last adapter moves into it, and the memory shrinks when half of it is unused."""
+        self._swap(self.slots[key], len(self.keys) - 1)
+        self.keys.pop()
+        del self.slots[key]
+        if 2 * len(self.keys) <= len(self.rows):
+            self._resize(len(self.keys))
+
+    def bring_forward(self, keys: Iterable[Hashable]) -> int:
+        """Let the given adapters have the first slots, in any order; returns how many they are."""
+        wanted = set(keys)
+        misplaced = [self.slots[key] for key in wanted if self.slots[key] >= len(wanted)]
+        free = (slot for slot in range(len(wanted)) if self.keys[slot] not in wanted)
+        for source, target in zip(misplaced, free, strict=True):
+            self._swap(source, target)
+        return len(wanted)
+
+    def _swap(self, one: int, other: int) -> None:
+        if one == other:
+            return
+        kept = self.rows[one].clone()
+        self.rows[one].copy_(self.rows[other])
+        self.rows[other].copy_(kept)
+        self.keys[one], self.keys[other] = self.keys[other], self.keys[one]
+        self.slots[self.keys[one]], self.slots[self.keys[other]] = one, other
+
+    def _resize(self, slots: int) -> None:
+        rows = self.rows.new_empty((slots, self.rows.shape[1]))
+        rows[: len(self.keys)] = self.rows[: len(self.keys)]
+        self.rows = rows
+
+
+class LoraBank:
+    """The adapters at hand, by key. Belongs to the thread that runs the model."""
+
+    def __init__(self, layout: Layout, dtype: torch.dtype, device: torch.device) -> None:
+        self.layout = layout
+        self.dtype = dtype
+        self.device = device
+        self.stacks: dict[int, Stack] = {}
+        self._rank_of: dict[Hashable, int] = {}
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._rank_of
+
+    def __len__(self) -> int:
+        return len(self._rank_of)
+
+    def __iter__(self) -> Iterator[Hashable]:
+        return iter(self._rank_of)
+
+    @property
+    def bytes(self) -> int:
+        """Memory of all slots, used or not."""
+        return sum(stack.rows.numel() * stack.rows.element_size() for stack in self.stacks.values())
+
+    def load(self, key: Hashable, adapter: PackedAdapter) -> None:
+        """Put an adapter into a slot. Raises BaseModelError when the key has one already."""
+        if key in self._rank_of:
+            raise BaseModelError(f"an adapter is loaded as {key!r} already")
+        if adapter.rank not in self.stacks:
+            self.stacks[adapter.rank] = Stack(self.layout, adapter.rank, self.dtype, self.device)
+        self.stacks[adapter.rank].add(key, adapter.row)
+        self._rank_of[key] = adapter.rank
+
+    def unload(self, key: Hashable) -> None:
+        """Free an adapter's slot."""
+        rank = self._rank_of.pop(key)
+        self.stacks[rank].remove(key)
+        if not self.stacks[rank].keys:
+            del self.stacks[rank]
+
+    def packed(self, key: Hashable) -> PackedAdapter:
+        """Return a copy of an adapter's row, from which it can be loaded again."""
+        rank = self._rank_of[key]
+        return PackedAdapter(rank, self.stacks[rank].rows[self.stacks[rank].slots[key]].clone())
+
+    def place(self, key: Hashable | None) -> tuple[int, int]:
+        """Return (padded rank, slot) of an adapter; (0, 0) for the base. Sorting by it brings neighbours together."""
+        if key is None:
+            return 0, 0
+        rank = self._rank_of[key]
+        return rank, self.stacks[rank].slots[key]
+
+    def bring_forward(self, keys: Iterable[Hashable | None]) -> None:
+        """Let the adapters of a step lie next to each other in each stack."""
+        by_rank: dict[int, set[Hashable]] = {}
+        for key in keys:
+            if key is not None:
+                by_rank.setdefault(self._rank_of[key], set()).add(key)
+        for rank, wanted in by_rank.items():
+            self.stacks[rank].bring_forward(wanted)
+
+
+def runs(places: Sequence[tuple[int, int]]) -> list[tuple[int, int, int]]:
+    """Cut a sorted list of places into (rank, first, end) of equal ranks."""
+    borders = [0, *(i for i in range(1, len(places)) if places[i][0] != places[i - 1][0]), len(places)]
+    return [(places[a][0], a, b) for a, b in pairwise(borders) if a < b]

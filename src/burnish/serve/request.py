@@ -1,0 +1,59 @@
+"""What the engine is asked for, and how it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from burnish.core.errors import ServeError
+from burnish.model.sampling import Constraint, Sampling
+from burnish.serve.adapters import Claim
+from burnish.serve.stream import Stream
+
+
+class QueueFull(ServeError):
+    """Too many requests wait already; the same request may succeed later."""
+
+
+class EngineStopped(ServeError):
+    """The engine is closing, closed or broken."""
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """A submitted request. `number` is the decoder's, once it runs there."""
+
+    stream: Stream
+    tokens: list[int]
+    claim: Claim | None
+    sampling: Sampling
+    constraint: Constraint | None
+    number: int = -1
+    passed: int = 0
+
+    @property
+    def adapter(self) -> Hashable | None:
+        """Key of the adapter in the bank."""
+        return None if self.claim is None else self.claim.key
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Embedding:
+    """A request for vectors instead of an answer."""
+
+    prompts: list[list[int]]
+    claim: Claim | None
+    vectors: Future[Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What the engine is doing: requests in rows, requests waiting, rows, and whether it takes new ones."""
+
+    running: int
+    waiting: int
+    rows: int
+    accepting: bool
