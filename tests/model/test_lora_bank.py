@@ -184,7 +184,9 @@ def test_an_nf4_base_gives_the_logits_of_the_values_it_stands_for(
     torch.testing.assert_close(ours[1:], peft_logits(model, folder, ids_BT[1:]), rtol=1e-4, atol=1e-4)
 
 
-def test_a_bf16_base_is_as_close_to_float32_as_peft_is(tmp_path: Path, make_tiny: Callable[..., PreTrainedModel]) -> None:
+def test_a_bf16_base_is_as_close_to_float32_as_peft_is(
+    tmp_path: Path, make_tiny: Callable[..., PreTrainedModel]
+) -> None:
     """Rounding differs (PEFT keeps the adapter in float32), the size of the error does not."""
     make_tiny().save_pretrained(tmp_path / "base")
     exact, model = load_base(tmp_path / "base"), load_base(tmp_path / "base", dtype=torch.bfloat16)
@@ -216,10 +218,14 @@ ACTIONS = st.lists(
 
 @settings(max_examples=200, deadline=None)
 @given(ACTIONS)
-def test_whatever_is_loaded_unloaded_and_moved_each_adapter_keeps_its_numbers(actions: list[tuple[str, object]]) -> None:
+def test_whatever_is_loaded_unloaded_and_moved_each_adapter_keeps_its_numbers(
+    actions: list[tuple[str, object]],
+) -> None:
     layout = Layout.of([["a"]], {"a": (2, 1)})
     bank = LoraBank(layout, torch.float32, torch.device("cpu"))
-    rows = {key: PackedAdapter(8 if key % 2 else 16, torch.full((24 if key % 2 else 48,), float(key))) for key in range(10)}
+    rows = {
+        key: PackedAdapter(8 if key % 2 else 16, torch.full((24 if key % 2 else 48,), float(key))) for key in range(10)
+    }
     loaded: set[int] = set()
     for action, what in actions:
         if action == "load" and what not in loaded:

@@ -104,7 +104,9 @@ def by_transformers(logits_1V: Tensor, prompt: list[int], asked: dict[str, Any])
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(settings_of_a_request, min_size=1, max_size=4), st.integers(0, 5))
-def test_the_distribution_is_that_of_transformers_for_every_row_of_a_batch(asked: list[dict[str, Any]], seed: int) -> None:
+def test_the_distribution_is_that_of_transformers_for_every_row_of_a_batch(
+    asked: list[dict[str, Any]], seed: int
+) -> None:
     vocabulary = 1500
     generator = torch.Generator().manual_seed(seed)
     logits_NV = torch.randn(len(asked), vocabulary, generator=generator) * 3
@@ -114,7 +116,9 @@ def test_the_distribution_is_that_of_transformers_for_every_row_of_a_batch(asked
     for row, sampling in zip(adjusted_NV, samplings, strict=True):
         Chooser(sampling, prompt).adjust(row)
     tokens_NC, weights_NC = kept_tokens(adjusted_NV, samplings)
-    ours_NV = weights_NC if tokens_NC is None else torch.zeros(len(asked), vocabulary).scatter_(1, tokens_NC, weights_NC)
+    ours_NV = (
+        weights_NC if tokens_NC is None else torch.zeros(len(asked), vocabulary).scatter_(1, tokens_NC, weights_NC)
+    )
     ours_NV = ours_NV / ours_NV.sum(dim=-1, keepdim=True)
     for row, each in enumerate(asked):
         theirs_V = by_transformers(logits_NV[row : row + 1], prompt, each)
@@ -139,7 +143,7 @@ def test_draws_follow_the_distribution_that_is_left() -> None:
 
 def test_draws_do_not_depend_on_who_runs_beside() -> None:
     logits_1V = torch.randn(1, 3000, generator=torch.Generator().manual_seed(1))
-    others = [dict(temperature=1.0), dict(temperature=0.5, top_k=900), dict(), dict(temperature=1.0, top_p=0.99)]
+    others = [{"temperature": 1.0}, {"temperature": 0.5, "top_k": 900}, {}, {"temperature": 1.0, "top_p": 0.99}]
     for mine in ({"temperature": 1.0}, {"temperature": 1.0, "top_p": 0.8}, {"temperature": 1.0, "top_k": 5}):
         alone, crowded = (Chooser(Sampling(max_new_tokens=1, seed=9, **mine), []) for _ in range(2))
         beside = [Chooser(Sampling(max_new_tokens=1, seed=1, **each), []) for each in others]

@@ -67,7 +67,7 @@ def test_a_removed_adapter_answers_what_was_taken_refuses_the_rest_and_leaves_me
         next(iter(stream))
         assert engine.adapter_bytes > 0
         assert not engine.remove_adapter("a")
-        with pytest.raises(ServeError, match='no adapter "a" here. Known: b'):
+        with pytest.raises(ServeError, match='no adapter "a" here'):
             answer(engine, "a")
         engine.add_adapter("a", adapter_folders["b"])  # the name is free at once, the old one still answers
         renewed = answer(engine, "a")
@@ -210,9 +210,9 @@ def test_a_dangerous_or_damaged_adapter_is_refused_and_the_others_answer(
 
 def test_another_bases_adapter_is_refused(engine: Engine, tmp_path: Path, adapter_folders: dict[str, Path]) -> None:
     folder = copytree(adapter_folders["a"], tmp_path / "other")
-    change_weights(lambda tensors: tensors.update({name: value[:, :-1].contiguous() for name, value in tensors.items()}))(
-        folder
-    )
+    change_weights(
+        lambda tensors: tensors.update({name: value[:, :-1].contiguous() for name, value in tensors.items()})
+    )(folder)
     with pytest.raises(BaseModelError, match="this base needs"):
         engine.add_adapter("other", folder)
 
@@ -230,7 +230,7 @@ def test_files_that_changed_since_the_release_are_refused(
         engine.add_adapter("released", released)
 
 
-@pytest.mark.parametrize("name", ["../a", "/etc/passwd", "a\0b", "а", "a/../a", "A", "", "base"])  # noqa: RUF001
+@pytest.mark.parametrize("name", ["../a", "/etc/passwd", "a\0b", "а", "a/../a", "A", "", "base"])
 def test_a_name_of_a_request_never_becomes_a_path(engine: Engine, name: str) -> None:
     """Names are looked up among those that were registered, letter for letter (the fourth is a Cyrillic a)."""
     with pytest.raises(BurnishError, match="no adapter"):

@@ -70,7 +70,8 @@ class Part:
         elif self.gather is None:
             y_NO[self.tokens].view(self.adapters, -1, member.outputs).baddbmm_(h, b_GRO)
         else:
-            assert self.filled is not None and self.back is not None
+            assert self.filled is not None
+            assert self.back is not None
             more = torch.bmm(h, b_GRO).view(-1, member.outputs)
             y_NO.index_add_(0, self.back, more.index_select(0, self.filled))
 
@@ -158,7 +159,9 @@ class BankedModel:
                 self.model.set_submodule(name, layer.base)
 
     @contextmanager
-    def step(self, decoding: Sequence[Hashable | None], pieces: Sequence[tuple[Hashable | None, slice]]) -> Iterator[None]:
+    def step(
+        self, decoding: Sequence[Hashable | None], pieces: Sequence[tuple[Hashable | None, slice]]
+    ) -> Iterator[None]:
         """Within the block the model computes one step's tokens with their adapters.
 
         decoding: the adapter of each of the first tokens, in the order of their places in the bank (`LoraBank.place`).
@@ -185,7 +188,7 @@ def _groups(model: PreTrainedModel, names: Sequence[str]) -> list[list[str]]:
         if isinstance(module, ATTENTION + GATED):
             for leaves in SAME_INPUT:
                 members = [f"{name}.{leaf}" for leaf in leaves if f"{name}.{leaf}" in names]
-                together |= {member: members for member in members}
+                together |= dict.fromkeys(members, members)
     groups: list[list[str]] = []
     for name in names:
         group = together.get(name, [name])
@@ -212,7 +215,9 @@ def _counts(slots: Sequence[int]) -> dict[int, int]:
     return counts
 
 
-def _parts_of(stack: Stack, counts: dict[int, int], first: int, device: torch.device, *, gather_all: bool) -> list[Part]:
+def _parts_of(
+    stack: Stack, counts: dict[int, int], first: int, device: torch.device, *, gather_all: bool
+) -> list[Part]:
     """Cut the tokens of one stack: crowded adapters by themselves where padding would cost more, the rest as one batch."""
     starts: dict[int, int] = {}
     for slot, count in counts.items():

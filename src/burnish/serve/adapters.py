@@ -51,8 +51,9 @@ class Claim:
 
 
 class Adapters:
-    """Registers, reads, places and evicts. `place` and `settle` belong to the thread that runs the model; the rest may be
-    called from any.
+    """Registers, reads, places and evicts.
+
+    `place` and `settle` belong to the thread that runs the model; the rest may be called from any.
 
     Args:
         banked: the model and its bank.
@@ -220,11 +221,16 @@ def check_files(source: AdapterSource) -> None:
         try:
             found = path.lstat()
         except (OSError, ValueError) as error:
-            raise BaseModelError(f"cannot read {path}: {error}. An adapter folder needs {WEIGHTS} and {CONFIG}.") from error
+            raise BaseModelError(
+                f"cannot read {path}: {error}. An adapter folder needs {WEIGHTS} and {CONFIG}."
+            ) from error
         if not stat.S_ISREG(found.st_mode):
-            raise BaseModelError(f"{path} is not a plain file but a link or a device; adapters are served from plain files only.")
+            raise BaseModelError(
+                f"{path} is not a plain file but a link or a device; adapters are served from plain files only."
+            )
         if name == CONFIG and found.st_size > CONFIG_BYTES:
             raise BaseModelError(f"{path} has {found.st_size} bytes; at most {CONFIG_BYTES} are read.")
         if source.digests is not None and file_sha256(path) != source.digests[place]:
-            raise BaseModelError(f"{path} is not the file that was released: its SHA-256 differs. Release the adapter again.")
-
+            raise BaseModelError(
+                f"{path} is not the file that was released: its SHA-256 differs. Release the adapter again."
+            )
