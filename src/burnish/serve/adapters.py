@@ -130,6 +130,7 @@ class Adapters:
         with self._changed:
             known = self._find(name)
             known.pending += 1
+        ready = False
         try:
             with known.reading:  # requests for the same adapter read it once
                 with self._changed:
@@ -139,9 +140,10 @@ class Adapters:
                     with self._changed:
                         if known.key not in self._recent:
                             known.packed = packed
-        except BaseException:
-            self.drop(known, started=False)
-            raise
+            ready = True
+        finally:
+            if not ready:
+                self.drop(known, started=False)
         return known
 
     def drop(self, known: Claim, *, started: bool) -> None:
