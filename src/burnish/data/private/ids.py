@@ -7,12 +7,13 @@ as "passport" must stand shortly before. Checksums are python-stdnum's.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from importlib import import_module
 from typing import NamedTuple
 
 from burnish.data.private.kinds import Found, Kind
+from burnish.data.private.signs import WORDS_BEFORE, beginnings, places
 
 
 class Rule(NamedTuple):
@@ -92,24 +93,27 @@ SAID = (
 )
 """Numbers that need one of their words within 50 characters before them."""
 
-_WORDS_BEFORE = 50
 _END = r"(?![\w]|[-./]\d)"
 
 
-def _together(rules: tuple[Rule, ...], flags: int = re.ASCII) -> re.Pattern[str]:
+def _together(rules: tuple[Rule, ...], before: str) -> re.Pattern[str]:
     parts = (f"(?P<r{i}>{rule.pattern})" for i, rule in enumerate(rules))
-    return re.compile(f"(?:{'|'.join(parts)}){_END}", flags)
+    return re.compile(f"{before}(?:{'|'.join(parts)}){_END}", re.ASCII)
 
 
-_STRONG = _together(STRONG)
-_LETTERED = [re.compile(f"(?:{rule.pattern}){_END}", re.ASCII) for rule in LETTERED]
-_LETTERS_BEFORE = re.compile(r"\d(?<=[A-Z]\d)(?=\d)|\d(?<=[A-Z][ -]\d)(?=\d)", re.ASCII)
+def _rule(rules: tuple[Rule, ...], match: re.Match[str]) -> Rule:
+    return rules[int((match.lastgroup or "r0")[1:])]
+
+
+_STRONG = _together(STRONG, r"(?<!(?u:\w))(?<![-.+/$€£])")
+_LETTERED = _together(LETTERED, "")
 _START_OF_LETTERS = re.compile(r"(?<![A-Za-z0-9])[A-Z]{1,6}[ -]?\Z", re.ASCII)
 _SAID = [
     (rule, re.compile(f"(?:{rule.pattern}){_END}", re.ASCII), re.compile(rf"(?<![a-z])(?:{rule.words})(?![a-z])"))
     for rule in SAID
 ]
 _ANY_WORD = re.compile(rf"(?<![a-z])(?:{'|'.join(sorted({rule.words for rule in SAID}))})(?![a-z])")
+_BEGINNINGS = beginnings(words for rule in SAID for words in rule.words.split("|"))
 _LETTERS_OF = re.compile(r"(?<![A-Za-z0-9])[A-Z]{1,5}[ -]?\Z", re.ASCII)
 
 
@@ -117,31 +121,32 @@ def strong_ids(text: str, start: int, end: int) -> Iterator[Found]:
     """Yield numbers of a run of digits and separators whose shape and checksum need no word."""
     match = _STRONG.search(text, start, min(len(text), end + 4))
     while match is not None and match.start() < end:
-        rule = STRONG[int((match.lastgroup or "r0")[1:])]
-        before = text[match.start() - 1] if match.start() else " "
-        if not (before.isalnum() or before in "_-.+/$€£") and is_valid(rule, match[0]):
+        rule = _rule(STRONG, match)
+        if is_valid(rule, match[0]):
             yield Found(_kind(rule), *match.span(), rule.name)
             match = _STRONG.search(text, match.end(), min(len(text), end + 4))
         else:
             match = _STRONG.search(text, match.start() + 1, min(len(text), end + 4))
 
 
-def lettered_ids(text: str) -> Iterator[Found]:
-    """Yield numbers that begin with letters: looked for at their first digit, because digits are rare."""
-    for digit in _LETTERS_BEFORE.finditer(text):
-        letters = _START_OF_LETTERS.search(text, max(0, digit.start() - 8), digit.start())
+def lettered_ids(text: str, digits: Iterable[int]) -> Iterator[Found]:
+    """Yield numbers that begin with letters. digits: where two digits stand after a capital."""
+    for digit in digits:
+        letters = _START_OF_LETTERS.search(text, max(0, digit - 8), digit)
         if letters is None:
             continue
-        for rule, pattern in zip(LETTERED, _LETTERED, strict=True):
-            match = pattern.match(text, letters.start())
-            if match is not None and is_valid(rule, match[0]):
-                yield Found(Kind.NATIONAL_ID, *match.span(), rule.name)
+        match = _LETTERED.match(text, letters.start())
+        if match is not None and is_valid(_rule(LETTERED, match), match[0]):
+            yield Found(Kind.NATIONAL_ID, *match.span(), _rule(LETTERED, match).name)
 
 
-def said_ids(text: str, lower: str, start: int, end: int) -> Iterator[Found]:
-    """Yield the number that begins with a run of digits, if a word before it says what it is."""
-    opening = max(0, start - _WORDS_BEFORE)
-    if _ANY_WORD.search(lower, opening, start) is None:
+def said_ids(text: str, lower: str, start: int, before: Sequence[str]) -> Iterator[Found]:
+    """Yield the number that begins with a run of digits, if a word before it says what it is.
+
+    before: as `signs.before` gives it for the run.
+    """
+    opening = max(0, start - WORDS_BEFORE)
+    if _BEGINNINGS.isdisjoint(before) or not _ANY_WORD.search(lower, opening, start):
         return
     letters = _LETTERS_OF.search(text, max(0, start - 7), start)
     starts = (letters.start(), start) if letters else (start,)
@@ -162,10 +167,18 @@ _DOCUMENT = re.compile(
     re.ASCII,
 )
 
+_DRIVER = len("driverses' ")
+
 
 def documents(lower: str) -> Iterator[Found]:
     """Yield numbers of driver's licences and passports: what follows the word and has a digit."""
-    for match in _DOCUMENT.finditer(lower):
+    after = 0
+    for at in sorted([*places(lower, "licen"), *places(lower, "passport")]):
+        driver = lower.rfind("driv", max(after, at - _DRIVER), at)
+        match = (_DOCUMENT.match(lower, driver) if driver >= 0 else None) or _DOCUMENT.match(lower, at)
+        if match is None or at < after:
+            continue
+        after = match.end()
         yield Found(Kind.NATIONAL_ID, *match.span("value"), "driver-licence" if match["driver"] else "passport")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -13,11 +13,11 @@ from typing import Any
 
 import yaml
 
+from burnish.data.private.signs import places
+
 Hit = tuple[int, int, str]
 """Start, end and the rule, such as the provider's name."""
 
-WORD = re.compile(r"[A-Za-z0-9_-]{16,}", re.ASCII)
-"""What a key or a wallet's address looks like from afar; rare in prose."""
 _NEAR = 60
 """Characters before a key in which the word that explains it may stand."""
 _ENDS = r"(?![A-Za-z0-9_-])"
@@ -25,7 +25,7 @@ _ENDS = r"(?![A-Za-z0-9_-])"
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """One entry of providers.yaml: where keys may begin (one of three ways), their shape, and tested examples."""
+    """One entry of providers.yaml: where keys may begin (one of four ways), their shape, and tested examples."""
 
     name: str
     source: str
@@ -34,6 +34,7 @@ class Provider:
     negative: str
     prefix: tuple[str, ...] = ()
     inside: tuple[str, ...] = ()
+    anywhere: tuple[str, ...] = ()
     near: tuple[str, ...] = ()
 
 
@@ -44,6 +45,7 @@ class Providers:
     all: tuple[Provider, ...]
     by_first: dict[str, tuple[Provider, ...]]
     inside: tuple[tuple[str, Provider], ...]
+    anywhere: tuple[tuple[str, Provider], ...]
     near: tuple[tuple[str, Provider], ...]
 
 
@@ -62,12 +64,14 @@ def providers() -> Providers:
         everything,
         {first: tuple(those) for first, those in by_first.items()},
         tuple((literal.lower(), provider) for provider in everything for literal in provider.inside),
+        tuple((literal.lower(), provider) for provider in everything for literal in provider.anywhere),
         tuple((word, provider) for provider in everything for word in provider.near),
     )
 
 
 def _provider(entry: dict[str, Any]) -> Provider:
-    whole = _after_an_escape(entry["pattern"]) if "inside" in entry else f"(?:{entry['pattern']}){_ENDS}"
+    within_text = "inside" in entry or "anywhere" in entry
+    whole = _after_an_escape(entry["pattern"]) if within_text else f"(?:{entry['pattern']}){_ENDS}"
     return Provider(
         name=entry["name"],
         source=entry["source"],
@@ -76,6 +80,7 @@ def _provider(entry: dict[str, Any]) -> Provider:
         negative="".join(entry["negative"]),
         prefix=tuple(entry.get("prefix", ())),
         inside=tuple(entry.get("inside", ())),
+        anywhere=tuple(entry.get("anywhere", ())),
         near=tuple(entry.get("near", ())),
     )
 
@@ -89,11 +94,10 @@ def _after_an_escape(pattern: str) -> str:
 
 
 def provider_keys(text: str, lower: str, words: list[tuple[int, int]]) -> Iterator[Hit]:
-    """Yield keys of known providers. `lower` is the text in small letters, `words` where matches of `WORD` are."""
-    if not words:  # every key, or the name before it, is a long word
-        return
+    """Yield keys of known providers. `lower` is the text in small letters, `words` where long words are (`signs`)."""
     known = providers()
-    near = [(word, provider) for word, provider in known.near if word in lower]
+    around = "\n".join([lower[max(0, start - _NEAR) : end] for start, end in words])
+    near = [(word, provider) for word, provider in known.near if word in around]
     for start, end in words:
         for provider in known.by_first.get(text[start], ()):
             match = provider.pattern.match(text, start) if text.startswith(provider.prefix, start) else None
@@ -103,11 +107,12 @@ def provider_keys(text: str, lower: str, words: list[tuple[int, int]]) -> Iterat
         for word, provider in near:
             if provider.pattern.fullmatch(text, start, end) and lower.find(word, max(0, start - _NEAR), start) >= 0:
                 yield start, end, provider.name
-    for literal, provider in known.inside:
-        if literal in lower:
-            for match in provider.pattern.finditer(text):
-                start, end = match.span("value") if "value" in provider.pattern.groupindex else match.span()
-                yield start, end, provider.name
+    noticed = [provider for literal, provider in known.inside if literal in around]
+    noticed += [provider for literal, provider in known.anywhere if literal in lower]
+    for provider in noticed:
+        for match in provider.pattern.finditer(text):
+            start, end = match.span("value") if "value" in provider.pattern.groupindex else match.span()
+            yield start, end, provider.name
 
 
 _BEGIN = re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
@@ -145,14 +150,18 @@ def url_credentials(text: str) -> Iterator[Hit]:
             yield *match.span("value"), "url-credentials"
 
 
-SAID_WORDS = ("passw", "passphrase", "pwd", "secret", "token", "key", "credential")
-"""One of these must be in a text, in small letters, before its passwords are looked for."""
-_SAID = re.compile(
-    r"(?:(?P<strong>password|passwd|passphrase|pwd|api[ _-]?key|secret[ _-]?(?:access[ _-]?)?key|access[ _-]?token"
-    r"|auth[ _-]?token|client[ _-]?secret)|(?:token|secret|credentials?|access[ _-]?key|private[ _-]?key"
-    r"|encryption[ _-]?key|signing[ _-]?key|_key))\\?[\"']?"
+_SAID_WORDS = ("passw", "passphrase", "pwd", "key", "token", "secret", "credential")
+"""What names of secrets end in, in small letters; `_SAID_END` goes on from there."""
+_SAID_END = re.compile(
+    r"(?:(?<=passw)(?:or)?d|(?<=credential)s?|(?<!passw)(?<!credential))(?P<name>)\\?[\"']?"
     r"(?:\s{0,3}(?::=|=>|[:=])\s{0,3}|\s{1,3}(?P<is>is|was)\s{1,3})\\?(?P<quote>[\"'`]?)(?P<value>[^\s\"'`,;\\]{6,200})"
 )
+_STRONG_NAME = re.compile(
+    r"(?:password|passwd|passphrase|pwd|api[ _-]?key|secret[ _-]?(?:access[ _-]?)?key|access[ _-]?token"
+    r"|auth[ _-]?token|client[ _-]?secret)\Z"
+)
+_NAME = re.compile(r"(?:token|secret|credentials?|(?:access|private|encryption|signing)[ _-]?key|_key)\Z")
+_LONGEST_NAME = len("secret access key")
 _NOT_A_WORD = re.compile(r".*(?:[0-9]|[!-/:-@\[-`{-~].*[!-/:-@\[-`{-~].)")
 _TWO_WORDS_MIXED = re.compile(r"(?=.*[A-Z])(?=.*[a-z]).*[!-/:-@\[-`{-~].+")
 _CODE = re.compile(
@@ -166,7 +175,8 @@ _LEAST_ENTROPY = 3.3
 
 def said_secrets(text: str, lower: str) -> Iterator[Hit]:
     """Yield values that are said to be a password, a key or a token: with "is", ":" or "="."""
-    for match in _SAID.finditer(lower):
+    words = [word for word in _SAID_WORDS if word in lower]
+    for strong, match in _said(lower, words) if words else ():
         start, end = match.span("value")
         value, quoted = text[start:end], bool(match["quote"])
         if not quoted:
@@ -175,8 +185,24 @@ def said_secrets(text: str, lower: str) -> Iterator[Hit]:
             continue
         if not quoted and _CODE.fullmatch(value):
             continue
-        if _is_no_word(value) if match["strong"] else is_random(value):
+        if _is_no_word(value) if strong else is_random(value):
             yield start, start + len(value), "said"
+
+
+def _said(lower: str, words: Sequence[str]) -> Iterator[tuple[bool, re.Match[str]]]:
+    """Yield in order what follows the name of a secret, and whether the name is one of nothing else."""
+    ends = sorted(at + len(word) for word in words for at in places(lower, word))
+    after = 0
+    for end in ends:
+        match = _SAID_END.match(lower, end)
+        if match is None:
+            continue
+        named = match.start("name")
+        opening = max(after, named - _LONGEST_NAME)
+        strong = _STRONG_NAME.search(lower, opening, named)
+        if strong is not None or _NAME.search(lower, opening, named):
+            yield strong is not None, match
+            after = match.end()
 
 
 def _is_no_word(value: str) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import StrEnum
+from itertools import pairwise
+from operator import itemgetter
 from typing import NamedTuple
 
 
@@ -27,6 +29,8 @@ class Kind(StrEnum):
     PLACE = "PLACE"
     ORGANISATION = "ORGANISATION"
 
+    __hash__ = str.__hash__  # that of enumerations runs in Python, and kinds are asked for in sets all the time
+
 
 class Found(NamedTuple):
     """Personal data in a text: characters start to end, and the rule that saw it (a provider, a country's id)."""
@@ -41,12 +45,16 @@ NAMED = frozenset({Kind.PERSON, Kind.PLACE, Kind.ORGANISATION})
 """Kinds that only a language model finds; see `names`."""
 STRUCTURED = frozenset(Kind) - NAMED - {Kind.URL}
 """Kinds that rules find, and what `find` looks for by default. A plain web address is no personal data unless asked for."""
+_START = itemgetter(1)
 _RANK = {kind: rank for rank, kind in enumerate(Kind)}
 
 
 def resolve(found: list[Found]) -> list[Found]:
     """Return the finds in order of the text without overlaps: of two kinds the earlier in `Kind`, of one kind their union."""
     if len(found) < 2:
+        return found
+    found.sort(key=_START)
+    if all(one.end <= other.start for one, other in pairwise(found)):
         return found
     taken: list[Found] = []
     for item in _merged(sorted(found, key=lambda f: (_RANK[f.kind], f.start, -f.end))):

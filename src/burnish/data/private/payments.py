@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 _CARD = re.compile(
     r"(?:"
@@ -29,8 +29,6 @@ _BRAND = re.compile(
 )
 """Ranges and lengths of card numbers, from ISO/IEC 7812 issuer prefixes as the networks publish them."""
 
-# Starts with the check digits, because digits are rare and letters are not; the country is looked for behind them.
-_IBAN_CHECK = re.compile(r"\d\d(?<=[A-Z]{2}\d\d)(?=[ ]?[A-Z0-9])", re.ASCII | re.IGNORECASE)
 _IBAN_LENGTHS = (
     "AD24 AE23 AL28 AT20 AZ28 BA20 BE16 BG22 BH22 BI27 BR29 BY28 CH21 CR22 CY28 CZ24 DE22 DJ27 DK18 DO28 EE20 EG29 "
     "ES24 FI18 FK18 FO18 FR27 GB22 GE22 GI23 GL18 GR27 GT28 HN28 HR21 HU28 IE22 IL23 IQ23 IS26 IT27 JO30 KW30 KZ20 "
@@ -48,17 +46,19 @@ def cards(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
     """
     at = start
     while at + 12 <= end:
-        match = _CARD.match(text, at) if text[at].isdigit() else None
-        if match is None or (at and _BEFORE.match(text, at - 1)):
-            at += 1
-            continue
-        if is_card(match[0]) or (_is_said(text, match.start()) and luhn(_digits(match[0]))):
+        match = _CARD.match(text, at)
+        if match is not None and not (at and _BEFORE.match(text, at - 1)) and _is_right(text, match):
             yield match.span()
             at = match.end()
-        else:
-            # The next group may begin one: skip the digits that belong to this start.
-            while at < end and text[at].isdigit():
-                at += 1
+        # The next group may begin one: skip the digits that belong to this start, and what stands between.
+        while at < end and text[at].isdigit():
+            at += 1
+        while at < end and not text[at].isdigit():
+            at += 1
+
+
+def _is_right(text: str, match: re.Match[str]) -> bool:
+    return is_card(match[0]) or (_is_said(text, match.start()) and luhn(_digits(match[0])))
 
 
 def _is_said(text: str, start: int) -> bool:
@@ -76,11 +76,14 @@ def is_card(value: str) -> bool:
     return _BRAND.fullmatch(digits) is not None and luhn(digits)
 
 
-def ibans(text: str) -> Iterator[tuple[int, int]]:
-    """Yield where IBANs begin and end, written in one or in groups: the country's length, and a valid mod 97."""
+def ibans(text: str, checks: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """Yield where IBANs begin and end, written in one or in groups: the country's length, and a valid mod 97.
+
+    checks: where two digits stand after two letters, in order.
+    """
     after = 0
-    for match in _IBAN_CHECK.finditer(text):
-        start = match.start() - 2
+    for check in checks:
+        start = check - 2
         if start and text[start - 1].isalnum() and text[start - 1].isascii():
             continue
         length = IBAN_LENGTH.get(text[start : start + 2].upper())

@@ -7,7 +7,9 @@ written with a country code, in the groups of a national plan, or after a word s
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+
+from burnish.data.private.signs import beginnings
 
 _SEP = r"[ .\-\u00a0\u2010\u2011\u2013]"
 _ESCAPE = r"(?<=\\[nrt])"
@@ -34,17 +36,21 @@ _NATIONAL = re.compile(
     + _END,
     re.ASCII,
 )
+_WORDS = (
+    "call|phone|telephone|tel|text|reach|reached|dial|ring|sms|fax|whatsapp|cell|cellphone|mobile|desk"
+    "|messages? to|answering at|reached at|reached on"
+)
 _SAID = re.compile(
-    r"(?:(?:\b|(?<=\\n))(?:call|phone|telephone|tel|text|reach|reached|dial|ring|sms|fax|whatsapp|cell|cellphone|mobile|desk"
-    r"|messages? to|answering at|reached (?:at|on))(?:_?(?:no|number))?|\b(?:my|his|her|their|our) number)\b"
+    rf"(?:(?:\b|(?<=\\n))(?:{_WORDS})(?:_?(?:no|number))?|\b(?:my|his|her|their|our) number)\b"
     r"(?:[^\d\n+,;]{0,16}|:\s{1,4})\Z",
-    re.ASCII | re.IGNORECASE,
+    re.ASCII,
 )
 _THEN_SAID = re.compile(
     r"[ ]?[-(]?[ ]?(?:is (?:my|his|her|their|our|the) )?(?:office|fax|mobile|cell|desk|home|work|phone)\b",
-    re.ASCII | re.IGNORECASE,
+    re.ASCII,
 )
 _LOOK_BACK = 40
+_BEGINNINGS = beginnings([*_WORDS.split("|"), *(f"n{word}" for word in _WORDS.split("|")), "number"])
 _NUMBER = re.compile(rf"\(?\d(?:[()]?{_SEP}?[()]?\d){{6,14}}(?![\w%$€£¥]|[.,\-/:]\d)", re.ASCII)
 _EXTENSION = 12
 """Characters after a run that an extension ("ext. 12345") or a look at what follows may need."""
@@ -67,19 +73,20 @@ _NATIONAL_DIGITS: dict[str, tuple[int, int]] = {
 """Fewest and most digits after the country code, from national numbering plans; others 7 to 11."""
 
 
-def phones(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+def phones(text: str, lower: str, start: int, end: int, before: Sequence[str]) -> Iterator[tuple[int, int]]:
     """Yield where phone numbers are in a run of digits and separators; the places may overlap.
 
     start, end: the run, first and last character digits, what stands around it no digit. A sign or bracket before it
-    belongs to the number.
+    belongs to the number. lower: the text in small letters. before: as `signs.before` gives it for the run.
     """
     opening = _opening(text, start)
     found = False
-    for match in _INTERNATIONAL.finditer(text, opening, end):
-        last = _international_end(match)
-        if last is not None:
-            found = True
-            yield match.start(), last
+    if "+" in text[opening:start] or text.find("00", start, end) >= 0:
+        for match in _INTERNATIONAL.finditer(text, opening, end):
+            last = _international_end(match)
+            if last is not None:
+                found = True
+                yield match.start(), last
     for match in _NATIONAL.finditer(text, opening, end + _EXTENSION):
         if match.start() >= end:
             break
@@ -88,8 +95,8 @@ def phones(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
             yield match.span()
     if found:
         return
-    said = _SAID.search(text, max(0, opening - _LOOK_BACK), opening)
-    if said is not None or _THEN_SAID.match(text, end):
+    may_be_said = not _BEGINNINGS.isdisjoint(before)
+    if (may_be_said and _SAID.search(lower, max(0, opening - _LOOK_BACK), opening)) or _THEN_SAID.match(lower, end):
         number = _NUMBER.match(text, opening)
         if number is not None and not _DATE.match(number[0]):
             yield number.span()
