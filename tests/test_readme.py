@@ -94,7 +94,8 @@ def server(tmp_path: Path) -> Iterator[int]:
 def test_the_readme_client_gets_an_answer_from_the_demo(server: int, tmp_path: Path) -> None:
     (code,) = blocks("README.md", "python")
     script = tmp_path / "client.py"
-    script.write_text(code.replace(":8731", f":{server}"))
+    key = Path(os.environ["BURNISH_DEMO_HOME"]) / "gateway"
+    script.write_text(code.replace(":8731", f":{server}").replace(".burnish/gateway", str(key)))
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert '"origin":"NYC"' in done.stdout.replace(" ", "")

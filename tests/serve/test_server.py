@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from burnish.core.errors import ResourceError
-from burnish.serve.server import listen
+from burnish.core.listen import listen
 
 PROGRAM = """
     import sys

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from burnish.cli.verbs import AddVerb, port, print_json
 from burnish.core.errors import UsageError
@@ -11,9 +12,21 @@ from burnish.core.errors import UsageError
 
 def add_verbs(verb: AddVerb) -> None:
     """Add the verbs of this file."""
-    serve = verb("serve", "serve every release, and the base, as an OpenAI-compatible API", _serve)
+    serve = verb(
+        "serve",
+        "serve every release, and the base: keys and limits, OpenAI-compatible API, chat page",
+        _serve,
+    )
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     serve.add_argument("--port", type=port, default=8731, help="port to listen on (default: 8731)")
+    serve.add_argument(
+        "--upstream", metavar="URL", help="pass requests on to another engine, such as http://127.0.0.1:8000"
+    )
+    serve.add_argument("--config", type=Path, metavar="FILE", help="settings in YAML (docs/gateway.md)")
+    serve.add_argument(
+        "--database", metavar="URL", help="postgresql://... (default: a SQLite file in the home; $BURNISH_DATABASE)"
+    )
+    serve.add_argument("--redis", metavar="URL", help="count limits in redis://... instead of the database")
     chat = verb("chat", "talk to a release in the terminal, and to its base", _chat)
     chat.add_argument("name", help="alias of a release, such as flight-search")
     chat.add_argument("--once", metavar="TEXT", help="answer this one message and leave")
@@ -21,12 +34,21 @@ def add_verbs(verb: AddVerb) -> None:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from burnish.doors.serving import serve
+    from burnish.doors.gateway import ServeWish, Started, serve, started_json
     from burnish.store.home import Home
     from burnish.terminal import Terminal
 
+    wish = ServeWish(options.host, options.port, options.config, options.upstream, options.database, options.redis)
+
+    def tell(started: Started) -> None:
+        if options.json:
+            print_json(started_json(started))
+        elif started.admin_key is not None:
+            sys.stdout.write(f"admin key (shown this once): {started.admin_key}\n")
+        sys.stdout.flush()
+
     with Terminal(quiet=options.quiet, verbose=options.verbose) as terminal:
-        serve(Home(options.home), options.host, options.port, terminal.emit)
+        serve(Home(options.home), wish, terminal.emit, tell)
     return 0
 
 

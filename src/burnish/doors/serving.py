@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from burnish import wiring
@@ -14,6 +15,11 @@ from burnish.core.ids import short
 from burnish.store.home import Home
 
 if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+    from burnish.gateway.app import Pick
+    from burnish.gateway.asks import CountTokens
+    from burnish.gateway.settings import Settings
     from burnish.serve.answer import ServedModel
     from burnish.serve.chat import Chat
     from burnish.serve.engine import Engine
@@ -91,15 +97,28 @@ def _served_models(home: Home, base: wiring.Base, served: Sequence[Release]) -> 
     return models
 
 
-def serve(home: Home, host: str, port: int, emit: Emit) -> None:
-    """Serve every release and the base until Ctrl-C."""
-    from burnish.serve.api import Service
-    from burnish.serve.server import listen, run_server
+@dataclass(frozen=True)
+class EngineApp:
+    """The engine of this process as the gateway sees it: an ASGI application that answers /v1, and who counts prompts."""
 
-    listen(host, port).close()  # a taken port is told before the model is loaded
-    engine, base, served = _open_engine(home, list(newest_releases(home).values()), emit)
+    app: ASGIApp
+    count: CountTokens
+    close: Callable[[], None]
+    pick: Callable[[Settings, Emit], Pick | None]
+
+
+def open_engine_app(home: Home, emit: Emit) -> EngineApp:
+    """Load every release that shares the newest one's base, or the base alone, and return what answers for them."""
+    from burnish.serve.api import Service, create_app
+
+    releases = list(newest_releases(home).values())
+    engine, base, served = _open_engine(home, releases, emit)
     models = _served_models(home, base, served)
-    run_server(Service(engine=engine, tokenizer=base.tokenizer, models=models), host, port, emit=emit)
+    app = create_app(Service(engine=engine, tokenizer=base.tokenizer, models=models))
+    return EngineApp(
+        app, wiring.prompt_counter(base.tokenizer, models), lambda: engine.close(drain=False),
+        lambda settings, emit: wiring.intent_picker(home, served, settings.auto.models, emit),
+    )  # fmt: skip
 
 
 def open_chat(name: str, home: Home, date: str | None, emit: Emit) -> Chat:

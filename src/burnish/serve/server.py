@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import signal
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +11,8 @@ from types import FrameType
 
 import uvicorn
 
-from burnish.core.errors import ResourceError
 from burnish.core.events import Emit, Note
+from burnish.core.listen import listen
 from burnish.serve.api import Service, create_app
 
 DRAIN_S = 30
@@ -41,30 +40,6 @@ def run_server(service: Service, host: str, port: int, *, emit: Emit, stop: thre
     finally:
         listener.close()
         service.engine.close(drain=False)
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket. Raises ResourceError that says why the address cannot be had and what to do."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise ResourceError(
-            f"cannot listen on {host}: {error.strerror or error}. Choose another address with --host."
-        ) from error
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(128)
-    except OSError as error:
-        listener.close()
-        raise ResourceError(
-            f"cannot listen on {host} port {port}: {error.strerror or error}. Stop the program that uses it, or choose "
-            "another one with --port (0 takes a free one)."
-        ) from error
-    return listener
 
 
 @contextmanager

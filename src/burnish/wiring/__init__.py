@@ -17,6 +17,7 @@ from burnish.wiring.releasing import (
     tracking_uri,
     write_report,
 )
+from burnish.wiring.serving import intent_picker, prompt_counter
 from burnish.wiring.training import interruptible, train, train_rows
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "decide",
     "estimate",
     "evaluate",
+    "intent_picker",
     "interruptible",
     "load_for_serving",
     "mend_registry",
@@ -35,6 +37,7 @@ __all__ = [
     "prepare",
     "prepare_inputs",
     "private_key",
+    "prompt_counter",
     "registry_file",
     "release",
     "sqlite_uri_of",

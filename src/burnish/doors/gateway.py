@@ -1,0 +1,170 @@
+"""`burnish serve`: the gateway, its chat page, and an engine in this process or elsewhere."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from burnish.core.errors import UsageError
+from burnish.core.events import Emit, Note
+from burnish.core.listen import listen
+from burnish.doors.keys import DATABASE_VARIABLE, gateway_folder
+from burnish.gateway.admin import load_routes
+from burnish.gateway.audit import record
+from burnish.gateway.content import ContentLog
+from burnish.gateway.database import check_secret, open_database
+from burnish.gateway.key_store import KeyStore
+from burnish.gateway.keys import server_secret, write_private
+from burnish.gateway.limits import Ledger
+from burnish.gateway.redis_ledger import RedisLedger
+from burnish.gateway.route import Router
+from burnish.gateway.settings import Settings, load_settings
+from burnish.gateway.sql_ledger import SqlLedger
+from burnish.store.home import Home
+
+if TYPE_CHECKING:
+    from burnish.doors.serving import EngineApp
+
+CHAT_KEY = "chat.key"
+SHARED_WORKERS = 16
+"""Threads that wait for a shared database; a SQLite file is asked by one."""
+
+
+@dataclass(frozen=True)
+class ServeWish:
+    """What `burnish serve` was asked: flags go before the file of settings."""
+
+    host: str = "127.0.0.1"
+    port: int = 8731
+    config: Path | None = None
+    upstream: str | None = None
+    database: str | None = None
+    redis: str | None = None
+
+    def settings(self) -> Settings:
+        """Return the settings with the flags in them."""
+        given = {
+            "upstream": self.upstream,
+            "database": self.database or os.environ.get(DATABASE_VARIABLE),
+            "redis": self.redis,
+        }
+        told = Settings() if self.config is None else load_settings(self.config)
+        return Settings.model_validate({**told.model_dump(), **{name: value for name, value in given.items() if value}})
+
+
+@dataclass(frozen=True)
+class Started:
+    """What is told when the gateway listens. admin_key: of the first start alone."""
+
+    url: str
+    chat_key_file: str
+    admin_key: str | None
+
+
+def serve(
+    home: Home, wish: ServeWish, emit: Emit, tell: Callable[[Started], None], *, stop: threading.Event | None = None
+) -> None:
+    """Serve until SIGINT, SIGTERM or `stop`."""
+    from burnish.gateway.app import Gateway, Parts
+    from burnish.gateway.server import run
+    from burnish.gateway.upstream import HttpUpstream
+    from burnish.web.page import assets
+
+    settings = wish.settings()
+    listener = listen(wish.host, wish.port)  # a taken port is told before anything is loaded
+    folder = gateway_folder(home)
+    secret = server_secret(folder)
+    database = open_database(settings.database, folder)
+    check_secret(database, secret)
+    ledger: Ledger = SqlLedger(database) if settings.redis is None else RedisLedger(settings.redis)
+    admin_key, chat_key_file = first_keys(KeyStore(database, secret), folder)
+    engine: EngineApp | None = None
+    try:
+        if settings.upstream is None:
+            from burnish.doors.serving import open_engine_app
+
+            engine = open_engine_app(home, emit)
+            upstream, closing = engine.app, lambda: None
+        else:
+            elsewhere = HttpUpstream(
+                settings.upstream,
+                key=_upstream_key(settings),
+                connect_s=settings.timeouts.connect_s,
+                retries=settings.retries,
+            )
+            upstream, closing = elsewhere, elsewhere.close
+        router = Router(settings.routes)
+        load_routes(database, router)
+        shared = settings.database is not None or settings.redis is not None
+        gateway = Gateway(
+            Parts(
+                settings, database, secret, ledger, upstream, router, count=engine.count if engine else None,
+                pick=engine.pick(settings, emit) if engine else None, content=_content(settings, folder), assets=assets(),
+                workers=SHARED_WORKERS if shared else 1,
+            )
+        )  # fmt: skip
+        scheme = "http" if settings.tls_certificate is None else "https"
+        address = f"[{wish.host}]" if ":" in wish.host else wish.host
+        url = f"{scheme}://{address}:{listener.getsockname()[1]}"
+
+        def started() -> None:
+            record(database, secret, "gateway", "started", url, {"upstream": "engine" if engine else "elsewhere"})
+            tell(Started(url, str(chat_key_file), admin_key))
+            emit(Note("serve", f"listening on {url}/v1; chat page: {url}/ (its key: {chat_key_file}); Ctrl-C stops"))
+
+        run(gateway, listener, closing=closing, stop=stop, started=started)
+        gateway.close()
+        record(database, secret, "gateway", "stopped", url, {})
+    finally:
+        listener.close()
+        if engine is not None:
+            engine.close()
+        ledger.close()
+        database.close()
+
+
+def first_keys(store: KeyStore, folder: Path) -> tuple[str | None, Path]:
+    """Make an admin key if there is none, and a chat key with its file if that is missing or refused.
+
+    Returns the admin key's text when it was made now, to be shown once, and the path of the chat key's file (0600).
+    """
+    admin = None if store.any_admin() else store.create("first admin", "admin", actor="first start")[1]
+    path = folder / CHAT_KEY
+    if not path.is_file() or store.authenticate(path.read_text(encoding="utf-8").strip()) is None:
+        write_private(path, store.create("chat page and terminal", "chat", actor="first start")[1])
+    path.chmod(0o600)
+    return admin, path
+
+
+def _upstream_key(settings: Settings) -> str | None:
+    name = settings.upstream_key_variable
+    if name is None:
+        return None
+    if name not in os.environ:
+        raise UsageError(f"upstream_key_variable names ${name}, which is not set.")
+    return os.environ[name]
+
+
+def _content(settings: Settings, folder: Path) -> ContentLog | None:
+    """Return where prompts and answers are kept, when the settings ask for it."""
+    if not settings.content.keep:
+        return None
+    from burnish.data.private.cleaner import Treatment, make_cleaner
+
+    clean = make_cleaner(Treatment())
+
+    def redact(text: str) -> str:
+        return clean(text).text
+
+    kept = ContentLog(folder / "content", settings.content.days, redact)
+    kept.clean()
+    return kept
+
+
+def started_json(started: Started) -> dict[str, Any]:
+    """Return what `burnish serve --json` prints when it listens."""
+    return {"url": started.url, "chat_key_file": started.chat_key_file, "admin_key": started.admin_key}

@@ -1,0 +1,189 @@
+"""What an admin key may do over HTTP: keys, routes, the audit, feedback. The same functions as the command line's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError
+
+from burnish.core.errors import BurnishError
+from burnish.core.section import Section
+from burnish.gateway.audit import append, entries
+from burnish.gateway.database import Database
+from burnish.gateway.feedback import all_feedback
+from burnish.gateway.key_store import KeyStore
+from burnish.gateway.keys import Key, Scope, split_key
+from burnish.gateway.limits import MOST, NANO, SECOND, Ledger, Limits
+from burnish.gateway.refusal import Refusal
+from burnish.gateway.route import Router
+from burnish.gateway.settings import Route
+from burnish.gateway.show import key_json, moment
+
+Whole = Annotated[int, Field(ge=1, le=MOST, strict=True)]
+Money = Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)]
+Name = Annotated[str, Field(max_length=200)]
+
+
+class LimitsGiven(Section):
+    """Limits as JSON says them: money in dollars."""
+
+    requests_per_minute: Whole | None = None
+    tokens_per_minute: Whole | None = None
+    concurrency: Whole | None = None
+    tokens_per_day: Whole | None = None
+    tokens_per_month: Whole | None = None
+    usd_per_day: Money | None = None
+    usd_per_month: Money | None = None
+
+    def limits(self) -> Limits:
+        """Return them as they are counted."""
+        values = self.model_dump()
+        for period in ("day", "month"):
+            dollars = values.pop(f"usd_per_{period}")
+            values[f"nano_usd_per_{period}"] = None if dollars is None else max(round(dollars * NANO), 1)
+        return Limits(**values)
+
+
+class KeyWanted(Section):
+    """A key to be made."""
+
+    name: Name
+    scope: Scope = "user"
+    models: tuple[Name, ...] | None = None
+    limits: LimitsGiven = LimitsGiven()
+    lives_s: Annotated[int, Field(ge=1, le=100 * 366 * 86400, strict=True)] | None = None
+
+
+class KeyChange(Section):
+    """New limits and models of a key, in place of all it had."""
+
+    models: tuple[Name, ...] | None = None
+    limits: LimitsGiven = LimitsGiven()
+
+
+class Rotation(Section):
+    """How long the old key stays valid."""
+
+    grace_s: Annotated[int, Field(ge=0, le=366 * 86400, strict=True)] = 86400
+
+
+class Admin:
+    """Answers /admin/*. `answer(...)` runs in a thread: everything in it asks the database."""
+
+    def __init__(self, database: Database, secret: bytes, ledger: Ledger, router: Router) -> None:
+        self._database, self._secret, self._ledger, self._router = database, secret, ledger, router
+        self._keys = KeyStore(database, secret)
+
+    def answer(self, method: str, path: str, value: dict[str, Any], key: Key) -> tuple[int, Any]:
+        """Return status and JSON. Raises Refusal."""
+        parts = path.removeprefix("/admin/").split("/")
+        table: dict[tuple[str, str, int], Callable[..., Any]] = {
+            ("GET", "keys", 1): self._list, ("POST", "keys", 1): self._create, ("GET", "keys", 2): self._show,
+            ("POST", "keys", 2): self._limit, ("DELETE", "keys", 2): self._revoke, ("POST", "keys", 3): self._rotate,
+            ("GET", "routes", 1): self._routes, ("POST", "routes", 2): self._set_route,
+            ("DELETE", "routes", 2): self._drop_route, ("GET", "audit", 1): self._audit,
+            ("GET", "feedback", 1): self._feedback,
+        }  # fmt: skip
+        found = table.get((method, parts[0], len(parts)))
+        if found is None or (len(parts) == 3 and parts[2] != "rotate"):
+            raise Refusal(404, f"there is no {method} {path[:100]}", code="not_found")
+        try:
+            return found(key, value, *parts[1:2])
+        except ValidationError as error:
+            problem = error.errors(include_input=False, include_url=False)[0]
+            where = ".".join(str(part) for part in problem["loc"]) or "body"
+            message = f"{where}: {problem['msg'].removeprefix('Value error, ')}"
+            raise Refusal(422, message, param=where, code="invalid_value") from error
+        except BurnishError as error:
+            status = 404 if "no key has the id" in str(error) else 422 if error.exit_code == 2 else 503
+            raise Refusal(status, str(error), code="invalid_value" if status == 422 else None) from error
+
+    def _list(self, key: Key, value: dict[str, Any]) -> tuple[int, Any]:
+        return 200, {"keys": [key_json(each) for each in self._keys.all()]}
+
+    def _create(self, key: Key, value: dict[str, Any]) -> tuple[int, Any]:
+        wanted = KeyWanted.model_validate(value)
+        made, text = self._keys.create(
+            wanted.name, wanted.scope, models=wanted.models, limits=wanted.limits.limits(),
+            lives_us=None if wanted.lives_s is None else wanted.lives_s * SECOND, actor=key.id,
+        )  # fmt: skip
+        return 201, {**key_json(made), "key": text}
+
+    def _show(self, key: Key, value: dict[str, Any], identifier: str) -> tuple[int, Any]:
+        found = self._keys.find(identifier)
+        used = self._ledger.used(found.account)
+        return 200, {**key_json(found), "used": {p: {"tokens": t, "usd": m / NANO} for p, (t, m) in used.items()}}
+
+    def _limit(self, key: Key, value: dict[str, Any], identifier: str) -> tuple[int, Any]:
+        change = KeyChange.model_validate(value)
+        return 200, key_json(self._keys.limit(identifier, change.limits.limits(), change.models, actor=key.id))
+
+    def _revoke(self, key: Key, value: dict[str, Any], identifier: str) -> tuple[int, Any]:
+        return 200, key_json(self._keys.revoke(identifier, actor=key.id))
+
+    def _rotate(self, key: Key, value: dict[str, Any], identifier: str) -> tuple[int, Any]:
+        grace = Rotation.model_validate(value).grace_s
+        made, text = self._keys.rotate(identifier, grace_us=grace * SECOND, actor=key.id)
+        return 201, {**key_json(made), "key": text, "old_valid_until": moment(self._keys.find(identifier).expires_us)}
+
+    def _routes(self, key: Key, value: dict[str, Any]) -> tuple[int, Any]:
+        load_routes(self._database, self._router)
+        return 200, {
+            "routes": {
+                alias: {**route.model_dump(mode="json"), "out_of_traffic": dict(self._router.out_of_traffic(alias))}
+                for alias, route in self._router.routes.items()
+            }
+        }
+
+    def _set_route(self, key: Key, value: dict[str, Any], alias: str) -> tuple[int, Any]:
+        if split_key(alias) is not None or not 0 < len(alias) <= 128 or not alias.isprintable():
+            raise Refusal(422, "an alias has 1 to 128 printable characters", param="alias", code="invalid_value")
+        route = Route.model_validate(value)
+        keep_route(self._database, self._secret, alias, route, {}, key.id)
+        self._router.set(alias, route)
+        return 200, {alias: route.model_dump(mode="json")}
+
+    def _drop_route(self, key: Key, value: dict[str, Any], alias: str) -> tuple[int, Any]:
+        if alias not in self._router.routes:
+            raise Refusal(404, "there is no such route", code="not_found")
+        keep_route(self._database, self._secret, alias, None, {}, key.id)
+        self._router.set(alias, None)
+        return 200, {"removed": alias}
+
+    def _audit(self, key: Key, value: dict[str, Any]) -> tuple[int, Any]:
+        rows = entries(self._database, self._secret, last=200)
+        return 200, {"audit": [{"number": r.number, "at": moment(r.at_us), "actor": r.actor, "action": r.action,
+                                "subject": r.subject, "detail": r.detail} for r in rows]}  # fmt: skip
+
+    def _feedback(self, key: Key, value: dict[str, Any]) -> tuple[int, Any]:
+        return 200, {"feedback": all_feedback(self._database, last=500)}
+
+
+def keep_route(
+    database: Database, secret: bytes, alias: str, route: Route | None, out: dict[str, str], actor: str
+) -> None:
+    """Store a route with the versions that are out of its traffic, for every replica and the next start."""
+    record = None if route is None else {"route": route.model_dump(mode="json"), "out": out}
+    with database.transaction() as cursor:
+        cursor.execute(
+            "INSERT INTO gateway_routes VALUES (?, ?) ON CONFLICT (alias) DO UPDATE SET route = excluded.route",
+            (alias, json.dumps(record)),
+        )
+        append(cursor, secret, actor, "route removed" if route is None else "route set", alias, {"out": out})
+
+
+def load_routes(database: Database, router: Router) -> None:
+    """Take over the routes that were stored, which go before those of the settings."""
+    with database.transaction() as cursor:
+        cursor.execute("SELECT alias, route FROM gateway_routes ORDER BY alias")
+        rows = cursor.rows()
+    for alias, text in rows:
+        record: Any = json.loads(text)
+        route = None if record is None else Route.model_validate(record["route"])
+        if router.routes.get(alias) != route:
+            router.set(alias, route)
+        out: dict[str, str] = {} if record is None else record["out"]
+        for model, why in out.items():
+            router.take_out(alias, model, why)

@@ -1,0 +1,303 @@
+"""The gateway as one ASGI application. A request passes the edge, its key, its limits, its route, and then the upstream."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import jiter
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from burnish.core.errors import BurnishError
+from burnish.gateway.admin import Admin, keep_route, load_routes
+from burnish.gateway.asks import ENDPOINTS, CountTokens, parse_body
+from burnish.gateway.content import ContentLog
+from burnish.gateway.database import Database
+from burnish.gateway.edge import (
+    PREFLIGHT,
+    REQUEST_ID,
+    SECURITY,
+    bearer,
+    check_host,
+    check_url,
+    cors,
+    single_headers,
+    unauthenticated,
+)
+from burnish.gateway.feedback import keep_feedback, parse_feedback
+from burnish.gateway.key_store import KeyStore
+from burnish.gateway.keys import Key
+from burnish.gateway.limits import Ledger
+from burnish.gateway.metrics import Metrics
+from burnish.gateway.openapi import OPENAPI
+from burnish.gateway.passage import ClientGone, call_for_json, read_body
+from burnish.gateway.refusal import Headers, Refusal, send_bytes, send_json
+from burnish.gateway.route import Router
+from burnish.gateway.serve_model import ModelCalls
+from burnish.gateway.settings import Settings
+
+log = logging.getLogger("burnish.gateway")
+R = TypeVar("R")
+ALLOWED: Mapping[str, frozenset[str]] = {
+    "chat": frozenset({"/v1/models", "/v1/chat/completions", "/feedback"}),
+    "user": frozenset({"/v1/models", *ENDPOINTS, "/feedback"}),
+    "metrics": frozenset({"/metrics"}),
+}
+"""What each scope may ask; admin may ask everything."""
+METHODS: Mapping[str, str] = {
+    **dict.fromkeys(ENDPOINTS, "POST"), "/feedback": "POST", "/v1/models": "GET", "/metrics": "GET",
+}  # fmt: skip
+Pick = Callable[[str], Sequence[tuple[str, float]]]
+"""pick(text) -> models by how alike the text is to what they were trained on (cosine), the most alike first."""
+ROUTES_REFRESH_S = 5.0
+
+
+@dataclass
+class Parts:
+    """What a gateway is made of.
+
+    upstream: answers /v1. count: tokens of a prompt, where that can be told. pick: for `model: auto`. assets: the chat
+    page by path, as (content, type). workers: threads that ask the database.
+    """
+
+    settings: Settings
+    database: Database
+    secret: bytes
+    ledger: Ledger
+    upstream: ASGIApp
+    router: Router
+    count: CountTokens | None = None
+    pick: Pick | None = None
+    content: ContentLog | None = None
+    assets: Mapping[str, tuple[bytes, bytes, Headers]] = field(default_factory=dict[str, tuple[bytes, bytes, Headers]])
+    workers: int = 1
+
+
+class Gateway:
+    """Answers every request of one process."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        self.metrics = Metrics(parts.settings.metrics_models)
+        self.keys = KeyStore(parts.database, parts.secret)
+        self.admin = Admin(parts.database, parts.secret, parts.ledger, parts.router)
+        self.draining = False
+        self.at_work = 0
+        self.hosts = frozenset(host.lower() for host in parts.settings.hosts)
+        self._pool = ThreadPoolExecutor(parts.workers, thread_name_prefix="burnish-gateway")
+        self._routes_read = 0.0
+        self._calls = ModelCalls(self)
+        self._background: set[asyncio.Task[None]] = set()
+
+    async def in_thread(self, work: Callable[..., R], *given: Any) -> R:
+        """Run what asks the database in a thread of its own, so that the event loop stays free."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work, *given)
+
+    def start(self, task: asyncio.Task[None]) -> None:
+        """Let a task go on by itself; `close` waits for it."""
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def settled(self) -> None:
+        """Wait for what goes on by itself."""
+        while self._background:
+            await asyncio.wait(set(self._background))
+
+    def close(self) -> None:
+        """Give the threads back."""
+        self._pool.shutdown()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, whatever happens, in OpenAI's error format."""
+        if scope["type"] != "http":
+            await receive()
+            await send({"type": "websocket.close", "code": 1003})
+            return
+        exchange = Exchange(self, scope, receive, send)
+        try:
+            await exchange.answer()
+        except Refusal as refusal:
+            await exchange.refuse(refusal)
+        except ClientGone:
+            self.metrics.refused.labels("client_gone").inc()
+        except BurnishError as error:
+            log.error("request %s: %s", exchange.id, error)
+            await exchange.refuse(
+                Refusal(503, "the gateway's storage does not answer", code="storage", retry_after_s=5)
+            )
+        except Exception:
+            log.exception("request %s failed", exchange.id)
+            await exchange.refuse(
+                Refusal(503, "the gateway failed; its log says how", code="gateway_failed", retry_after_s=5)
+            )
+
+    async def call_model(self, exchange: Exchange, key: Key, value: dict[str, Any]) -> None:
+        """Answer one of ENDPOINTS."""
+        await self._refresh_routes()
+        await self._calls.answer(exchange, key, value)
+
+    async def _refresh_routes(self) -> None:
+        """Hear now and then what other replicas and admins did to the routes."""
+        now = time.monotonic()
+        if now - self._routes_read > ROUTES_REFRESH_S:
+            self._routes_read = now
+            await self.in_thread(load_routes, self.parts.database, self.parts.router)
+
+    def rolled_back(self, alias: str, model: str, why: str) -> None:
+        """Record that a version was taken out of traffic, for every replica and for the audit."""
+        log.warning("route %s: %s is out of traffic: %s", alias, model, why)
+        self.metrics.rollbacks.labels(self.metrics.label(model)).inc()
+        route, out = self.parts.router.routes[alias], dict(self.parts.router.out_of_traffic(alias))
+        work = self.in_thread(keep_route, self.parts.database, self.parts.secret, alias, route, out, "gateway")
+        self.start(asyncio.get_running_loop().create_task(work))
+
+    async def models(self, key: Key) -> list[dict[str, Any]]:
+        """Return the models that a key may ask for: the upstream's, the routes, and auto."""
+        status, body = await call_for_json(
+            self.parts.upstream, "/v1/models", self.parts.settings.timeouts.first_token_s
+        )
+        if status != 200:
+            raise Refusal(503, "the engine does not say which models it has", code="upstream_failed")
+        found: list[dict[str, Any]] = jiter.from_json(body)["data"]
+        names = {card["id"] for card in found}
+        own = [alias for alias in self.parts.router.routes if alias not in names]
+        own += ["auto"] if self.parts.pick is not None else []
+        cards = [*found, *(_card(name) for name in own)]
+        return [card for card in cards if key.may_ask(card["id"])]
+
+
+def _card(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "burnish"}
+
+
+class Exchange:
+    """One request and its answer."""
+
+    def __init__(self, gateway: Gateway, scope: Scope, receive: Receive, send: Send) -> None:
+        self.gateway, self.scope, self.receive, self._send = gateway, scope, receive, send
+        self.settings = gateway.parts.settings
+        self.began = time.perf_counter()
+        self.id = secrets.token_hex(8)
+        self.headers: dict[bytes, bytes] = {}
+        self.own: Headers = [*SECURITY, (b"x-request-id", self.id.encode())]
+        self.responded = False
+
+    async def send(self, message: Any) -> None:
+        """Send, remembering that the answer has begun."""
+        self.responded = True
+        await self._send(message)
+
+    async def refuse(self, refusal: Refusal) -> None:
+        """Answer with an error, unless the answer has begun."""
+        self.gateway.metrics.refused.labels(refusal.code or str(refusal.status)).inc()
+        if not self.responded:
+            await send_json(self.send, refusal.status, refusal.body, [*refusal.headers, *self.own])
+
+    async def answer(self) -> None:
+        """Pass the edge, then answer what needs no key, then what needs one."""
+        self.headers = single_headers(self.scope)
+        given = self.headers.get(b"x-request-id")
+        if given is not None and REQUEST_ID.fullmatch(given):
+            self.id = given.decode()
+            self.own[-1] = (b"x-request-id", given)
+        check_host(self.headers, self.gateway.hosts)
+        check_url(self.scope)
+        allowed = cors(self.headers, self.settings.origins, self.scope["scheme"])
+        self.own += allowed
+        method, path = self.scope["method"], self.scope["path"]
+        if method == "OPTIONS" and b"access-control-request-method" in self.headers:
+            await send_bytes(self.send, 204, b"", b"text/plain", [*PREFLIGHT, *self.own] if allowed else self.own)
+        elif not await self._open(method, path):
+            await self._with_key(method, path)
+
+    async def _open(self, method: str, path: str) -> bool:
+        """Answer what needs no key; returns whether it was that."""
+        asset = self.gateway.parts.assets.get(path)
+        if method in ("GET", "HEAD") and asset is not None:
+            body, kind, headers = asset
+            await send_bytes(self.send, 200, body, kind, [*headers, *self.own])
+        elif method == "GET" and path == "/health/live":
+            await send_json(self.send, 200, {"status": "ok"}, self.own)
+        elif method == "GET" and path == "/health/ready":
+            await self._ready()
+        elif method == "GET" and path == "/openapi.json":
+            await send_json(self.send, 200, OPENAPI, self.own)
+        elif method == "GET" and path == "/metrics" and self.settings.metrics_public:
+            await self._metrics()
+        else:
+            return False
+        return True
+
+    async def _ready(self) -> None:
+        if self.gateway.draining:
+            raise Refusal(503, "stopping", code="draining", retry_after_s=5)
+        try:
+            status, _ = await call_for_json(
+                self.gateway.parts.upstream, "/health/ready", self.settings.timeouts.connect_s
+            )
+        except TimeoutError:
+            status = 0
+        if status not in (200, 404):  # another engine may have no such path, and yet it answers
+            raise Refusal(503, "the engine is not ready", code="upstream_not_ready", retry_after_s=5)
+        await self.gateway.in_thread(self.gateway.keys.any_admin)
+        await send_json(self.send, 200, {"status": "ok", "at_work": self.gateway.at_work}, self.own)
+
+    async def _metrics(self) -> None:
+        await send_bytes(
+            self.send, 200, self.gateway.metrics.text(), b"text/plain; version=0.0.4; charset=utf-8", self.own
+        )
+
+    async def _with_key(self, method: str, path: str) -> None:
+        """Check the key, then what it may ask, then answer."""
+        key = await self.gateway.in_thread(self.gateway.keys.authenticate, bearer(self.headers))
+        if key is None:
+            raise unauthenticated()
+        admin = path.startswith("/admin/")
+        known = "/v1/models" if path.startswith("/v1/models/") else path
+        if not admin and known not in METHODS:
+            raise Refusal(404, f"there is no {path[:100]!r} here", code="not_found")
+        if key.scope != "admin" and known not in ALLOWED[key.scope]:
+            raise Refusal(403, f"a key of scope {key.scope} may not ask this", code="scope_not_allowed")
+        if not admin and method != METHODS[known]:
+            raise Refusal(
+                405, f"use {METHODS[known]}", code="method_not_allowed", headers=[(b"allow", METHODS[known].encode())]
+            )
+        if path == "/metrics":
+            await self._metrics()
+        elif known == "/v1/models":
+            await self._models(key, path.removeprefix("/v1/models").removeprefix("/"))
+        else:
+            await self._with_body(key, method, path)
+
+    async def _models(self, key: Key, name: str) -> None:
+        found = await self.gateway.models(key)
+        if not name:
+            await send_json(self.send, 200, {"object": "list", "data": found}, self.own)
+            return
+        card = next((card for card in found if card["id"] == name), None)
+        if card is None:
+            raise Refusal(
+                404, "that model does not exist, or your key may not ask for it", param="model", code="model_not_found"
+            )
+        await send_json(self.send, 200, card, self.own)
+
+    async def _with_body(self, key: Key, method: str, path: str) -> None:
+        """Answer what comes with a body."""
+        body = await read_body(self.receive, self.headers, self.settings.caps.body_bytes, self.settings.timeouts.body_s)
+        value = parse_body(body) if body else {}
+        if path.startswith("/admin/"):
+            status, answer = await self.gateway.in_thread(self.gateway.admin.answer, method, path, value, key)
+            await send_json(self.send, status, answer, self.own)
+        elif path == "/feedback":
+            said = parse_feedback(value)
+            identifier = await self.gateway.in_thread(keep_feedback, self.gateway.parts.database, key.account, said)
+            self.gateway.metrics.feedback.labels(self.gateway.metrics.label(said.model), said.kind).inc()
+            await send_json(self.send, 201, {"id": identifier}, self.own)
+        else:
+            await self.gateway.call_model(self, key, value)

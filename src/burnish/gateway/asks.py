@@ -1,0 +1,150 @@
+"""What a request asks for: read from its body once, held against the caps, counted in tokens and money."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import jiter
+
+from burnish.gateway.keys import Key
+from burnish.gateway.refusal import Refusal
+from burnish.gateway.settings import Caps, Price
+
+MESSAGE_TOKENS = 16
+"""Upper bound of what a template writes around one message."""
+CountTokens = Callable[[str, Mapping[str, Any]], "int | None"]
+"""count(model, body) -> tokens of its prompt, exactly; None when it cannot tell."""
+ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request body, and what it may use at most. `sent` is what goes upstream but for the model's name."""
+
+    path: str
+    sent: dict[str, Any]
+    stream: bool
+    wants_usage: bool
+    prompt_tokens: int
+    new_tokens: int
+
+    @property
+    def tokens(self) -> int:
+        """The most the request may use."""
+        return self.prompt_tokens + self.new_tokens
+
+    def body(self, model: str) -> bytes:
+        """Return the body that goes upstream, for this version of the model."""
+        try:
+            return json.dumps({**self.sent, "model": model}, allow_nan=False, separators=(",", ":")).encode()
+        except ValueError as error:
+            raise Refusal(400, "a number in the body is too large", code="invalid_value") from error
+
+
+def parse_body(body: bytes) -> dict[str, Any]:
+    """Read a JSON object. Refuses what two readers may read differently: a key given twice, NaN, half a character."""
+    try:
+        value = jiter.from_json(body, allow_inf_nan=False, catch_duplicate_keys=True, cache_mode="none")
+    except ValueError as error:
+        raise Refusal(400, f"the body is not JSON that can be read: {str(error)[:200]}", code="invalid_json") from error
+    if not isinstance(value, dict):
+        raise Refusal(400, f"the body must be a JSON object, found {type(value).__name__}", code="invalid_json")
+    return cast("dict[str, Any]", value)
+
+
+def model_name(value: dict[str, Any]) -> str:
+    """Return the model that a body names. Raises Refusal (422)."""
+    model = value.get("model")
+    if not isinstance(model, str) or not 0 < len(model) <= 200 or not model.isprintable():
+        raise Refusal(
+            422, "model must name a model; GET /v1/models lists those you may ask", param="model", code="invalid_value"
+        )
+    return model
+
+
+def read_ask(path: str, model: str, value: dict[str, Any], key: Key, caps: Caps, count: CountTokens | None) -> Asked:
+    """Return what is asked for of a model. Raises Refusal: 422 for a wrong value, 413 for a prompt that is too long."""
+    stream = _bool(value, "stream")
+    answers = max(_whole(value, "n", 1), _whole(value, "best_of", 1))
+    if answers > caps.answers:
+        raise Refusal(422, f"n may be {caps.answers} at most here", param="n", code="invalid_value")
+    sent = dict(value)
+    prompt = None if count is None else count(model, value)
+    if prompt is None:
+        prompt = _prompt_bound(path, value)
+    if prompt > caps.prompt_tokens:
+        raise Refusal(
+            413, f"the prompt has up to {prompt} tokens; here it may have {caps.prompt_tokens}", code="prompt_too_long"
+        )
+    new_tokens = 0
+    if path != "/v1/embeddings":
+        new_tokens = _new_tokens(value, sent, path, prompt * answers, key, caps, answers)
+    options = value.get("stream_options")
+    wants_usage = isinstance(options, dict) and cast("dict[str, Any]", options).get("include_usage") is True
+    if stream and (options is None or isinstance(options, dict)):
+        sent["stream_options"] = {**cast("dict[str, Any]", options or {}), "include_usage": True}
+    return Asked(path, sent, stream, wants_usage, prompt * answers, new_tokens * answers)
+
+
+def _new_tokens(
+    value: dict[str, Any], sent: dict[str, Any], path: str, prompt: int, key: Key, caps: Caps, answers: int
+) -> int:
+    """Return how many tokens one answer may have, and write it into what is sent when the request did not say."""
+    names = ("max_completion_tokens", "max_tokens") if path == "/v1/chat/completions" else ("max_tokens",)
+    for name in names:
+        if value.get(name) is not None:
+            asked = _whole(value, name, 1)
+            if asked > caps.new_tokens:
+                raise Refusal(422, f"{name} may be {caps.new_tokens} at most here", param=name, code="invalid_value")
+            return asked
+    fitting = caps.default_new_tokens
+    if key.limits.tokens_per_minute is not None:
+        fitting = min(fitting, max((key.limits.tokens_per_minute - prompt) // answers, 1))
+    sent["max_tokens"] = min(fitting, caps.new_tokens)
+    return sent["max_tokens"]
+
+
+def _whole(value: dict[str, Any], name: str, default: int) -> int:
+    found = value.get(name)
+    if found is None:
+        return default
+    if isinstance(found, bool) or not isinstance(found, int) or not 1 <= found < 2**31:
+        raise Refusal(422, f"{name} must be a whole number of 1 or more", param=name, code="invalid_value")
+    return found
+
+
+def _bool(value: dict[str, Any], name: str) -> bool:
+    found = value.get(name)
+    if found is not None and not isinstance(found, bool):
+        raise Refusal(422, f"{name} must be true or false", param=name, code="invalid_value")
+    return bool(found)
+
+
+def _prompt_bound(path: str, value: dict[str, Any]) -> int:
+    """Bound the tokens of a prompt from above without a tokenizer: no token is shorter than a byte."""
+    field = {"/v1/chat/completions": "messages", "/v1/completions": "prompt", "/v1/embeddings": "input"}[path]
+    found = value.get(field)
+    if found is None:
+        raise Refusal(422, f"{field} is missing", param=field, code="missing_required_parameter")
+    parts: list[Any] = cast("list[Any]", found) if isinstance(found, list) else [found]
+    return _bytes_in(found) + _bytes_in(value.get("tools")) + MESSAGE_TOKENS * (len(parts) + 1)
+
+
+def _bytes_in(value: Any) -> int:
+    """UTF-8 bytes of every text in a value; a token id counts one."""
+    if isinstance(value, str):
+        return len(value.encode("utf-8", "replace"))
+    if isinstance(value, dict):
+        return sum(_bytes_in(name) + _bytes_in(item) for name, item in cast("dict[Any, Any]", value).items())
+    if isinstance(value, list):
+        return sum(_bytes_in(item) for item in cast("list[Any]", value))
+    return 0 if value is None else 1
+
+
+def price_nano(price: Price, prompt_tokens: int, new_tokens: int) -> int:
+    """Return what tokens cost in billionths of a dollar, rounded up: a dollar for a million tokens is 1,000 for each."""
+    exact = (prompt_tokens * price.prompt_usd + new_tokens * price.answer_usd) * 1000
+    return -int(-exact // 1)

@@ -1,0 +1,253 @@
+"""From upstream to the client: held back until it is certain, then passed on byte by byte, with the clock running."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Sequence
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from burnish.gateway.answers import EventReader, Usage, read_answer
+from burnish.gateway.refusal import Headers, Refusal
+from burnish.gateway.settings import Timeouts
+
+ANSWER_BYTES = 32 << 20
+"""A whole answer may not be larger."""
+LAST_WORD_S = 1.0
+DONE = b"data: [DONE]\n\n"
+
+
+class Passage:
+    """The `send` that an upstream is given.
+
+    Nothing is sent before the first byte of an answer, so that all that goes wrong before it becomes a proper error.
+    """
+
+    def __init__(self, send: Send, usage: Usage, headers: Headers, *, keep_usage: bool) -> None:
+        self._send, self._own, self.usage = send, headers, usage
+        self._reader = EventReader(usage, keep_usage=keep_usage)
+        self._kept: Headers = []
+        self._whole: list[bytes] = []
+        self._size = 0
+        self._events = False
+        self.status = 0
+        self.started = False
+        self.ended = False
+        self.began = time.perf_counter()
+        self.first_s: float | None = None
+
+    async def __call__(self, message: Message) -> None:
+        """Take one ASGI message of the upstream."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            self._kept = [
+                (name, value) for name, value in message["headers"] if name in (b"content-type", b"retry-after")
+            ]
+            kind = dict(self._kept).get(b"content-type", b"")
+            self._events = self.status == 200 and kind.startswith(b"text/event-stream")
+            return
+        body, more = message.get("body", b""), message.get("more_body", False)
+        if body and self.first_s is None:
+            self.first_s = time.perf_counter() - self.began
+        if self._events:
+            await self._pass(body, more=more)
+            return
+        self._whole.append(body)
+        self._size += len(body)
+        if self._size > ANSWER_BYTES:
+            raise Refusal(503, "the engine's answer is too large", code="upstream_broke_off")
+        if not more:
+            await self._finish_whole()
+
+    async def _pass(self, body: bytes, *, more: bool) -> None:
+        try:
+            out = self._reader.add(body)
+        except ValueError as error:
+            raise Refusal(503, str(error), code="upstream_broke_off") from error
+        if not more:
+            out += self._reader.finish()
+        if not self.started:
+            if not out and more:
+                return
+            self.started = True
+            headers = [*self._kept, (b"cache-control", b"no-store"), (b"x-accel-buffering", b"no"), *self._own]
+            await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        if out or not more:
+            self.ended = not more
+            await self._send({"type": "http.response.body", "body": out, "more_body": more})
+
+    async def _finish_whole(self) -> None:
+        """Pass a whole answer on; what only concerns gateway and upstream becomes 503."""
+        if self.status in (401, 403) or self.status >= 500 or not 200 <= self.status < 500 or 300 <= self.status < 400:
+            retry = dict(self._kept).get(b"retry-after", b"1")
+            wait = int(retry) if retry.isdigit() and len(retry) < 6 else 1
+            full = self.status == 503
+            raise Refusal(
+                503, "the engine is busy; come again" if full else f"the engine failed (status {self.status})",
+                code="overloaded" if full else "upstream_failed", retry_after_s=wait,
+            )  # fmt: skip
+        body = b"".join(self._whole)
+        if self.status == 200:
+            read_answer(body, self.usage)
+        length = (b"content-length", str(len(body)).encode())
+        self.started = self.ended = True
+        await self._send(
+            {"type": "http.response.start", "status": self.status, "headers": [*self._kept, length, *self._own]}
+        )
+        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+
+    async def say_last(self, refusal: Refusal) -> None:
+        """End a stream that cannot go on with an event that clients raise on, unless the client reads no more."""
+        if self.ended or not self.started:
+            return
+        event = b"data: " + json.dumps(refusal.body).encode() + b"\n\n" + DONE
+        try:
+            async with asyncio.timeout(LAST_WORD_S):
+                await self._send({"type": "http.response.body", "body": event, "more_body": False})
+            self.ended = True
+        except TimeoutError:
+            return  # it does not read: the server closes the connection
+
+
+class ClientGone(Exception):
+    """The client hung up before its answer ended."""
+
+
+async def pass_through(
+    upstream: ASGIApp, scope: Scope, body: bytes, passage: Passage, receive: Receive, timeouts: Timeouts
+) -> None:
+    """Let upstream answer. Raises Refusal before the first byte, ClientGone when the client hangs up.
+
+    A stream that fails later ends with an error event, and raises Refusal after it, for the record.
+    """
+    gone = asyncio.create_task(_hung_up(receive))
+    sent = False
+
+    async def give() -> Message:
+        nonlocal sent
+        if not sent:
+            sent = True
+            return {"type": "http.request", "body": body, "more_body": False}
+        await asyncio.shield(gone)
+        return {"type": "http.disconnect"}
+
+    work = asyncio.ensure_future(upstream(scope, give, passage))
+    late: list[str] = []
+    loop = asyncio.get_running_loop()
+
+    def expire(what: str) -> None:
+        if what == "its first token" and passage.first_s is not None:
+            return
+        late.append(what)
+        work.cancel()
+
+    timers = [
+        loop.call_later(timeouts.first_token_s, expire, "its first token"),
+        loop.call_later(timeouts.total_s, expire, "its answer"),
+    ]
+    try:
+        await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            raise ClientGone
+        if work.cancelled():
+            raise Refusal(
+                503, f"the engine took too long for {late[0] if late else 'its answer'}", code="upstream_timeout"
+            )
+        work.result()
+        if not passage.ended:
+            raise Refusal(503, "the engine ended without an answer", code="upstream_broke_off")
+    except Refusal as refusal:
+        await passage.say_last(refusal)
+        raise
+    finally:
+        for timer in timers:
+            timer.cancel()
+        work.cancel()
+        gone.cancel()
+        await asyncio.wait((work, gone))
+
+
+async def _hung_up(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        continue
+
+
+async def read_body(receive: Receive, headers: dict[bytes, bytes], most: int, seconds: float) -> bytes:
+    """Return the whole body. Raises Refusal when it is too large, or too slow to come."""
+    length = headers.get(b"content-length", b"0")
+    if not length.isdigit() or len(length) > 12 or int(length) > most:
+        raise Refusal(413, f"the body may have {most} bytes at most", code="request_too_large")
+    pieces: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(seconds):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGone
+                pieces.append(message.get("body", b""))
+                size += len(pieces[-1])
+                if size > most:
+                    raise Refusal(413, f"the body may have {most} bytes at most", code="request_too_large")
+                if not message.get("more_body", False):
+                    return b"".join(pieces)
+    except TimeoutError as error:
+        raise Refusal(
+            408, "the body took too long to come", code="request_timeout", headers=[(b"connection", b"close")]
+        ) from error
+
+
+async def call_for_json(upstream: ASGIApp, path: str, seconds: float) -> tuple[int, bytes]:
+    """Ask the upstream a GET of the gateway's own and return status and body."""
+    heard = _Heard()
+    async with asyncio.timeout(seconds):
+        await upstream(inner_scope("GET", path, []), _no_more(b""), heard)
+    return heard.status, b"".join(heard.pieces)
+
+
+async def throw_away(upstream: ASGIApp, scope: Scope, body: bytes, seconds: float) -> bool:
+    """Let upstream answer to nobody (a shadow copy); returns whether it answered well."""
+    heard = _Heard(keep=False)
+    try:
+        async with asyncio.timeout(seconds):
+            await upstream(scope, _no_more(body), heard)
+    except (TimeoutError, Refusal):
+        return False
+    return heard.status == 200
+
+
+class _Heard:
+    """A `send` that keeps the status and, if wished, the body."""
+
+    def __init__(self, *, keep: bool = True) -> None:
+        self.status, self.pieces, self._keep = 0, list[bytes](), keep
+
+    async def __call__(self, message: Message) -> None:
+        self.status = message.get("status", self.status)
+        if self._keep:
+            self.pieces.append(message.get("body", b""))
+
+
+def inner_scope(method: str, path: str, headers: Sequence[tuple[bytes, bytes]]) -> Scope:
+    """Return the scope of a request from the gateway to its upstream."""
+    own = [(b"host", b"127.0.0.1"), (b"content-type", b"application/json"), *headers]
+    return {
+        "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "method": method,
+        "scheme": "http", "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "", "headers": own,
+        "client": ("127.0.0.1", 0), "server": ("127.0.0.1", 0), "state": {},
+    }  # fmt: skip
+
+
+def _no_more(body: bytes) -> Receive:
+    sent = False
+
+    async def receive() -> Message:
+        nonlocal sent
+        if sent:
+            await asyncio.Event().wait()
+        sent = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive

@@ -1,0 +1,229 @@
+"""One call of a model: counted, routed, reserved, answered, settled. Read `answer` from top to bottom."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any, cast
+
+from burnish.gateway.answers import Usage
+from burnish.gateway.asks import Asked, model_name, price_nano, read_ask
+from burnish.gateway.keys import Key
+from burnish.gateway.limits import NANO, SECOND, Ask, Granted, Reason, Refused, Standing
+from burnish.gateway.passage import ClientGone, Passage, inner_scope, pass_through, throw_away
+from burnish.gateway.refusal import Headers, Refusal
+from burnish.gateway.route import Choice
+from burnish.gateway.settings import Price
+
+if TYPE_CHECKING:
+    from burnish.gateway.app import Exchange, Gateway
+
+LEASE_SPARE_S = 30
+"""A reservation outlives the longest answer by this."""
+MOST_SHADOWS = 32
+FREE = Price()
+
+
+class ModelCalls:
+    """Answers calls of models for a gateway."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._shadows = 0
+
+    async def answer(self, exchange: Exchange, key: Key, value: dict[str, Any]) -> None:
+        """Answer one call. Raises Refusal, and ClientGone when nobody waits any more."""
+        gateway, settings = self._gateway, self._gateway.parts.settings
+        if gateway.draining:
+            raise Refusal(503, "this gateway is stopping", code="draining", headers=[(b"connection", b"close")])
+        if gateway.at_work >= settings.caps.at_once:
+            raise Refusal(503, f"{gateway.at_work} requests are at work, which is the limit", code="overloaded")
+        gateway.at_work += 1
+        gateway.metrics.at_work.inc()
+        try:
+            intent = await self._intent(value, key)
+            alias = model_name(value)
+            if not key.may_ask(alias):
+                raise Refusal(403, f"this key may not ask for {alias[:100]!r}", param="model", code="model_not_allowed")
+            choice = gateway.parts.router.choose(alias, self._sticky(exchange, value, key), self._override(exchange))
+            asked = await self._ask(exchange.scope["path"], choice.model, value, key)
+            price = (
+                settings.prices.get(choice.model)
+                or settings.prices.get(choice.alias)
+                or settings.prices.get("default", FREE)
+            )
+            ask = Ask(
+                asked.tokens, price_nano(price, asked.prompt_tokens, asked.new_tokens),
+                int((settings.timeouts.total_s + LEASE_SPARE_S) * SECOND),
+            )  # fmt: skip
+            body = asked.body(choice.model)
+            granted = await gateway.in_thread(gateway.parts.ledger.reserve, key.account, key.limits, ask)
+            if isinstance(granted, Refused):
+                raise _too_many(granted, key)
+            told: Headers = [
+                *exchange.own,
+                *_standing(granted.standing, key),
+                (b"x-burnish-model", choice.model.encode()),
+                *intent,
+            ]
+            await self._pass(exchange, key, asked, choice, price, body, granted, told)
+        finally:
+            gateway.at_work -= 1
+            gateway.metrics.at_work.dec()
+
+    async def _ask(self, path: str, model: str, value: dict[str, Any], key: Key) -> Asked:
+        count, caps = self._gateway.parts.count, self._gateway.parts.settings.caps
+        if count is None:
+            return read_ask(path, model, value, key, caps, None)
+        return await asyncio.to_thread(read_ask, path, model, value, key, caps, count)  # a tokenizer takes milliseconds
+
+    async def _intent(self, value: dict[str, Any], key: Key) -> Headers:
+        """Put a model in place of `auto`, by what the last message is about; returns the header that tells it."""
+        pick, auto = self._gateway.parts.pick, self._gateway.parts.settings.auto
+        if value.get("model") != "auto" or pick is None:
+            return []
+        ranked = await asyncio.to_thread(pick, _last_text(value))
+        allowed = [
+            (model, score) for model, score in ranked
+            if key.may_ask(model) and (auto.models is None or model in auto.models)
+        ]  # fmt: skip
+        model, score = allowed[0] if allowed else (auto.fallback, -1.0)
+        chosen = model if score >= auto.threshold else auto.fallback
+        value["model"] = chosen
+        return [
+            (b"x-burnish-intent", f"{chosen}; nearest={model}; score={score:.3f}; threshold={auto.threshold}".encode())
+        ]
+
+    def _sticky(self, exchange: Exchange, value: dict[str, Any], key: Key) -> str:
+        session = exchange.headers.get(b"x-burnish-session")
+        if session is not None:
+            return session.decode("latin-1")
+        user = value.get("user")
+        return f"{key.account}/{user}" if isinstance(user, str) else key.account
+
+    def _override(self, exchange: Exchange) -> str | None:
+        found = exchange.headers.get(b"x-burnish-version")
+        return None if found is None else found.decode("latin-1")
+
+    async def _pass(
+        self, exchange: Exchange, key: Key, asked: Asked, choice: Choice, price: Price, body: bytes, granted: Granted,
+        told: Headers,
+    ) -> None:  # fmt: skip
+        """Let the upstream answer; whatever happens, count what was used and remember how it went."""
+        gateway, parts = self._gateway, self._gateway.parts
+        usage = Usage()
+        if parts.content is not None:
+            usage.pieces = []
+        passage = Passage(exchange.send, usage, told, keep_usage=asked.wants_usage)
+        scope = inner_scope("POST", asked.path, [(b"x-request-id", exchange.id.encode())])
+        if choice.shadow is not None:
+            self._copy(choice.shadow, asked)
+        failed = status = 0
+        try:
+            await pass_through(parts.upstream, scope, body, passage, exchange.receive, parts.settings.timeouts)
+            status = passage.status
+        except Refusal as refusal:
+            status, failed = refusal.status, 1
+            raise
+        except ClientGone:
+            status = 499
+            raise
+        finally:
+            answered = passage.started and passage.status == 200
+            spent = usage.counted(asked.prompt_tokens, asked.new_tokens) if answered or status == 499 else (0, 0)
+            nano = price_nano(price, *spent)
+            settle = gateway.in_thread(parts.ledger.settle, key.account, granted.hold, sum(spent), nano)
+            gateway.start(asyncio.get_running_loop().create_task(settle))
+            self._count(exchange, choice, passage, status, spent)
+            if status != 499 and not 400 <= status < 500:
+                parts.router.note(choice, good=not failed, first_s=passage.first_s)
+            if parts.content is not None and usage.pieces and answered:
+                keep = asyncio.to_thread(
+                    parts.content.keep, exchange.id, key.id, choice.model, asked.sent, "".join(usage.pieces)
+                )
+                gateway.start(asyncio.get_running_loop().create_task(keep))
+
+    def _count(self, exchange: Exchange, choice: Choice, passage: Passage, status: int, spent: tuple[int, int]) -> None:
+        metrics = self._gateway.metrics
+        model = (
+            metrics.label(choice.model) if status == 200 else choice.model if choice.model in metrics.known else "other"
+        )
+        metrics.requests.labels(exchange.scope["path"], model, str(status)).inc()
+        metrics.seconds.labels(model).observe(time.perf_counter() - exchange.began)
+        if passage.first_s is not None:
+            metrics.first.labels(model).observe(passage.first_s)
+        if spent != (0, 0):
+            metrics.tokens.labels(model, "prompt").inc(spent[0])
+            metrics.tokens.labels(model, "answer").inc(spent[1])
+
+    def _copy(self, model: str, asked: Asked) -> None:
+        """Send a copy to the shadow version: charged to nobody, answered to nobody, and few at once."""
+        if self._shadows >= MOST_SHADOWS:
+            self._gateway.metrics.shadow.labels(self._gateway.metrics.label(model), "skipped").inc()
+            return
+
+        async def run() -> None:
+            self._shadows += 1
+            try:
+                parts = self._gateway.parts
+                good = await throw_away(
+                    parts.upstream,
+                    inner_scope("POST", asked.path, []),
+                    asked.body(model),
+                    parts.settings.timeouts.total_s,
+                )
+                result = "good" if good else "failed"
+                self._gateway.metrics.shadow.labels(self._gateway.metrics.label(model), result).inc()
+            finally:
+                self._shadows -= 1
+
+        self._gateway.start(asyncio.get_running_loop().create_task(run()))
+
+
+def _last_text(value: dict[str, Any]) -> str:
+    """Return what the request is about: the text of its last user message, or its prompt."""
+    messages = value.get("messages")
+    for message in reversed(cast("list[Any]", messages) if isinstance(messages, list) else []):
+        if isinstance(message, dict) and cast("dict[str, Any]", message).get("role") == "user":
+            content = cast("dict[str, Any]", message).get("content")
+            if isinstance(content, list):
+                parts = [cast("dict[str, Any]", part) for part in cast("list[Any]", content) if isinstance(part, dict)]
+                return " ".join(str(part.get("text", "")) for part in parts)
+            return content if isinstance(content, str) else ""
+    prompt = value.get("prompt")
+    return prompt if isinstance(prompt, str) else ""
+
+
+def _too_many(refused: Refused, key: Key) -> Refusal:
+    """Say which limit stands in the way, and when to come again."""
+    name, limits = refused.reason.value, key.limits
+    most = f"{limits.as_json().get(name, 0):,}"
+    if refused.reason in (Reason.MONEY_DAY, Reason.MONEY_MONTH):
+        most = f"${limits.as_json()['nano_' + name] / NANO:g}"
+    left = _standing(refused.standing, key)
+    if refused.retry_after_us is None:
+        message = (
+            f"this request alone may use more than the key's {name} ({most}): ask for fewer max_tokens or send less"
+        )
+        return Refusal(413, message, code="request_larger_than_limit", headers=left)
+    message = f"the key's {name} ({most}) would be exceeded; come again later"
+    return Refusal(
+        429, message, code="insufficient_quota" if name.endswith(("_day", "_month")) else "rate_limit_exceeded",
+        retry_after_s=refused.retry_after_us / SECOND, headers=left,
+    )  # fmt: skip
+
+
+def _standing(standing: Standing, key: Key) -> Headers:
+    """Return OpenAI's rate-limit headers for the limits that the key has."""
+    told: Headers = []
+    for what, most, left, reset in (
+        ("requests", key.limits.requests_per_minute, standing.requests_left, standing.requests_reset_us),
+        ("tokens", key.limits.tokens_per_minute, standing.tokens_left, standing.tokens_reset_us),
+    ):
+        if most is not None:
+            told += [
+                (f"x-ratelimit-limit-{what}".encode(), str(most).encode()),
+                (f"x-ratelimit-remaining-{what}".encode(), str(left).encode()),
+                (f"x-ratelimit-reset-{what}".encode(), f"{reset / SECOND:.3f}s".encode()),
+            ]
+    return told

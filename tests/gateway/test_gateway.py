@@ -1,0 +1,604 @@
+"""The gateway over real sockets: keys, limits, caps, streams, cancellation, failures of the upstream, the end."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from gateway_running import WORDS, BadUpstream, Running, events
+
+from burnish.gateway.settings import Settings
+
+ANSWER = "".join(WORDS)
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[BadUpstream]:
+    upstream = BadUpstream()
+    yield upstream
+    upstream.close()
+
+
+@pytest.fixture(scope="module")
+def running(upstream: BadUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    settings = Settings.model_validate({
+        "caps": {"body_bytes": 20_000, "prompt_tokens": 5000, "new_tokens": 500, "default_new_tokens": 50, "answers": 3},
+        "timeouts": {"head_s": 1, "body_s": 1, "first_token_s": 1, "total_s": 3, "drain_s": 5},
+        "origins": ["https://app.example"], "hosts": ["gateway.example"],
+        "prices": {"ok": {"prompt_usd": 1, "answer_usd": 2}},
+    })  # fmt: skip
+    running = Running(upstream.url, tmp_path_factory.mktemp("gateway"), settings)
+    yield running
+    running.close()
+
+
+def error(response: httpx.Response) -> dict[str, str]:
+    body = response.json()["error"]
+    assert set(body) == {"message", "type", "param", "code"}
+    if response.status_code in (429, 503):
+        assert int(response.headers["retry-after"]) >= 1
+    assert response.headers["x-request-id"]
+    return body
+
+
+# --------------------------------------------------------------------------------------------------------------- keys
+
+
+def test_an_answer_passes_with_its_usage_counted(running: Running) -> None:
+    key = running.key()
+    response = running.ask(key)
+    assert response.status_code == 200
+    assert response.json()["choices"][0]["message"]["content"] == ANSWER
+    assert response.headers["x-burnish-model"] == "ok"
+    assert running.used(key) == 16
+    assert next(iter(running.ledger.used(running.keys.authenticate(key).account).values())) == (
+        16,
+        11 * 1000 + 5 * 2000,
+    )
+
+
+@pytest.mark.parametrize("sent", [None, "", "Bearer", "Basic abc", "Bearer wrong", "bk_aaaaaaaaaaaa_" + "a" * 43])
+def test_every_wrong_key_gets_the_same_401(running: Running, sent: str | None) -> None:
+    headers = {} if sent is None else {"authorization": sent}
+    response = running.client.post("/v1/chat/completions", json={"model": "ok"}, headers=headers)
+    assert response.status_code == 401
+    assert response.headers["www-authenticate"] == "Bearer"
+    said = error(response)
+    assert (said["type"], said["code"]) == ("authentication_error", "invalid_api_key")
+    assert said == error(
+        running.client.get("/v1/models", headers={"authorization": f"Bearer bk_{'b' * 12}_{'c' * 43}"})
+    )
+
+
+def test_a_revoked_key_is_refused_from_the_next_request_on(running: Running) -> None:
+    key = running.key()
+    assert running.ask(key).status_code == 200
+    running.keys.revoke(running.keys.authenticate(key).id)
+    assert running.ask(key).status_code == 401
+
+
+def test_a_key_asks_the_models_it_is_allowed_and_sees_no_others(running: Running) -> None:
+    key = running.key(models=["ok", "champ*"])
+    assert running.ask(key, "ok").status_code == 200
+    refused = running.ask(key, "base")
+    assert (refused.status_code, error(refused)["code"]) == (403, "model_not_allowed")
+    own = {"authorization": f"Bearer {key}"}
+    assert [card["id"] for card in running.client.get("/v1/models", headers=own).json()["data"]] == ["ok", "champion"]
+    assert running.client.get("/v1/models/ok", headers=own).json()["id"] == "ok"
+    assert running.client.get("/v1/models/base", headers=own).status_code == 404
+
+
+def test_scopes(running: Running) -> None:
+    paths = ["/v1/models", "/metrics", "/admin/keys"]
+    found = {
+        scope: [
+            running.client.get(path, headers={"authorization": f"Bearer {running.key(scope)}"}).status_code
+            for path in paths
+        ]
+        for scope in ("admin", "user", "chat", "metrics")
+    }
+    assert found == {
+        "admin": [200, 200, 200],
+        "user": [200, 403, 403],
+        "chat": [200, 403, 403],
+        "metrics": [403, 200, 403],
+    }
+    chat = running.key("chat")
+    assert running.ask(chat).status_code == 200
+    for path in ("/v1/embeddings", "/v1/completions"):
+        body = {"model": "ok", "input": "x", "prompt": "x"}
+        assert running.client.post(path, json=body, headers={"authorization": f"Bearer {chat}"}).status_code == 403
+
+
+@pytest.mark.parametrize("path", ["/v1/models?api_key=x", "/v1/models?key=bk_aaaaaaaaaaaa_x", "/v1/models?a=1&access_token=y",
+                                  "/bk_aaaaaaaaaaaa_" + "a" * 43])  # fmt: skip
+def test_a_key_in_a_url_is_refused_even_beside_a_valid_one(running: Running, path: str) -> None:
+    response = running.client.get(path, headers={"authorization": f"Bearer {running.admin}"})
+    assert (response.status_code, error(response)["code"]) == (400, "key_in_url")
+
+
+# ------------------------------------------------------------------------------------------------------------- limits
+
+
+def test_the_limit_on_requests_tells_when_to_come_again(running: Running) -> None:
+    key = running.key(requests_per_minute=2)
+    first = running.ask(key)
+    assert first.headers["x-ratelimit-limit-requests"] == "2"
+    assert first.headers["x-ratelimit-remaining-requests"] == "1"
+    assert running.ask(key).status_code == 200
+    refused = running.ask(key)
+    assert (refused.status_code, error(refused)["code"]) == (429, "rate_limit_exceeded")
+    assert 50 <= int(refused.headers["retry-after"]) <= 61
+    assert refused.headers["x-ratelimit-remaining-requests"] == "0"
+
+
+def test_tokens_are_reserved_with_the_longest_answer_and_settled_with_the_real_one(running: Running) -> None:
+    key = running.key(tokens_per_minute=200)
+    assert running.ask(key, max_tokens=100).status_code == 200
+    assert running.used(key) == 16
+    assert running.ask(key, max_tokens=130).status_code == 200, "what was not used is free again"
+    assert running.ask(key, max_tokens=145).status_code == 429
+
+
+def test_a_request_larger_than_its_limit_is_no_429(running: Running) -> None:
+    key = running.key(tokens_per_minute=200)
+    refused = running.ask(key, max_tokens=300)
+    assert (refused.status_code, error(refused)["code"]) == (413, "request_larger_than_limit")
+    assert "retry-after" not in refused.headers
+    short = running.key(tokens_per_minute=60)
+    assert running.ask(short).status_code == 200, "without max_tokens the answer is made to fit"
+
+
+def test_a_budget_of_money_is_reserved_and_settled(running: Running) -> None:
+    key = running.key(nano_usd_per_day=150_000)
+    assert running.ask(key, max_tokens=40).status_code == 200
+    assert running.used(key) == 16
+    refused = running.ask(key, max_tokens=50)
+    assert (refused.status_code, error(refused)["code"]) == (429, "insufficient_quota")
+    assert "$0.00015" in error(refused)["message"]
+
+
+def test_concurrency(running: Running) -> None:
+    key = running.key(concurrency=1)
+    body = {"model": "endless", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
+    with running.client.stream(
+        "POST", "/v1/chat/completions", json=body, headers={"authorization": f"Bearer {key}"}
+    ) as first:
+        lines = first.iter_lines()
+        next(lines)
+        refused = running.ask(key)
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+    assert running.used(key) > 0
+    assert running.ask(key).status_code == 200
+
+
+def test_the_answers_of_n_are_all_reserved(running: Running) -> None:
+    key = running.key(tokens_per_minute=500)
+    assert running.ask(key, n=3, max_tokens=100).status_code == 200
+    assert running.used(key) == 16
+    assert running.ask(running.key(tokens_per_minute=440), n=3, max_tokens=100).status_code == 413
+    assert running.ask(key, n=4).status_code == 422
+
+
+# ----------------------------------------------------------------------------------------------------- caps and bodies
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 422), (b"{", 400), (b"[]", 400), (b'"x"', 400), (b"nul", 400), (b'{"model": NaN}', 400),
+        (b"[" * 10_000, 400), (b'{"a":' * 3000 + b"1" + b"}" * 3000, 400),
+        (b'{"model": "ok", "model": "base", "messages": []}', 400), (b'{"model": "\\ud800", "messages": []}', 400),
+        (b'{"model": "ok\\u0000", "messages": []}', 422), (b'{"model": 7, "messages": []}', 422), (b'{"model": "ok"}', 422),
+        (b'{"model": "ok", "messages": [], "max_tokens": 501}', 422), (b'{"model": "ok", "messages": [], "max_tokens": 0}', 422),
+        (b'{"model": "ok", "messages": [], "max_tokens": 1.5}', 422), (b'{"model": "ok", "messages": [], "max_tokens": true}', 422),
+        (b'{"model": "ok", "messages": [], "stream": "yes"}', 422), (b'{"model": "ok", "messages": [], "n": -1}', 422),
+        (b'{"model": "ok", "messages": [], "temperature": 1e999}', 400),
+        (b'{"model": "ok", "messages": [{"role": "user", "content": "' + b"a" * 6000 + b'"}]}', 413),
+        (b'{"x": "' + b"a" * 30_000 + b'"}', 413), (b"\xff\xfe", 400),
+    ],
+)  # fmt: skip
+def test_bodies_that_cannot_be_asked(running: Running, upstream: BadUpstream, body: bytes, status: int) -> None:
+    before = len(upstream.seen)
+    response = running.client.post(
+        "/v1/chat/completions", content=body, headers={"authorization": f"Bearer {running.admin}"}
+    )
+    assert (response.status_code, bool(error(response)["message"])) == (status, True)
+    assert len(upstream.seen) == before
+
+
+def test_a_chunked_body_is_counted_as_it_comes(running: Running) -> None:
+    response = running.client.post(
+        "/v1/chat/completions", content=iter([b"x" * 4000] * 20), headers={"authorization": f"Bearer {running.admin}"}
+    )
+    assert response.status_code == 413
+
+
+def test_a_missing_length_of_the_answer_is_set_and_upstream_gets_no_key(
+    running: Running, upstream: BadUpstream
+) -> None:
+    assert running.ask(running.key(), headers={"x-request-id": "abc.1"}).headers["x-request-id"] == "abc.1"
+    assert upstream.seen[-1]["max_tokens"] == 50
+    assert "authorization" not in upstream.headers[-1]
+    assert upstream.headers[-1]["x-request-id"] == "abc.1"
+    assert running.ask(running.key(), headers={"x-request-id": "a b"}).headers["x-request-id"] != "a b"
+
+
+@pytest.mark.parametrize(("method", "path", "status"), [("GET", "/v1/chat/completions", 405), ("POST", "/v1/models", 405),
+                         ("GET", "/nothing", 404), ("POST", "/v1/load_lora_adapter", 404), ("GET", "/v1/../admin/keys", 404),
+                         ("DELETE", "/metrics", 403), ("TRACE", "/", 404)])  # fmt: skip
+def test_paths_and_methods_that_are_not_there(running: Running, method: str, path: str, status: int) -> None:
+    with socket.create_connection(("127.0.0.1", running.port)) as raw:
+        raw.sendall(
+            f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {running.key()}\r\n\r\n".encode()
+        )
+        assert raw.recv(100).split()[1] == str(status).encode()
+
+
+# ------------------------------------------------------------------------------------------------------------- streams
+
+
+@pytest.mark.parametrize("model", ["ok", "crlf", "crumbs"])
+@pytest.mark.parametrize("wants", [True, False])
+def test_a_stream_passes_as_it_is_and_the_usage_is_for_who_asked(running: Running, model: str, wants: bool) -> None:
+    key = running.key()
+    options = {"stream_options": {"include_usage": True}} if wants else {}
+    response = running.ask(key, model, stream=True, **options)
+    assert response.headers["content-type"].startswith("text/event-stream")
+    assert "set-cookie" not in response.headers
+    assert "secret" not in response.headers.get("server", "")
+    found = events(response)
+    assert found[-1] == "[DONE]"
+    assert "".join(c["delta"].get("content", "") for e in found[:-1] for c in e["choices"]) == ANSWER
+    assert bool([e for e in found[:-1] if e.get("usage")]) == wants
+    assert running.used(key) == 16
+
+
+def test_a_stream_without_usage_is_charged_from_above(running: Running) -> None:
+    key = running.key()
+    running.ask(key, "no-usage", stream=True, max_tokens=30)
+    assert running.used(key) == 17 + 2 * 16 + len(ANSWER.encode()), "the prompt's bound, and a token a byte"
+
+
+def test_hanging_up_cancels_upstream_and_charges_what_came(running: Running, upstream: BadUpstream) -> None:
+    key = running.key()
+    before = upstream.hung_up["endless"]
+    body = {"model": "endless", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
+    with running.client.stream(
+        "POST", "/v1/chat/completions", json=body, headers={"authorization": f"Bearer {key}"}
+    ) as response:
+        lines = response.iter_lines()
+        for _ in range(4):
+            next(lines)
+    until = time.monotonic() + 5
+    while upstream.hung_up["endless"] == before and time.monotonic() < until:
+        time.sleep(0.01)
+    assert upstream.hung_up["endless"] == before + 1
+    assert 49 <= running.used(key) < 49 + 50
+
+
+def test_a_slow_reader_is_cut_off_when_its_time_is_over(running: Running, upstream: BadUpstream) -> None:
+    key = running.key()
+    body = json.dumps({"model": "flood", "stream": True, "messages": [{"role": "user", "content": "hi"}]})
+    with socket.create_connection(("127.0.0.1", running.port)) as raw:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        raw.sendall(f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {key}\r\n"
+                    f"Content-Length: {len(body)}\r\n\r\n{body}".encode())  # fmt: skip
+        raw.recv(1000)
+        began = time.monotonic()
+        assert running.used(key) > 0
+        assert time.monotonic() - began < 9
+
+
+# ------------------------------------------------------------------------------------------- failures of the upstream
+
+
+@pytest.mark.parametrize(
+    ("model", "code"), [("fails", "upstream_failed"), ("denied", "upstream_failed"), ("busy", "overloaded"),
+                        ("slow-first", "upstream_timeout")],
+)  # fmt: skip
+@pytest.mark.parametrize("stream", [True, False])
+def test_what_goes_wrong_before_the_first_byte_is_a_503_that_costs_nothing(
+    running: Running, model: str, code: str, stream: bool
+) -> None:
+    key = running.key()
+    response = running.ask(key, model, stream=stream)
+    assert response.status_code == 503
+    said = error(response)
+    assert said["code"] == code
+    assert "secret" not in said["message"]
+    assert running.used(key) == 0
+    if model == "busy":
+        assert response.headers["retry-after"] == "7"
+
+
+def test_what_the_upstream_refuses_passes_and_costs_nothing(running: Running) -> None:
+    key = running.key()
+    response = running.ask(key, "unknown")
+    assert (response.status_code, response.json()["error"]["code"]) == (404, "model_not_found")
+    assert running.used(key) == 0
+
+
+def test_a_stream_that_breaks_ends_with_an_error_that_clients_raise_on(running: Running) -> None:
+    key = running.key()
+    found = events(running.ask(key, "breaks", stream=True))
+    assert found[-2]["error"]["code"] == "upstream_broke_off"
+    assert found[-1] == "[DONE]"
+    assert running.used(key) >= 49
+
+
+def test_an_answer_that_takes_too_long_in_all_ends_with_an_error(running: Running) -> None:
+    began = time.monotonic()
+    found = events(running.ask(running.key(), "endless", stream=True))
+    assert found[-2]["error"]["code"] == "upstream_timeout"
+    assert time.monotonic() - began < 8
+
+
+def test_an_upstream_that_is_not_there_is_tried_again_and_then_told(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    running = Running(f"http://127.0.0.1:{port}", tmp_path)
+    try:
+        assert error(running.ask(running.key()))["code"] == "upstream_unreachable"
+        assert running.client.get("/health/ready").status_code == 503
+        assert running.client.get("/health/live").status_code == 200
+    finally:
+        running.close()
+
+
+def test_a_connection_that_the_upstream_closed_meanwhile_is_opened_again(tmp_path: Path) -> None:
+    """A pooled connection may be gone when it is used again: before the first byte that is no failure."""
+    first = BadUpstream()
+    running = Running(first.url, tmp_path)
+    key = running.key()
+    assert running.ask(key).status_code == 200
+    port = first.port
+    first.close()
+    second = BadUpstream.__new__(BadUpstream)
+    from burnish.core import listen as module
+
+    original = module.listen
+    try:
+        import gateway_running
+
+        gateway_running.listen = lambda host, _: original(host, port)
+        second.__init__()
+        assert running.ask(key).status_code == 200
+    finally:
+        gateway_running.listen = original
+        running.close()
+        second.close()
+
+
+# ------------------------------------------------------------------------------------------------------------ security
+
+
+def raw_request(port: int, text: bytes, seconds: float = 5) -> bytes:
+    with socket.create_connection(("127.0.0.1", port), timeout=seconds) as raw:
+        raw.sendall(text)
+        data = b""
+        while piece := raw.recv(65536):
+            data += piece
+            if b"\r\n\r\n" in data and b"Connection: close" not in data:
+                return data
+        return data
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("127.0.0.1", 200), ("localhost:1", 200), ("gateway.example", 200), ("[::1]", 200), ("evil.example", 403), ("", 403),
+     ("127.0.0.1@evil.example", 403), ("evil.example:80@127.0.0.1", 403), ("127.0.0.1/evil.example", 403),
+     ("127.0.0.1#evil.example", 403), ("localhost.evil.example", 403), ("127.0.0.1 evil", 403), ("LOCALHOST", 200)],
+)  # fmt: skip
+def test_the_host_header_must_be_ours(running: Running, host: str, status: int) -> None:
+    answer = raw_request(running.port, f"GET /health/live HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+    assert answer.split()[1] == str(status).encode()
+
+
+@pytest.mark.parametrize(
+    "twice", ["Host: 127.0.0.1", "Authorization: Bearer x", "Content-Length: 0", "Origin: http://a"]
+)
+def test_headers_that_decide_something_stand_once(running: Running, twice: str) -> None:
+    text = f"GET /health/live HTTP/1.1\r\nHost: 127.0.0.1\r\n{twice}\r\n{twice}\r\n\r\n"
+    assert raw_request(running.port, text.encode()).split()[1] == b"400"
+
+
+def test_pages_of_other_origins_are_refused_and_listed_ones_are_let_in(running: Running) -> None:
+    own = {"origin": running.url}
+    assert running.client.get("/health/live", headers=own).status_code == 200
+    evil = running.client.get("/health/live", headers={"origin": "https://evil.example"})
+    assert (evil.status_code, error(evil)["code"]) == (403, "origin_not_allowed")
+    assert "access-control-allow-origin" not in evil.headers
+    assert running.client.get("/health/live", headers={"origin": "null"}).status_code == 403
+    listed = {"origin": "https://app.example", "access-control-request-method": "POST"}
+    preflight = running.client.options("/v1/chat/completions", headers=listed)
+    assert preflight.status_code == 204
+    assert preflight.headers["access-control-allow-origin"] == "https://app.example"
+    assert "authorization" in preflight.headers["access-control-allow-headers"]
+    assert running.ask(running.key(), headers={"origin": "https://app.example"}).headers["access-control-allow-origin"]
+
+
+def test_floods_of_headers_are_refused(running: Running) -> None:
+    many = "".join(f"X-{n}: a\r\n" for n in range(150))
+    large = f"X: {'a' * 40_000}\r\n"
+    for flood, status in ((many, b"431"), (large, b"431")):
+        text = f"GET /health/live HTTP/1.1\r\nHost: 127.0.0.1\r\n{flood}\r\n".encode()
+        assert raw_request(running.port, text).split()[1] == status
+    with socket.create_connection(("127.0.0.1", running.port), timeout=5) as raw:
+        raw.sendall(b"GET /health/live HTTP/1.1\r\nHost: 127.0.0.1\r\n")
+        sent = 0
+        try:
+            while sent < 10_000_000:  # a head without an end
+                raw.sendall(b"X: " + b"a" * 1000 + b"\r\n")
+                sent += 1005
+        except OSError:
+            pass
+        assert sent < 10_000_000, "it would have read on for ever"
+
+
+def test_slowloris_heads_and_bodies_are_cut_off(running: Running) -> None:
+    with socket.create_connection(("127.0.0.1", running.port), timeout=6) as raw:
+        raw.sendall(b"GET /health/live HTTP/1.1\r\nHost: ")
+        assert raw.recv(1000) == b"", "a head that does not end is cut off without an answer"
+    key = running.key()
+    with socket.create_connection(("127.0.0.1", running.port), timeout=6) as raw:
+        raw.sendall(f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {key}\r\n"
+                    "Content-Length: 100\r\n\r\n{".encode())  # fmt: skip
+        assert raw.recv(1000).split()[1] == b"408"
+    with socket.create_connection(("127.0.0.1", running.port), timeout=6) as raw:
+        assert raw.recv(1000) == b"", "a connection that says nothing is closed"
+
+
+@pytest.mark.parametrize("name", ["x-burnish-version", "x-burnish-session", "x-request-id"])
+def test_header_values_are_never_echoed_as_headers_of_their_own(running: Running, name: str) -> None:
+    text = (f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {running.admin}\r\n"
+            f"{name}: a\\r\\nset-cookie: x=1\r\nContent-Length: 2\r\n\r\n{{}}")  # fmt: skip
+    assert b"\r\nset-cookie" not in raw_request(running.port, text.encode()).lower()
+
+
+def test_a_model_name_with_line_breaks_makes_no_header(running: Running, upstream: BadUpstream) -> None:
+    response = running.ask(running.admin, "ok\r\nset-cookie: x=1")
+    assert response.status_code == 422
+    assert "set-cookie" not in response.headers
+
+
+def test_prompts_answers_and_keys_are_in_no_log_and_no_file(running: Running, caplog: pytest.LogCaptureFixture) -> None:
+    key = running.key()
+    with caplog.at_level("DEBUG"):
+        running.ask(key, messages=[{"role": "user", "content": "the-secret-prompt"}])
+        running.ask(key, "breaks", stream=True, messages=[{"role": "user", "content": "the-secret-prompt"}])
+    running.used(key)
+    assert "the-secret-prompt" not in caplog.text
+    assert key not in caplog.text
+    for file in running.folder.rglob("*"):
+        if file.is_file():
+            assert b"the-secret-prompt" not in file.read_bytes()
+            assert key.encode() not in file.read_bytes()
+    assert not (running.folder / "content").exists()
+
+
+# ---------------------------------------------------------------------------------------------------- admin and metrics
+
+
+def test_keys_over_http_as_on_the_command_line(running: Running) -> None:
+    own = {"authorization": f"Bearer {running.admin}"}
+    wanted = {"name": "made", "models": ["ok"], "limits": {"requests_per_minute": 3, "usd_per_day": 0.5}, "lives_s": 60}
+    made = running.client.post("/admin/keys", json=wanted, headers=own)
+    assert made.status_code == 201
+    key = made.json()
+    assert key["limits"] == {"requests_per_minute": 3, "usd_per_day": 0.5}
+    assert running.ask(key["key"]).status_code == 200
+    running.used(key["key"])
+    shown = running.client.get(f"/admin/keys/{key['id']}", headers=own).json()
+    assert {used["tokens"] for used in shown["used"].values()} == {16}
+    assert "key" not in shown
+    rotated = running.client.post(f"/admin/keys/{key['id']}/rotate", json={"grace_s": 0}, headers=own).json()
+    assert running.ask(key["key"]).status_code == 401
+    assert running.ask(rotated["key"]).status_code == 200
+    assert running.client.delete(f"/admin/keys/{rotated['id']}", headers=own).status_code == 200
+    assert running.ask(rotated["key"]).status_code == 401
+    actions = [row["action"] for row in running.client.get("/admin/audit", headers=own).json()["audit"]]
+    assert {"key created", "key rotated", "key revoked"} <= set(actions)
+    for bad in ({"name": ""}, {"name": "x", "scope": "root"}, {"name": "x", "limits": {"rpm": 3}}, {"nam": "x"}, {}):
+        assert running.client.post("/admin/keys", json=bad, headers=own).status_code == 422
+    assert running.client.get("/admin/keys/aaaaaaaaaaaa", headers=own).status_code == 404
+    assert running.client.get("/admin/nothing", headers=own).status_code == 404
+
+
+def test_admin_paths_need_an_admin_key(running: Running) -> None:
+    for method, path in (("GET", "/admin/keys"), ("POST", "/admin/keys"), ("DELETE", "/admin/keys/x"), ("GET", "/admin/audit"),
+                         ("POST", "/admin/routes/x"), ("GET", "/admin/feedback")):  # fmt: skip
+        for scope in ("user", "chat", "metrics"):
+            own = {"authorization": f"Bearer {running.key(scope)}"}
+            assert running.client.request(method, path, json={}, headers=own).status_code == 403
+        assert running.client.request(method, path, json={}).status_code == 401
+
+
+def test_metrics_count_and_their_labels_are_bounded(upstream: BadUpstream, tmp_path: Path) -> None:
+    running = Running(upstream.url, tmp_path, Settings(metrics_models=3, metrics_public=True))
+    try:
+        key = running.key()
+        for number in range(6):
+            running.ask(key, f"model-{number}")
+        running.ask(key, "ok", stream=True)
+        running.ask(None)
+        text = running.client.get("/metrics").text
+    finally:
+        running.close()
+    assert 'burnish_requests_total{endpoint="/v1/chat/completions",model="model-0",status="200"} 1.0' in text
+    assert 'model="other",status="200"} 4.0' in text
+    assert 'model="model-3"' not in text
+    assert 'burnish_tokens_total{kind="answer",model="model-0"} 5.0' in text
+    assert 'burnish_refused_total{reason="invalid_api_key"} 1.0' in text
+    assert "burnish_first_token_seconds_bucket" in text
+    assert key.split("_")[1] not in text
+
+
+def test_content_is_kept_only_when_asked_for_redacted_and_for_its_days(upstream: BadUpstream, tmp_path: Path) -> None:
+    redact = lambda text: text.replace("secret", "***")  # noqa: E731
+    old = tmp_path / "content" / "2020-01-01.jsonl"
+    old.parent.mkdir()
+    old.write_text("{}")
+    running = Running(upstream.url, tmp_path, extra={"content_days": 7, "redact": redact})
+    try:
+        key = running.key()
+        running.ask(key, stream=True, messages=[{"role": "user", "content": "my secret"}])
+        running.used(key)
+    finally:
+        running.close()
+    (file,) = (tmp_path / "content").iterdir()
+    assert file.stat().st_mode & 0o077 == 0
+    record = json.loads(file.read_text())
+    assert record["answer"] == ANSWER
+    assert record["asked"]["messages"] == [{"role": "user", "content": "my ***"}]
+    assert not old.exists()
+
+
+def test_feedback_is_stored_and_texts_need_consent(running: Running) -> None:
+    own = {"authorization": f"Bearer {running.key('chat')}"}
+    base = {"model": "ok", "prompt_hash": "a" * 64}
+    good = [
+        {**base, "kind": "thumb", "up": True, "consent": False},
+        {**base, "kind": "vote", "other": "base", "winner": "tie", "consent": True, "answer": "a", "other_answer": "b",
+         "messages": [{"role": "user", "content": "hi"}]},
+        {**base, "kind": "correction", "consent": True, "correction": "better"},
+    ]  # fmt: skip
+    bad = [
+        {**base, "kind": "thumb", "consent": False}, {**base, "kind": "vote", "consent": True},
+        {**base, "kind": "thumb", "up": True, "consent": False, "answer": "text"}, {**base, "kind": "correction", "consent": True},
+        {"model": "ok", "kind": "thumb", "up": True, "consent": True, "prompt_hash": "xyz"}, {},
+    ]  # fmt: skip
+    assert [running.client.post("/feedback", json=item, headers=own).status_code for item in good] == [201] * 3
+    assert [running.client.post("/feedback", json=item, headers=own).status_code for item in bad] == [422] * 6
+    stored = running.client.get("/admin/feedback", headers={"authorization": f"Bearer {running.admin}"}).json()[
+        "feedback"
+    ]
+    assert [item["kind"] for item in stored[-3:]] == ["thumb", "vote", "correction"]
+    assert "answer" not in stored[-3]
+
+
+# ----------------------------------------------------------------------------------------------------------------- end
+
+
+def test_stopping_lets_answers_end_and_refuses_new_ones(upstream: BadUpstream, tmp_path: Path) -> None:
+    running = Running(upstream.url, tmp_path, Settings.model_validate({"timeouts": {"total_s": 2, "drain_s": 10}}))
+    key = running.key()
+    body = {"model": "endless", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
+    with running.client.stream(
+        "POST", "/v1/chat/completions", json=body, headers={"authorization": f"Bearer {key}"}
+    ) as response:
+        lines = response.iter_lines()
+        next(lines)
+        running.stop.set()
+        time.sleep(0.1)
+        assert error(running.client.get("/health/ready"))["code"] == "draining"
+        assert error(running.ask(key))["code"] == "draining"
+        assert [line for line in lines if line][-1] == "data: [DONE]"
+    assert running.used(key) > 0
+    running.close()
