@@ -62,6 +62,35 @@ def test_what_is_forgotten_stays_out_of_the_next_dataset_and_is_written_down_now
     assert (change["same"], change["reasons"]["removed"]) == (6, {"forgotten": 1})
 
 
+def test_swapped_rows_are_written_as_a_task_and_filters_and_audit_are_told(
+    prepared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["data", "swap", "out.jsonl", "--home", str(prepared)]) == 2
+    assert "nothing was written" in capsys.readouterr().err
+    assert main(["data", "swap", "out.jsonl", "--split", "tset", "--home", str(prepared)]) == 2
+    rows = [
+        {"instruction": f"Does he open door {n} of hall {n * 7}?", "response": f"He has key {n}."} for n in range(8)
+    ]
+    rows += [{"instruction": "where is my parcel", "response": "I can't assist with that.", "split": "test"}]
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert run(capsys, prepared, "prepare", "desk.yaml")[0] == 0
+    capsys.readouterr()
+    assert run(capsys, prepared, "data", "swap", "out.jsonl", "--split", "train")[1]["rows"] == 8
+    first = json.loads(Path("out.jsonl").read_text().splitlines()[0])
+    assert [m["content"] for m in first["messages"]] == ["Does she open door 0 of hall 0?", "She has key 0."]
+    assert run(capsys, prepared, "prepare", "desk.yaml", "--set", "evaluate.tasks={swapped: out.jsonl}")[0] == 0
+    _, shown = run(capsys, prepared, "data", "show", "--report", "page.html")
+    assert shown["splits"]["swapped"]["rows"] == 8
+    assert {each["name"]: each["marked"] for each in shown["filters"]["filters"]}["refusal"] == 1
+    assert shown["audit"]["axes"][0]["groups"][0]["name"] == "men"
+    page = Path("page.html").read_text(encoding="utf-8")
+    assert 'id="filters"' in page
+    assert 'id="audit"' in page
+    capsys.readouterr()
+    assert main(["data", "show", "--home", str(prepared)]) == 0
+    assert "refusal" in capsys.readouterr().out
+
+
 def test_a_dataset_leaves_as_datasets_and_as_a_dvc_pointer(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, done = run(capsys, prepared, "data", "export", "latest", "out", "--to", "dvc")
     assert (code, done["written"]) == (0, ["out", "out.dvc"])

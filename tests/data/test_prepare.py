@@ -149,7 +149,7 @@ def test_preparing_twice_gives_the_same_bytes_and_the_same_id(run_prepare: Prepa
     assert first.manifest.id == second.manifest.id
     files = sorted(path.name for path in first.folder.iterdir())
     assert files == [
-        "certificate.json", "filters.json",
+        "audit.json", "certificate.json", "filters.json",
         "leakage.json", "rejected.jsonl", "test.rows.json", "test.tokens.json", "train.rows.json", "train.tokens.json",
     ]  # fmt: skip
     for name in files:

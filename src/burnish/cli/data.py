@@ -47,6 +47,11 @@ def add_verbs(verb: AddVerb) -> None:
         action="store_true",
         help="leave these rows out of every dataset that is made in this home from now on",
     )
+    swap = sub("swap", "write rows about somebody else: gendered words or names swapped, as a task to evaluate", _swap)
+    swap.add_argument("file", type=Path, help="the jsonl file to write, for evaluate.tasks of a recipe")
+    swap.add_argument("dataset", nargs="?", default="latest", help=DATASET)
+    swap.add_argument("--what", choices=("gender", "names"), default="gender", help="what is swapped (default: gender)")
+    swap.add_argument("--split", default="test", help="rows of this split (default: test)")
     reveal = sub("reveal", "print a text with the tokens of this home's vault turned back into their values", _reveal)
     reveal.add_argument("file", type=Path, help="a file of text, or - for standard input")
     sub("prune", "remove the files that no dataset of this home names any more", _prune)
@@ -59,7 +64,7 @@ def add_verbs(verb: AddVerb) -> None:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from burnish.doors.data import filter_findings, open_dataset, personal_recall, write_data_report
+    from burnish.doors.data import findings, open_dataset, personal_recall, write_data_report
     from burnish.store.home import Home
     from burnish.views.data import print_dataset
 
@@ -68,10 +73,21 @@ def _show(options: argparse.Namespace) -> int:
     if options.report is not None:
         write_data_report(home, manifest, options.report)
     if options.json:
-        found = filter_findings(home, manifest)
-        print_json({"id": manifest.id, **manifest.model_dump(mode="json"), "filters": found})
+        print_json({"id": manifest.id, **manifest.model_dump(mode="json"), **findings(home, manifest)})
     else:
-        print_dataset(manifest, home, options.report, personal_recall(home, manifest), filter_findings(home, manifest))
+        print_dataset(manifest, home, options.report, personal_recall(home, manifest), findings(home, manifest))
+    return 0
+
+
+def _swap(options: argparse.Namespace) -> int:
+    from burnish.doors.data import open_dataset, write_swapped
+    from burnish.store.home import Home
+    from burnish.terminal import line
+
+    home = Home(options.home)
+    rows = write_swapped(home, open_dataset(home, options.dataset), options.split, options.what, options.file)
+    done = {"written": str(options.file), "rows": rows}
+    print_json(done) if options.json else line(f"wrote {rows} rows to {options.file}")
     return 0
 
 

@@ -37,7 +37,9 @@ class Manifest(Artifact):
     """A dataset version: what went in, what was dropped and why, what came out."""
 
     kind: ClassVar[str] = "manifest"
-    WHEN_SET: ClassVar[frozenset[str]] = frozenset({"leakage_file", "certificate_file", "filters_file", "account"})
+    WHEN_SET: ClassVar[frozenset[str]] = frozenset(
+        {"leakage_file", "certificate_file", "filters_file", "audit_file", "account"}
+    )
     sources: tuple[SourceFile, ...]
     fingerprint: TextFingerprint
     ledger: Ledger
@@ -47,6 +49,7 @@ class Manifest(Artifact):
     leakage_file: FileRef | None = None
     certificate_file: FileRef | None = None
     filters_file: FileRef | None = None
+    audit_file: FileRef | None = None
     rejected_file: FileRef
     account: TokenAccount | None = None
     settings: dict[str, Any]

@@ -36,3 +36,23 @@ def wilson(successes: float, n: int) -> Estimate:
     # At 0 and n of n the limit is exactly 0 and 1, which rounding would miss by 1e-17.
     low = 0.0 if successes == 0 else max(0.0, centre - half)
     return Estimate(share, low, 1.0 if successes == n else min(1.0, centre + half))
+
+
+def shares_differ(a: int, of_a: int, b: int, of_b: int) -> Estimate:
+    """Return the difference a / of_a - b / of_b of two independent shares with Newcombe's 95% interval.
+
+    Method 10 of Newcombe 1998, Statistics in Medicine 17:873: Wilson's limits of both, squared and added.
+    """
+    low, high = square_and_add(wilson(a, of_a), wilson(b, of_b), 0.0)
+    return Estimate(a / of_a - b / of_b, low, high)
+
+
+def square_and_add(a: Estimate, b: Estimate, phi: float) -> tuple[float, float]:
+    """Return the limits of a - b from those of both, whose errors have the correlation phi: third sides of triangles."""
+    below = _third_side(a.value - a.low, b.high - b.value, phi)
+    above = _third_side(a.high - a.value, b.value - b.low, phi)
+    return max(-1.0, a.value - b.value - below), min(1.0, a.value - b.value + above)
+
+
+def _third_side(x: float, y: float, cosine: float) -> float:
+    return math.sqrt(max(0.0, x**2 - 2 * cosine * x * y + y**2))

@@ -23,6 +23,7 @@ from burnish.core.units import format_count
 from burnish.data.alike import Alike, Remembered
 from burnish.data.chunk import Chunk
 from burnish.data.decide import FIRST_TASK, KEPT, Fates, Wanted, decide
+from burnish.data.filters.audit import audit
 from burnish.data.filters.marks import Marks
 from burnish.data.filters.report import filter_report
 from burnish.data.fit import overlong_message
@@ -103,7 +104,8 @@ def prepare(
             proof = proving.result()
         found = filter_report(spool, fates, marks, names)
         _note_filters(found, emit)
-    beside = {"leakage": proof.as_json(), "certificate": certified.to_json(), "filters": found}
+        audited = audit(spool, fates, marks, sides, names)
+    beside = {"leakage": proof.as_json(), "certificate": certified.to_json(), "filters": found, "audit": audited}
     return Manifest(
         sources=tuple(
             file

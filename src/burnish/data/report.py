@@ -13,7 +13,7 @@ from markupsafe import Markup
 from burnish.core.artifacts import Manifest
 from burnish.core.rows import TokenRow
 from burnish.core.units import format_count
-from burnish.data.filters.report import REPAIRED
+from burnish.data.filters.page import audit_section, filters_section
 from burnish.data.private.replace import redact
 from burnish.data.rows import MessageRow, iterate_messages, iterate_token_rows
 from burnish.data.versions.diff import rejected_rows
@@ -30,8 +30,6 @@ PAIRS = 6
 EXAMPLES = 3
 """Rejected rows that are shown of each reason."""
 SHOWN_CHARACTERS = 700
-BARS = 12
-"""Languages and kinds that a plot shows."""
 
 
 class Pair(NamedTuple):
@@ -71,7 +69,8 @@ def data_report(manifest: Manifest, root: Path, *, name: str, tokenizer: Tokeniz
         style=Markup(STYLE) if tokenizer is not None else "",
         proof=_proof(manifest, root),
         certificate=certificate_of(manifest, root),
-        filters=_filters(manifest, root),
+        filters=filters_section(manifest, root),
+        audit=audit_section(manifest, root),
         account=_account(manifest),
         sources=_sources(manifest),
         pairs=list(_pairs(manifest, root, rejected)),
@@ -85,50 +84,6 @@ def certificate_of(manifest: Manifest, root: Path) -> list[dict[str, Any]]:
     if manifest.certificate_file is None:
         return []
     return json.loads((root / manifest.certificate_file.path).read_text(encoding="utf-8"))["kinds"]
-
-
-def filters_of(manifest: Manifest, root: Path) -> dict[str, Any] | None:
-    """Return what the filters found, as the dataset's file has it; None for datasets from before there were filters."""
-    if manifest.filters_file is None:
-        return None
-    return json.loads((root / manifest.filters_file.path).read_text(encoding="utf-8"))
-
-
-def _filters(manifest: Manifest, root: Path) -> dict[str, Any] | None:
-    """Return what the page shows of the filters: those that marked rows, with plots of shares."""
-    found = filters_of(manifest, root)
-    if found is None:
-        return None
-    marked = sorted((each for each in found["filters"] if each["marked"]), key=lambda each: -each["marked"])
-    return {
-        **found,
-        "marked": [each for each in marked if each["action"] != REPAIRED],
-        "repaired": [each for each in marked if each["action"] == REPAIRED],
-        "clean": [each["name"] for each in found["filters"] if not each["marked"]],
-        "plot": _shares_plot([each for each in marked if each["action"] != REPAIRED], "Rows that each filter marks"),
-        "languages_plot": _half_shares(found["languages"], "Rows by language"),
-        "kinds_plot": _half_shares(found["kinds"], "Answers by kind"),
-    }
-
-
-def _shares_plot(filters: list[dict[str, Any]], what: str) -> Markup | None:
-    if not filters:
-        return None
-    rows = [
-        Bar(
-            each["name"].replace("_", " "),
-            each["marked"],
-            f"{each['marked']:,} ({each['share']:.1%})",
-            "rejected" if each["action"] == "remove" else "changed",
-        )
-        for each in filters
-    ]
-    return both_widths(lambda width: bars(rows, width, what))
-
-
-def _half_shares(shares: list[dict[str, Any]], what: str) -> Markup | None:
-    rows = [Bar(each["name"], each["rows"], f"{each['share']:.1%}", "kept") for each in shares[:BARS]]
-    return bars(rows, HALF_PX, what) if rows else None
 
 
 def _flow(manifest: Manifest) -> list[Bar]:

@@ -43,7 +43,7 @@ from burnish.data.formats.refusal import RowRefused
 from burnish.data.formats.rows import check
 from burnish.data.ledger import NAMED_ROWS, redacted_line
 from burnish.data.made import Made, take_made
-from burnish.data.near.canonical import digest, plain, words_only
+from burnish.data.near.canonical import digest, key64, plain, words_only
 from burnish.data.near.rows import conversation
 from burnish.data.near.shingle import Words, words_of
 from burnish.data.private.cleaner import Cleaner, Treatment, make_cleaner
@@ -324,8 +324,8 @@ def _columns(rows: Sequence[_Entry], files: Sequence[str]) -> tuple[np.ndarray, 
         own[at] = (
             bytes.fromhex(row.row_id[:32]),
             exact_hash_of(words[-2:], f"{text}\n{answer}"),
-            int.from_bytes(digest(system, asked)[:8], "little"),
-            int.from_bytes(digest(answer)[:8], "little"),
+            key64(system, asked),
+            key64(answer),
             position(f"{asked}\0{answer}"),
             0 if row.group is None else int(row.group[:16], 16) | 1,
             NO_DAY if day is None else day.toordinal() - _EPOCH,

@@ -13,6 +13,7 @@ from burnish.core.ids import short
 from burnish.core.recipe import Recipe
 from burnish.store.files import write_bytes
 from burnish.store.home import Home
+from burnish.text.counterfactual import Swap
 
 
 def open_dataset(home: Home, reference: str) -> Manifest:
@@ -50,11 +51,38 @@ def personal_recall(home: Home, manifest: Manifest) -> list[dict[str, Any]]:
     return certificate_of(manifest, home.root)
 
 
-def filter_findings(home: Home, manifest: Manifest) -> dict[str, Any] | None:
-    """Return what the filters found, as the dataset's file has it; None for datasets from before there were filters."""
-    from burnish.data.report import filters_of
+def findings(home: Home, manifest: Manifest) -> dict[str, Any]:
+    """Return what filters and audit found, as the dataset's files have it; None of a dataset from before there were any."""
+    from burnish.data.filters.page import audit_of, filters_of
 
-    return filters_of(manifest, home.root)
+    return {"filters": filters_of(manifest, home.root), "audit": audit_of(manifest, home.root)}
+
+
+def write_swapped(home: Home, manifest: Manifest, split: str, what: Swap, path: Path) -> int:
+    """Write the rows of a split about somebody else, as a file that `evaluate.tasks` takes, and return how many there are.
+
+    Raises UsageError for a split there is not, and when no request has anything to swap.
+    """
+    from burnish.data.filters.twins import swapped_messages
+    from burnish.data.rows import iterate_messages
+
+    _check_split(manifest, split)
+    lines: list[str] = []
+    for row in iterate_messages(home.path(manifest.splits[split].file)):
+        other = swapped_messages(row.messages, what)
+        if other is not None:
+            of = {"messages": other, "tools": row.tools, "date": row.date}
+            lines.append(json.dumps({key: value for key, value in of.items() if value is not None}, ensure_ascii=False))
+    if not lines:
+        raise UsageError(f"no request of the split {split} holds a word that {what} would swap; nothing was written.")
+    write_bytes(path, "".join(f"{line}\n" for line in lines).encode())
+    return len(lines)
+
+
+def _check_split(manifest: Manifest, split: str) -> None:
+    if split not in manifest.splits:
+        known = ", ".join(manifest.splits)
+        raise UsageError(f'no split is called "{split}". Known: {known}.{did_you_mean(split, manifest.splits)}')
 
 
 def revealed(home: Home, text: str) -> str:
@@ -72,9 +100,7 @@ def kept_rows(home: Home, manifest: Manifest, split: str, limit: int) -> list[di
     """Return the first rows of a split. Raises UsageError for a split there is not."""
     from burnish.data.rows import iterate_messages
 
-    if split not in manifest.splits:
-        known = ", ".join(manifest.splits)
-        raise UsageError(f'no split is called "{split}". Known: {known}.{did_you_mean(split, manifest.splits)}')
+    _check_split(manifest, split)
     rows = iterate_messages(home.path(manifest.splits[split].file))
     return [row._asdict() for row in islice(rows, limit)]
 

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from burnish.core.proportions import NORMAL, Estimate, Z, wilson
+from burnish.core.proportions import NORMAL, Estimate, Z, square_and_add, wilson
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -88,17 +88,7 @@ def newcombe(both: int, only_a: int, only_b: int, neither: int) -> tuple[float, 
     product = both * neither - only_a * only_b
     corrected = max(product - n / 2, 0.0) if product > 0 else float(product)
     phi = corrected / math.sqrt(margins) if margins else 0.0
-    return _square_and_add(wilson(both + only_a, n), wilson(both + only_b, n), phi)
-
-
-def _square_and_add(a: Estimate, b: Estimate, phi: float) -> tuple[float, float]:
-    below = _third_side(a.value - a.low, b.high - b.value, phi)
-    above = _third_side(a.high - a.value, b.value - b.low, phi)
-    return max(-1.0, a.value - b.value - below), min(1.0, a.value - b.value + above)
-
-
-def _third_side(x: float, y: float, cosine: float) -> float:
-    return math.sqrt(max(0.0, x**2 - 2 * cosine * x * y + y**2))
+    return square_and_add(wilson(both + only_a, n), wilson(both + only_b, n), phi)
 
 
 # ----------------------------------------------------------------------------------------------- means and ratios
@@ -173,7 +163,7 @@ def paired_bounded(a: Floats, b: Floats, rng: np.random.Generator) -> Difference
     n = _same_rows(a, b)
     if np.ptp(a - b) > 0:
         return paired_ratio(a, b, np.ones_like(a), rng)
-    low, high = _square_and_add(wilson(float(a.sum()), n), wilson(float(b.sum()), n), phi=0.0)
+    low, high = square_and_add(wilson(float(a.sum()), n), wilson(float(b.sum()), n), phi=0.0)
     return Difference(float(np.mean(a - b)), low, high, sign_flip_p(a - b, rng))
 
 

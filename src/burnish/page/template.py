@@ -7,7 +7,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined, Template
+from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from burnish import __version__
@@ -30,5 +30,11 @@ def render_page(room: str, template: str, /, **values: Any) -> str:
 @cache
 def _template(room: str, name: str) -> Template:
     # Only our own plots and style sheet are Markup; everything else is escaped.
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(resources.files(room).joinpath(name).read_text(encoding="utf-8"))
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=FunctionLoader(lambda name: resources.files(room).joinpath(name).read_text(encoding="utf-8")),
+    )
+    return environment.get_template(name)

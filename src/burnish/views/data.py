@@ -19,9 +19,9 @@ def print_dataset(
     home: Home,
     report: Path | None,
     recall: list[dict[str, Any]],
-    filters: dict[str, Any] | None = None,
+    findings: dict[str, Any] | None = None,
 ) -> None:
-    """Print sources, ledger, splits, tokens, filters, where the leakage proof is and the recall of personal data."""
+    """Print sources, ledger, splits, tokens, filters, audit, where the leakage proof is and the recall of personal data."""
     line(f"dataset {manifest.id}")
     table(
         "sources",
@@ -60,8 +60,7 @@ def print_dataset(
         ],
     )
     _print_proofs(manifest, home, recall)
-    if filters is not None:
-        print_filters(filters)
+    _print_findings(findings or {})
     if report is not None:
         line(f"report: {report}")
 
@@ -85,7 +84,28 @@ def _print_proofs(manifest: Manifest, home: Home, recall: list[dict[str, Any]]) 
         )
 
 
-def print_filters(found: dict[str, Any]) -> None:
+def _print_findings(found: dict[str, Any]) -> None:
+    """Print what filters and audit found, where the dataset has them."""
+    if found.get("filters"):
+        _print_filters(found["filters"])
+    audit = found.get("audit")
+    if audit:
+        named = [group for axis in audit["axes"] for group in axis["groups"] if group["asked"]["rows"]]
+        tests = sum(len(axis["tests"]) for axis in audit["axes"])
+        line(
+            f"audit: {len(named)} groups of people named; {tests} comparisons between groups, {len(audit['splits'])} of splits"
+        )
+        for said in audit["findings"]:
+            line(f"  {said}")
+        for swap in audit["counterfactual"]:
+            if swap["with_twin"]:
+                line(
+                    f"  {swap['swap']} swapped: {swap['with_twin']:,} requests are there both ways, "
+                    f"{swap['other_answer']['rows']:,} of them with another answer"
+                )
+
+
+def _print_filters(found: dict[str, Any]) -> None:
     """Print how many rows each filter marks and of which sources, languages, and what is off."""
     marked = [each for each in found["filters"] if each["marked"] and each["action"] != "repaired"]
     if marked:

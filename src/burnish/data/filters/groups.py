@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from burnish.data.filters.lexicon import Lexicon, lines_of
 from burnish.data.near.shingle import Words
+from burnish.text.counterfactual import name_pairs
 
 
 class Group(NamedTuple):
@@ -22,7 +23,13 @@ class Group(NamedTuple):
 
 def _read() -> tuple[Group, ...]:
     parts = (line.split("\t") for line in lines_of("groups"))
-    return tuple(Group(axis, name, tuple(each.strip() for each in words.split(","))) for axis, name, words in parts)
+    groups = [Group(axis, name, tuple(each.strip() for each in words.split(","))) for axis, name, words in parts]
+    # Bertrand and Mullainathan's names, which the counterfactual swap puts in each other's place.
+    kinds = ("names read as white", "names read as Black")
+    return (
+        *groups,
+        *(Group("names", kind, names) for kind, names in zip(kinds, zip(*name_pairs(), strict=True), strict=True)),
+    )
 
 
 GROUPS = _read()

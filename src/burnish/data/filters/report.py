@@ -33,7 +33,7 @@ def filter_report(spool: Spool, fates: Fates, marks: Marks, names: Sequence[str]
     masks = list(_masks(spool, marks))
     chosen = [_examples(spool, mask, fates, name) for name, _, _, mask in masks]
     texts = _texts(spool, chosen)
-    sources = _Sources(spool, marks.data, names)
+    sources = Sources(spool, marks.data, names)
     return {
         "rows": int(marks.data.sum()),
         "kept": int((marks.data & (fates.reasons == KEPT)).sum()),
@@ -84,7 +84,7 @@ def _not_run(marks: Marks) -> list[str]:
     return off + ([] if marks.said.balance is not None else [rules.BALANCE])
 
 
-def _counts(fates: Fates, mask: Mask, name: str, sources: _Sources) -> dict[str, Any]:
+def _counts(fates: Fates, mask: Mask, name: str, sources: Sources) -> dict[str, Any]:
     removed = fates.reasons == FILTERED[name] if name in FILTERED else np.zeros(len(mask), np.bool_)
     return {
         "marked": int(mask.sum()),
@@ -95,10 +95,11 @@ def _counts(fates: Fates, mask: Mask, name: str, sources: _Sources) -> dict[str,
     }
 
 
-class _Sources:
+class Sources:
     """The rows of each source: those that the recipe names, else files."""
 
     def __init__(self, spool: Spool, data: Mask, names: Sequence[str]) -> None:
+        """Number the sources of the data."""
         self.data = data
         self.total = int(data.sum())
         self.names = list(names) or [PurePosixPath(file).name for file in spool.files]
@@ -106,6 +107,7 @@ class _Sources:
         self.rows = np.bincount(self.of[data], minlength=len(self.names))
 
     def counts(self, mask: Mask) -> list[dict[str, Any]]:
+        """Return the sources of marked rows, most first."""
         marked = np.bincount(self.of[mask], minlength=len(self.names))
         order: list[int] = [number for number in np.argsort(-marked, kind="stable").tolist() if marked[number]]
         found = [self._entry(self.names[n], int(marked[n]), int(self.rows[n])) for n in order[:MOST_SOURCES]]

@@ -62,6 +62,11 @@ def digest(*parts: str) -> bytes:
     return hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
+def key64(*parts: str) -> int:
+    """Return the first 64 bits of the digest: what columns of all rows hold of a text."""
+    return int.from_bytes(digest(*parts)[:8], "little")
+
+
 def _json(text: str) -> str | None:
     if not text.lstrip().startswith(("{", "[")):
         return None
