@@ -38,6 +38,8 @@ class BadUpstream:
         self.headers: list[dict[str, str]] = []
         self.hung_up: Counter[str] = Counter()
         self.open = 0
+        self.models = ["ok", "champion", "challenger", "base"]
+        self.words: dict[str, list[str]] = {}
         self._listener = listen("127.0.0.1", 0)
         self.port = self._listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
@@ -59,7 +61,7 @@ class BadUpstream:
             await self._json(send, 200, {"status": "ok"})
             return
         if scope["path"] == "/v1/models":
-            names = ["ok", "champion", "challenger", "base"]
+            names = self.models
             await self._json(send, 200, {"object": "list", "data": [{"id": n, "object": "model"} for n in names]})
             return
         body = b""
@@ -106,9 +108,10 @@ class BadUpstream:
                 await self._json(send, 200, self._whole(value))
 
     def _whole(self, value: dict[str, Any]) -> dict[str, Any]:
+        message = {"role": "assistant", "content": "".join(self.words.get(value["model"], WORDS))}
         return {
             "id": "x", "object": "chat.completion", "created": 1, "model": value["model"],
-            "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "".join(WORDS)}}],
+            "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
             "usage": {"prompt_tokens": 11, "completion_tokens": 5, "total_tokens": 16},
         }  # fmt: skip
 
@@ -136,7 +139,7 @@ class BadUpstream:
                     }
                 )
 
-        for at, word in enumerate(WORDS * (400 if how in ("endless", "flood") else 1)):
+        for at, word in enumerate(self.words.get(how, WORDS) * (400 if how in ("endless", "flood") else 1)):
             if how == "breaks" and at == 2:
                 raise RuntimeError("the upstream's process dies here")
             await event(

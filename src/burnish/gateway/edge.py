@@ -86,7 +86,7 @@ def cors(headers: dict[bytes, bytes], origins: Collection[str], scheme: str) -> 
         )
     return [
         (b"access-control-allow-origin", origin), (b"vary", b"origin"),
-        (b"access-control-expose-headers", b"x-request-id, x-burnish-model, x-burnish-intent, retry-after, "
+        (b"access-control-expose-headers", b"x-request-id, x-burnish-model, x-burnish-intent, x-burnish-prompt, retry-after, "
          b"x-ratelimit-remaining-requests, x-ratelimit-remaining-tokens"),
     ]  # fmt: skip
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import time
 from typing import TYPE_CHECKING, Any, cast
 
@@ -61,11 +63,9 @@ class ModelCalls:
             if isinstance(granted, Refused):
                 raise _too_many(granted, key)
             told: Headers = [
-                *exchange.own,
-                *_standing(granted.standing, key),
-                (b"x-burnish-model", choice.model.encode()),
-                *intent,
-            ]
+                *exchange.own, *_standing(granted.standing, key), *intent,
+                (b"x-burnish-model", choice.model.encode()), (b"x-burnish-prompt", prompt_hash(value)),
+            ]  # fmt: skip
             await self._pass(exchange, key, asked, choice, price, body, granted, told)
         finally:
             gateway.at_work -= 1
@@ -178,6 +178,13 @@ class ModelCalls:
                 self._shadows -= 1
 
         self._gateway.start(asyncio.get_running_loop().create_task(run()))
+
+
+def prompt_hash(value: dict[str, Any]) -> bytes:
+    """Return the SHA-256 of what was asked, as canonical JSON: feedback names a prompt by it without its text."""
+    asked = value.get("messages", value.get("prompt", value.get("input")))
+    text = json.dumps(asked, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest().encode()
 
 
 def _last_text(value: dict[str, Any]) -> str:
