@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from preparing import Prepare, Prepared
 from burnish.core.errors import DataError, RecipeError
 from burnish.core.recipe_filters import LANGUAGES
 from burnish.data.filters import rules
+from burnish.data.filters.clusters import cluster
 from burnish.data.filters.signals import VARIETIES, Said, signals_of
 from burnish.data.near.canonical import plain, words_only
 from burnish.data.near.rows import conversation
@@ -296,6 +299,17 @@ def test_answers_far_longer_than_others_of_their_source_are_marked(run_prepare: 
     assert by_name(lenient)["length"]["marked"] == 0
 
 
+def test_lines_of_boilerplate_are_cut_out_where_the_recipe_says_so(run_prepare: Prepare) -> None:
+    mail = row("Does it work?", "Yes, it does.\n\nSent from my iPhone")
+    alone = row("What does it say?", "All rights reserved.")
+    done = run_prepare([*good(30), mail, alone], prepare={"filters": {"boilerplate": "strip"}})
+    assert done.manifest.ledger.rejected == {}
+    answers = {r.messages[-1]["content"] for split in ("train", "test") for r in done.rows(split)}
+    assert {"Yes, it does.", "All rights reserved."} <= answers
+    assert done.manifest.ledger.changed == {"boilerplate lines": 1}
+    assert by_name(done)["boilerplate lines"]["marked"] == 1
+
+
 def test_a_file_that_loses_too_much_stops_the_preparation_and_says_to_what(run_prepare: Prepare) -> None:
     bad = [row(f"Tell me about case {n}, please.", f"I can't assist with that, {n}.") for n in range(90)]
     with pytest.raises(DataError, match=r"would lose 90 of 120 rows to filters \(filter: refusal 90\)"):
@@ -325,3 +339,66 @@ def test_examples_show_no_personal_data_even_where_the_dataset_keeps_it(run_prep
 def test_a_recipe_with_a_wrong_filter_is_refused(run_prepare: Prepare, filters: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         run_prepare(good(3), prepare={"filters": filters})
+
+
+# ------------------------------------------------------------------------------------------------------------- embeddings
+
+
+LETTERS = "abcdefgh"
+
+
+def by_letters(texts: Sequence[str]) -> np.ndarray:
+    counts = np.array([[text.count(letter) + 0.01 for letter in LETTERS] for text in texts], np.float32)
+    return counts / np.linalg.norm(counts, axis=1, keepdims=True)
+
+
+def letters(text: str, number: int, **more: Any) -> dict[str, Any]:
+    return row(f"{text} {number}", f"{number * 17}", split="train", **more)
+
+
+GROUPED = [
+    *(letters("aaaa b", n) for n in range(30)), *(letters("cccc d", 100 + n) for n in range(8)),
+    *(letters("eeee f", 200 + n) for n in range(7)), letters("gggg hhhh", 300), row("a c", "5", split="test"),
+]  # fmt: skip
+
+
+def test_rows_far_from_all_groups_are_marked_and_go_when_asked(run_prepare: Prepare) -> None:
+    told = run_prepare(
+        GROUPED, folder="told", embed=by_letters, prepare={"filters": {"outlier": "report", "clusters": 4}}
+    )
+    outlier = by_name(told)["outlier"]
+    assert (outlier["marked"], outlier["removed"], outlier["examples"][0]["request"]) == (1, 0, "gggg hhhh 300")
+    done = run_prepare(GROUPED, embed=by_letters, prepare={"filters": {"outlier": "remove", "clusters": 4}})
+    assert done.manifest.ledger.rejected == {"filter: outlier": 1}
+
+
+def test_no_cluster_has_more_than_its_share_and_which_rows_stay_does_not_depend_on_their_order(
+    run_prepare: Prepare,
+) -> None:
+    settings = {"filters": {"balance": 1.0, "clusters": 3}, "stop_share": 1.0}
+    done = run_prepare(GROUPED[:45] + GROUPED[46:], embed=by_letters, prepare=settings)
+    assert done.manifest.ledger.rejected == {"filter: balance": 15}  # of 45 rows in 3 groups each may have 15
+    requests = set(done.requests("train"))
+    assert sum(request.startswith("aaaa") for request in requests) == 15
+    clusters = found_in(done)["clusters"]
+    assert [(each["rows"], each["kept"]) for each in clusters["largest"]] == [(30, 15), (8, 8), (7, 7)]
+    assert clusters["effective"] < clusters["effective_kept"]
+    turned = run_prepare((GROUPED[:45] + GROUPED[46:])[::-1], folder="b", embed=by_letters, prepare=settings)
+    assert set(turned.requests("train")) == requests
+
+
+def test_embeddings_are_not_asked_for_unless_the_recipe_does(run_prepare: Prepare) -> None:
+    def never(texts: Sequence[str]) -> np.ndarray:
+        raise AssertionError("nothing was to be embedded")
+
+    assert found_in(run_prepare(GROUPED, embed=never))["clusters"] is None
+
+
+def test_groups_follow_the_vectors_and_identical_ones_are_one(tmp_path: Path) -> None:
+    texts = ["aaab"] * 20 + ["ccd"] * 10
+    found = cluster(texts, np.arange(30), by_letters, 5, tmp_path)
+    assert sorted(found.sizes[found.sizes > 0].tolist()) == [10, 20]
+    assert not found.outlying(4).any()
+    assert len(cluster([], np.arange(0), by_letters, None, tmp_path).of) == 0
+    with pytest.raises(DataError, match="shape"):
+        cluster(texts, np.arange(30), lambda batch: np.ones(3, np.float32), 5, tmp_path)

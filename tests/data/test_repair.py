@@ -20,6 +20,9 @@ from burnish.data.repair import repair
         ("\ufeffhello", "hello", "control characters"),
         ("\x1b[31mred\x1b[0m", "red", "control characters"),
         ("Zu\u0308rich", "Zürich", "composition"),
+        ("ship\u00adping and pass\u200bword", "shipping and password", "invisible characters"),
+        ("open\u202e txt.exe\u202c", "open txt.exe", "invisible characters"),
+        ("Hello\U000e0069\U000e0067\U000e006e\U000e006f\U000e0072\U000e0065", "Hello", "invisible characters"),
     ],
 )
 def test_what_is_broken_is_repaired_and_named(broken: str, whole: str, change: str) -> None:
@@ -38,6 +41,10 @@ def test_what_is_broken_is_repaired_and_named(broken: str, whole: str, change: s
         "ｆｕｌｌ　ｗｉｄｔｈ",
         "tab\tand\nnewline",
         "line\u2028separator",
+        "\U0001f3f4\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f is Scotland's flag",
+        "👩\u200d🚀 and می\u200cخواهم",
+        "\u202bשלום hello\u202c",
+        "ภาษา\u200bไทย",
         '{"city": "S\\u00e3o Paulo", "note": "a\\r\\nb"}',
         "SÃO PAULO, MÜNCHEN, PÃO",
     ],

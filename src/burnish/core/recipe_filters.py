@@ -10,6 +10,7 @@ from burnish.core.errors import did_you_mean
 from burnish.core.section import Section
 
 FilterAction = Literal["report", "remove", "off"]
+AnyAction = Literal["report", "remove", "strip", "off"]
 
 LANGUAGES = (
     "en", "de", "fr", "es", "it", "pt", "nl", "pl", "ru", "uk", "cs", "sk", "sl", "hr", "sr", "bs", "mk", "bg", "be", "ro",
@@ -38,8 +39,9 @@ class Filters(Section):
     noise: FilterAction = _told(
         "Prose that is hardly language: Gopher's rules on length of words, letters and symbols."
     )
-    boilerplate: FilterAction = _told(
-        "Answers with what pages and mails carry besides their text: cookies, footers, disclaimers."
+    boilerplate: Literal["report", "remove", "strip", "off"] = _told(
+        "Answers with what pages and mails carry besides their text: cookies, footers, disclaimers. `strip` cuts such lines out of "
+        "all texts instead of rejecting the row."
     )
     echo: FilterAction = _told("Answers that begin by repeating the whole request of eight words or more.")
     empty: FilterAction = _told("Answers without a letter or a digit.")
@@ -78,11 +80,11 @@ class Filters(Section):
         description="Clusters of embeddings. Default: the square root of half of the rows, at most 256.",
     )
 
-    def action(self, name: str) -> FilterAction:
+    def action(self, name: str) -> AnyAction:
         """Return the action of a filter. Raises KeyError for a name there is not."""
         return self.actions()[name]
 
-    def actions(self) -> dict[str, FilterAction]:
+    def actions(self) -> dict[str, AnyAction]:
         """Return the action of every filter that has one, by name."""
         return {name: value for name, value in self if isinstance(value, str)}  # pyright: ignore[reportReturnType]
 

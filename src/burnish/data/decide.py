@@ -134,6 +134,8 @@ def decide(
     _duplicates_and_leaks_in_train(spool, wanted.rules, fates)
     if alike is not None:
         _semantic_duplicates(spool, wanted.rules, fates, TRAIN, alike)
+    if marks is not None:
+        _filter_by_embedding(spool, wanted, fates, marks)
     tell()
     return fates
 
@@ -143,6 +145,30 @@ def _filter(spool: Spool, wanted: Wanted, fates: Fates, marks: Marks) -> None:
     for rule in RULES:
         if rule.name != "outlier" and marks.said.action(rule.name) == "remove":
             fates.remove(np.flatnonzero(marks.of(rule.name) & (fates.reasons == KEPT)), FILTERED[rule.name])
+    _brake_filters(spool, wanted, fates, marks)
+
+
+def _filter_by_embedding(spool: Spool, wanted: Wanted, fates: Fates, marks: Marks) -> None:
+    """Let training rows go that are far from all others, or that their group has too many of, after duplicates are gone.
+
+    Rows that others have gone for stay.
+    """
+    found = marks.group(fates.kept(TRAIN))
+    if found is None:
+        return
+    named = np.isin(found.rows, fates.twins)
+    said = marks.said
+    if said.outlier == "remove":
+        fates.remove(found.rows[found.outlying(said.outlier_deviations) & ~named], FILTERED["outlier"])
+    if said.balance is not None:
+        gone = fates.reasons[found.rows] != KEPT
+        order = np.where(gone, np.iinfo(np.uint64).max, spool.columns["position"][found.rows])
+        beyond = found.beyond_share(said.balance, order, named & ~gone) & ~gone
+        fates.remove(found.rows[beyond], FILTERED[BALANCE])
+    _brake_filters(spool, wanted, fates, marks)
+
+
+def _brake_filters(spool: Spool, wanted: Wanted, fates: Fates, marks: Marks) -> None:
     gone = np.isin(fates.reasons, list(FILTERED.values()))
     files = spool.columns["file"]
     rows = np.bincount(files[marks.data], minlength=len(spool.files))

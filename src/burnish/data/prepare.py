@@ -93,7 +93,7 @@ def prepare(
         _check_lengths(recipe, limit, tokenizer, book)
         _note_unused_keys(book, emit)
         alike = _alike(recipe, embed, folder)
-        marks = Marks(spool, recipe.prepare.filters)
+        marks = Marks(spool, recipe.prepare.filters, embed)
         fates = decide(spool, wanted(recipe, forgotten), _teller(emit, "comparing rows", 3), alike, marks)
         _check_expected(expected, spool, fates, tokenizer)
         certified = certify(spool, fates, personal, recipe.prepare.personal_data.recall)
@@ -133,6 +133,7 @@ def _written_beside(values: Mapping[str, Any], folder: Path, root: Path) -> dict
 
 def _settings_of(recipe: Recipe, settings: Settings) -> list[Settings]:
     """Return the settings of each source of the data, then of each task."""
+    settings = replace(settings, strip_boilerplate=recipe.prepare.filters.boilerplate == "strip")
     told = f"the recipe of {recipe.name}"
     of_data = [
         replace(

@@ -1,4 +1,4 @@
-"""Broken text made whole: mojibake, control characters, line ends, composition. Nothing else is changed.
+"""Broken text made whole: mojibake, control characters, characters that nobody sees, line ends, composition. Nothing else.
 
 ftfy (https://ftfy.readthedocs.io) knows how UTF-8 looks after it was read as something else. Its tidying of quotes,
 ligatures, widths and HTML stays off: answers may need those characters exactly as they are.
@@ -29,7 +29,7 @@ class Repaired:
 
 
 def repair(text: str) -> Repaired:
-    """Return the text with mojibake decoded, CRLF as LF, control characters and terminal escapes removed, in NFC."""
+    """Return the text with mojibake decoded, CRLF as LF, control and invisible characters and terminal escapes removed, in NFC."""
     if text.isascii() and _SUSPICIOUS.search(text) is None:
         return Repaired(text, frozenset())
     changes: set[str] = set()
@@ -57,6 +57,39 @@ def _control_characters(text: str) -> str:
     return ftfy.fixes.remove_control_chars(ftfy.fixes.remove_terminal_escapes(text))
 
 
+_INVISIBLE = re.compile("[\u00ad\u180e\u200b\u2060-\u2064\u202a-\u202e\u2066-\u2069\U000e0000-\U000e007f]+")
+"""Soft hyphens, spaces without width, invisible operators, overrides of the writing direction, tag characters. What makes a letter
+or an emoji (joiners, variation selectors) is not among them."""
+_WORD_BREAKS = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]")
+"""Thai, Lao, Burmese and Khmer, which may put a space without width between words."""
+_RIGHT_TO_LEFT = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]")
+_FLAG = "\U0001f3f4"
+"""The black flag: tag characters after it say of which region."""
+
+
+def _invisible_characters(text: str) -> str:
+    """Remove what nobody sees, where no script or emoji of the text needs it: it hides words from readers, and readers from models.
+
+    Tag characters and overrides of the writing direction are how instructions are hidden in texts (Boucher and Anderson 2023,
+    "Trojan Source", USENIX Security).
+    """
+    if text.isascii() or _INVISIBLE.search(text) is None:
+        return text
+    breaks, turns = _WORD_BREAKS.search(text) is not None, _RIGHT_TO_LEFT.search(text) is not None
+
+    def needed(found: re.Match[str]) -> str:
+        if found.start() and text[found.start() - 1] == _FLAG and found.group().endswith("\U000e007f"):
+            return found.group()
+        return "".join(
+            sign
+            for sign in found.group()
+            if (breaks and sign == "\u200b")
+            or (turns and ("\u202a" <= sign <= "\u202e" or "\u2066" <= sign <= "\u2069"))
+        )
+
+    return _INVISIBLE.sub(needed, text)
+
+
 def _composition(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
@@ -65,5 +98,6 @@ _FIXES: dict[str, Callable[[str], str]] = {
     "line ends": _line_ends,
     "mojibake": _mojibake,
     "control characters": _control_characters,
+    "invisible characters": _invisible_characters,
     "composition": _composition,
 }

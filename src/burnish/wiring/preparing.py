@@ -28,7 +28,7 @@ def prepare_inputs(recipe: Recipe, base: Base, home: Home) -> dict[str, Any]:
     return {
         **({"forgotten": [f"{word:016x}" for word in forgotten.tolist()]} if len(forgotten) else {}),
         **({"key": private_key(home)[1]} if recipe.prepare.personal_data.needs_key else {}),
-        **({"embedder": _embedder_name()} if recipe.prepare.semantic_duplicate is not None else {}),
+        **({"embedder": _embedder_name()} if _needs_embedder(recipe) else {}),
         **_data_inputs(recipe),
         "tasks": {name: data_sha256(path) for name, path in recipe.evaluate.tasks.items()},
         "settings": recipe.prepare.model_dump(mode="json"),
@@ -71,8 +71,12 @@ def prepare(recipe: Recipe, base: Base, home: Home, folder: Path, emit: Emit) ->
         forgotten=read_forgotten(home.root),
         key=private_key(home)[0] if recipe.prepare.personal_data.needs_key else None,
         vault=vault_path(home),
-        embed=None if recipe.prepare.semantic_duplicate is None else _embedder(emit),
+        embed=_embedder(emit) if _needs_embedder(recipe) else None,
     )
+
+
+def _needs_embedder(recipe: Recipe) -> bool:
+    return recipe.prepare.semantic_duplicate is not None or recipe.prepare.filters.needs_embeddings
 
 
 def _embedder_name() -> str:
@@ -94,7 +98,7 @@ def _embedder(emit: Emit) -> Callable[[Sequence[str]], NDArray[np.float32]]:
         nonlocal done
         found = embed(texts)
         done += len(texts)
-        emit(Progress("prepare", "embedding requests", done, done, "texts"))
+        emit(Progress("prepare", "embedding texts", done, done, "texts"))
         return found
 
     return told

@@ -7,8 +7,11 @@ import numpy.typing as npt
 
 from burnish.core.recipe_filters import LANGUAGES, Filters
 from burnish.data.filters import rules
-from burnish.data.spool import Spool
+from burnish.data.filters.clusters import Clusters, cluster
+from burnish.data.near.semantic import Embed
+from burnish.data.spool import Spool, Texts
 
+I64 = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 LEAST_ROWS = 20
 """Rows that a source must have before the length of one says anything."""
@@ -21,12 +24,23 @@ _MAD_TO_DEVIATION = 1.4826
 class Marks:
     """What the filters of a recipe mark in the rows of the data; rows of tasks are never marked."""
 
-    def __init__(self, spool: Spool, said: Filters) -> None:
-        """Look at the rows of a finished spool."""
-        self.spool, self.said = spool, said
+    def __init__(self, spool: Spool, said: Filters, embed: Embed | None = None) -> None:
+        """Look at the rows of a finished spool. embed: needed where the recipe asks for outliers or balance.
+
+        Raises ValueError when it is needed and not there.
+        """
+        if said.needs_embeddings and embed is None:
+            raise ValueError("outliers and balance need `embed`")
+        self.spool, self.said, self._embed = spool, said, embed
         self.data: Mask = spool.sources < spool.data_sources
-        self.outliers: Mask | None = None
-        """Set by who has the embeddings."""
+        self.clusters: Clusters | None = None
+        """The groups of training rows, once they were looked for."""
+
+    def group(self, rows: I64) -> Clusters | None:
+        """Group training rows by their embeddings, where the recipe asks for anything that needs it. rows: ascending."""
+        if self.said.needs_embeddings and self._embed is not None:
+            self.clusters = cluster(Texts(self.spool, rows), rows, self._embed, self.said.clusters, self.spool.folder)
+        return self.clusters
 
     def of(self, name: str) -> Mask:
         """Return which rows a filter marks. Raises KeyError for a name there is not."""
@@ -35,7 +49,7 @@ class Marks:
         if name == "language":
             return self._language()
         if name == "outlier":
-            return np.zeros(len(self.spool), np.bool_) if self.outliers is None else self.outliers
+            return self._outliers()
         return self.data & (self.spool.columns["signals"] & rules.BY_ROW[name] > 0)
 
     @property
@@ -49,6 +63,12 @@ class Marks:
     def _language(self) -> Mask:
         wanted = [0, *(LANGUAGES.index(code) + 1 for code in self.wanted_languages)]
         return self.data & ~np.isin(self.spool.columns["language"], wanted)
+
+    def _outliers(self) -> Mask:
+        marked = np.zeros(len(self.spool), np.bool_)
+        if self.clusters is not None:
+            marked[self.clusters.rows[self.clusters.outlying(self.said.outlier_deviations)]] = True
+        return marked
 
     def _length(self) -> Mask:
         marked = np.zeros(len(self.spool), np.bool_)

@@ -31,11 +31,13 @@ def filters_section(manifest: Manifest, root: Path) -> dict[str, Any] | None:
     marked = sorted((each for each in found["filters"] if each["marked"]), key=lambda each: -each["marked"])
     return {
         **found,
+        "clusters": found.get("clusters"),  # from when there were none
         "marked": [each for each in marked if each["action"] != REPAIRED],
         "repaired": [each for each in marked if each["action"] == REPAIRED],
         "clean": [each["name"] for each in found["filters"] if not each["marked"]],
         "plot": _shares_plot([each for each in marked if each["action"] != REPAIRED], "Rows that each filter marks"),
         "languages_plot": _half_shares(found["languages"], "Rows by language"),
+        "clusters_plot": _clusters_plot(found.get("clusters")),
         "kinds_plot": _half_shares(found["kinds"], "Answers by kind"),
     }
 
@@ -53,6 +55,16 @@ def _shares_plot(filters: list[dict[str, Any]], what: str) -> Markup | None:
         for each in filters
     ]
     return both_widths(lambda width: bars(rows, width, what))
+
+
+def _clusters_plot(clusters: dict[str, Any] | None) -> Markup | None:
+    if clusters is None:
+        return None
+    rows = [
+        Bar(f"group {number}", each["kept"], f"{each['kept']:,} of {each['rows']:,} kept", "kept")
+        for number, each in enumerate(clusters["largest"], start=1)
+    ]
+    return both_widths(lambda width: bars(rows, width, "Rows by group, largest first"))
 
 
 def _half_shares(shares: list[dict[str, Any]], what: str) -> Markup | None:

@@ -14,6 +14,7 @@ from burnish.core.proportions import wilson
 from burnish.core.recipe_filters import LANGUAGES
 from burnish.data.decide import FILTERED, FORGOTTEN, KEPT, Fates
 from burnish.data.filters import rules
+from burnish.data.filters.clusters import effective
 from burnish.data.filters.marks import Marks, Mask
 from burnish.data.filters.signals import VARIETIES
 from burnish.data.private.replace import redact
@@ -24,6 +25,7 @@ EXAMPLES = 10
 """Rows of each filter that are shown."""
 MOST_SOURCES = 20
 """Sources of each filter that are told; the others are added up."""
+MOST_CLUSTERS_SHOWN = 20
 SHOWN_CHARACTERS = 400
 REPAIRED = "repaired"
 
@@ -51,6 +53,7 @@ def filter_report(spool: Spool, fates: Fates, marks: Marks, names: Sequence[str]
         "languages": _shares(spool.columns["language"][marks.data], ("unknown", *LANGUAGES)),
         "varieties": _varieties(spool, marks.data),
         "wanted_languages": list(marks.wanted_languages),
+        "clusters": _clusters(spool, fates, marks),
         "not_run": _not_run(marks),
     }
 
@@ -71,12 +74,38 @@ def _masks(spool: Spool, marks: Marks) -> Iterator[tuple[str, str, str, Mask]]:
     """Yield name, meaning, action and marked rows of everything that is looked for."""
     for rule in rules.RULES:
         action = marks.said.action(rule.name)
-        if action != "off" and (rule.name != "outlier" or marks.outliers is not None):
+        if action != "off" and (rule.name != "outlier" or marks.clusters is not None):
             yield rule.name, rule.what, action, marks.of(rule.name)
     for name, bit in rules.REPAIRS.items():
         mask = marks.data & (spool.columns["signals"] & bit > 0)
         if mask.any():
             yield name, f"The row was repaired or changed: {name}.", REPAIRED, mask
+
+
+def _clusters(spool: Spool, fates: Fates, marks: Marks) -> dict[str, Any] | None:
+    """Return the groups of training rows, largest first, each with the row at its centre; None where none were looked for."""
+    found = marks.clusters
+    if found is None:
+        return None
+    sizes = found.sizes
+    kept = np.bincount(found.of[fates.reasons[found.rows] == KEPT], minlength=len(sizes))
+    largest = [n for n in np.argsort(-sizes, kind="stable")[:MOST_CLUSTERS_SHOWN].tolist() if sizes[n]]
+    texts = _texts(spool, [[int(found.nearest[n]) for n in largest]])
+    return {
+        "count": int((sizes > 0).sum()),
+        "effective": round(effective(sizes.tolist()), 2),
+        "effective_kept": round(effective(kept.tolist()), 2),
+        "removed": int((fates.reasons == FILTERED[rules.BALANCE]).sum()),
+        "largest": [
+            {
+                "rows": int(sizes[n]),
+                "kept": int(kept[n]),
+                **share_of(int(sizes[n]), len(found.rows)),
+                "centre": texts[int(found.nearest[n])],
+            }
+            for n in largest
+        ],
+    }
 
 
 def _not_run(marks: Marks) -> list[str]:

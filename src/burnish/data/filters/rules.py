@@ -75,5 +75,6 @@ BALANCE = "balance"
 REPAIRS = {
     "line ends": 1 << 16, "mojibake": 1 << 17, "control characters": 1 << 18, "invisible characters": 1 << 19,
     "composition": 1 << 20, "personal data": 1 << 21, "truncated": 1 << 22,
+    "boilerplate lines": 1 << 23,
 }  # fmt: skip
 """The bits of what was changed in a row."""
