@@ -93,6 +93,7 @@ class Gateway:
         self._pool = ThreadPoolExecutor(parts.workers, thread_name_prefix="burnish-gateway")
         self._routes_read = 0.0
         self._calls = ModelCalls(self)
+        parts.router.on_rollback(self.rolled_back)
         self._background: set[asyncio.Task[None]] = set()
 
     async def in_thread(self, work: Callable[..., R], *given: Any) -> R:

@@ -33,12 +33,15 @@ class Choice:
 class Router:
     """Chooses versions. Kept in memory: how the last answers of each version went."""
 
-    def __init__(
-        self, routes: Mapping[str, Route], resolve: Resolve | None = None, told: OnRollback | None = None
-    ) -> None:
-        self._routes, self._resolve, self._told = dict(routes), resolve, told
+    def __init__(self, routes: Mapping[str, Route], resolve: Resolve | None = None) -> None:
+        self._routes, self._resolve = dict(routes), resolve
+        self._told: OnRollback | None = None
         self._seen: dict[tuple[str, str], deque[tuple[bool, float]]] = {}
         self._out: dict[str, dict[str, str]] = {}
+
+    def on_rollback(self, told: OnRollback) -> None:
+        """Call `told` whenever a version is taken out of traffic."""
+        self._told = told
 
     @property
     def routes(self) -> Mapping[str, Route]:

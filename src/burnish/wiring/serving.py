@@ -16,6 +16,9 @@ from burnish.text.render import render_prompt
 from burnish.text.system import with_system
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from burnish.serve.answer import ServedModel
     from burnish.text.tokenizer import Tokenizer
 
@@ -92,21 +95,29 @@ def intent_picker(
         if only is not None:
             emit(Note("serve", f"model: auto is off: {error}"))
         return None
-    known: dict[str, Any] = {}
+    prompts: dict[str, list[str]] = {}
     for release in chosen:
         manifest = home.load(Manifest, release.manifest)
         if not home.is_whole(manifest):
             emit(Note("serve", f"model: auto leaves {release.name} out: the files of its dataset are gone"))
             continue
         rows = islice(iterate_messages(home.path(manifest.splits["train"].file)), TRAINING_PROMPTS)
-        known[release.name] = embed([_asked(row.messages) for row in rows])
+        prompts[release.name] = [_asked(row.messages) for row in rows]
+    return pick_by_prompts(prompts, embed) if prompts else None
+
+
+def pick_by_prompts(
+    prompts: Mapping[str, Sequence[str]], embed: Callable[[Sequence[str]], NDArray[np.float32]]
+) -> Callable[[str], list[tuple[str, float]]]:
+    """Return pick(text) -> names by the cosine of the text with the nearest prompt of each, the most alike first."""
+    known = {name: embed(texts) for name, texts in prompts.items() if texts}
 
     def pick(text: str) -> list[tuple[str, float]]:
         vector = embed([text])[0]
-        ranked = [(name, float((prompts @ vector).max())) for name, prompts in known.items()]
+        ranked = [(name, float((rows @ vector).max())) for name, rows in known.items()]
         return sorted(ranked, key=lambda item: -item[1])
 
-    return pick if known else None
+    return pick
 
 
 def _asked(messages: Sequence[Any]) -> str:
