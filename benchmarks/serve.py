@@ -1,9 +1,9 @@
 """The serving engine against its own best path, against PEFT's mixed batches, and against answering one by one.
 
 `python benchmarks/serve.py PART [--threads N]` measures one part on SmolLM2-135M-Instruct (float32, CPU) and writes it into
-`benchmarks/results/serve.json`. Arms take turns within a round (A B C, C B A, ...) so that other work on the machine meets all of them;
-medians of ratios within a round are reported. Prompts are random tokens, answers have a fixed length, adapters are random matrices of
-rank 8 (or `--rank`) on all linear layers.
+`benchmarks/results/serve.json`. Arms take turns within a round (A B C, C B A, ...) so that other work on the machine meets
+all of them; medians of ratios within a round are reported. Prompts are random tokens, answers have a fixed length, adapters
+are random matrices of rank 8 (or `--rank`) on all linear layers.
 
 parity      greedy tokens of 8 adapters and the base, alone and in one mixed batch, against transformers + PEFT
 adapters    16 requests: one adapter, 16 adapters, 16 of 64 resident, no adapter; PEFT's `adapter_names` at 4 and 16 adapters
@@ -77,7 +77,9 @@ def make_prompts(count: int, seed: int = 0) -> list[list[int]]:
     return torch.randint(10, 49000, (count, PROMPT_TOKENS), generator=generator).tolist()
 
 
-def run_engine(engine: Engine, names: Sequence[str | None], new_tokens: int = NEW_TOKENS) -> tuple[float, list[list[int]]]:
+def run_engine(
+    engine: Engine, names: Sequence[str | None], new_tokens: int = NEW_TOKENS
+) -> tuple[float, list[list[int]]]:
     """Submit all requests at once; return the seconds until the last answer, and the answers."""
     began = time.perf_counter()
     prompts = make_prompts(len(names))
@@ -302,7 +304,7 @@ def churn(base: Path, folder: Path, options: argparse.Namespace) -> dict[str, An
         "times": 1000,
         "rss_mb": [round(value / 2**20, 1) for value in seen],
         "growth_percent": round(100 * (max(seen[1:]) / seen[0] - 1), 2),
-        "ms_each": round(seconds, 3),
+        "ms_each": round(seconds, 1),
     }
 
 
