@@ -7,6 +7,7 @@ from burnish.wiring.base import Base, load_for_serving, open_base
 from burnish.wiring.evaluating import evaluate, subjects
 from burnish.wiring.planning import estimate, plan, plan_inputs, planning_inputs, stored_errors
 from burnish.wiring.preparing import prepare, prepare_inputs, private_key, vault_path
+from burnish.wiring.probing import probe
 from burnish.wiring.releasing import (
     decide,
     mend_registry,
@@ -38,6 +39,7 @@ __all__ = [
     "prepare_inputs",
     "private_key",
     "prompt_counter",
+    "probe",
     "registry_file",
     "release",
     "sqlite_uri_of",
