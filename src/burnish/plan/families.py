@@ -28,7 +28,12 @@ from burnish.plan.layers import (
 )
 
 FLOAT32_BYTES = 4
-TEXT_PARTS = {"qwen2_vl_text": "qwen2", "qwen2_5_vl_text": "qwen2", "qwen3_vl_text": "qwen3", "qwen3_vl_moe_text": "qwen3_moe"}
+TEXT_PARTS = {
+    "qwen2_vl_text": "qwen2",
+    "qwen2_5_vl_text": "qwen2",
+    "qwen3_vl_text": "qwen3",
+    "qwen3_vl_moe_text": "qwen3_moe",
+}
 """Decoders of models that see, and the model type whose decoder theirs is, number by number."""
 TIED_WHOLES = frozenset({"gemma3", "mistral3", "paligemma", "internvl", "aya_vision", "cohere2_vision", "lighton_ocr"})
 """Models that see whose head is tied to the embedding unless their config.json says otherwise beside text_config."""
@@ -326,7 +331,9 @@ def build(config: Mapping[str, Any], source: str) -> Architecture:
     hidden, heads = fields.whole("hidden_size"), fields.whole("num_attention_heads")
     key_values = _falcon_key_values(fields) if model_type == "falcon" else fields.whole("num_key_value_heads", heads)
     if heads % key_values and family.attention is not latent:
-        said = "" if fields.says("num_key_value_heads") else f", which is what {model_type} has where the file says none"
+        said = (
+            "" if fields.says("num_key_value_heads") else f", which is what {model_type} has where the file says none"
+        )
         raise BaseModelError(
             f"{source}: num_attention_heads ({heads}) is not a multiple of num_key_value_heads ({key_values}{said})."
         )

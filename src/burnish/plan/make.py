@@ -101,7 +101,11 @@ def make_plan(
     because["parameters.total"] = (
         f"counted from config.json: {architecture.layers} layers, hidden size {architecture.hidden:,}, "
         f"{architecture.vocabulary:,} tokens"
-        + (f"; the text part of {architecture.part_of}, its other parts are not counted" if architecture.part_of else "")
+        + (
+            f"; the text part of {architecture.part_of}, its other parts are not counted"
+            if architecture.part_of
+            else ""
+        )
     )
     because["parameters.trainable"] = (
         f"A and B of rank {run.method.rank} beside {len(run.method.targets)} linears in each of {architecture.layers} "

@@ -39,7 +39,15 @@ def probe_steps(
 
     with tempfile.TemporaryDirectory(dir=folder, prefix="probe-") as scratch:
         try:
-            train(plan, rows, model, folder=Path(scratch), emit=note, stop=lambda: len(done) >= STEPS or stop(), order=order)
+            train(
+                plan,
+                rows,
+                model,
+                folder=Path(scratch),
+                emit=note,
+                stop=lambda: len(done) >= STEPS or stop(),
+                order=order,
+            )
         except Interrupted:
             if len(done) < STEPS:
                 raise Interrupted("the probe was stopped; nothing is kept of it.") from None

@@ -14,9 +14,9 @@ from burnish.wiring.base import Base
 from burnish.wiring.training import drawable, train_rows
 
 if TYPE_CHECKING:
-    from burnish.core.mix import RunOrder
     from burnish.core.artifacts import Probe
     from burnish.core.ids import Id
+    from burnish.core.mix import RunOrder
     from burnish.core.packing import Length
     from burnish.plan.calibrate import RunError
     from burnish.plan.solve import Inputs
