@@ -59,8 +59,9 @@ def _read(parse: Callable[[str], T]) -> Callable[[str], T]:
 
 
 def _plan(options: argparse.Namespace) -> int:
+    from burnish import pipeline
     from burnish.core.recipe_file import load_recipe
-    from burnish.doors.planning import Asked, calibration, gpus_for, methods_for, plan_for, probe_for
+    from burnish.doors.planning import Asked, calibration, gpus_for, methods_for, plan_for
     from burnish.plan.table import calibration_document, gpus_document, methods_document, planned_document
     from burnish.store.home import Home
     from burnish.terminal import Terminal
@@ -76,7 +77,11 @@ def _plan(options: argparse.Namespace) -> int:
     recipe = load_recipe(options.recipe, options.set)
     names = tuple(name.strip() for name in (options.gpus or "").split(",") if name.strip())
     asked = Asked(options.gpu, names, options.fit, options.deadline, options.budget, options.prices)
-    if names and not options.probe:
+    if options.probe:
+        asked.check_probe()
+        with Terminal(quiet=options.quiet, verbose=options.verbose) as terminal:
+            pipeline.probe(recipe, home, terminal.emit)
+    if names:
         rows = gpus_for(recipe, home, asked)
         print_json(gpus_document(rows)) if options.json else print_gpus(recipe, rows)
         return 0
@@ -84,11 +89,7 @@ def _plan(options: argparse.Namespace) -> int:
         gpu, methods = methods_for(recipe, home, asked)
         print_json(methods_document(gpu, methods)) if options.json else print_methods(gpu, methods)
         return 0
-    if options.probe:
-        with Terminal(quiet=options.quiet, verbose=options.verbose) as terminal:
-            found = probe_for(recipe, home, asked, terminal.emit)
-    else:
-        found = plan_for(recipe, home, asked)
+    found = plan_for(recipe, home, asked)
     if options.json:
         print_json(planned_document(found.plan, found.solution, found.context, found.model))
     else:

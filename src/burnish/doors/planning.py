@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from burnish import wiring
 from burnish.core.errors import UsageError
-from burnish.core.events import Emit
 from burnish.core.recipe import Recipe
 from burnish.store.home import Home
 
@@ -37,6 +36,14 @@ class Asked:
     def limited(self) -> bool:
         """Whether anything is limited."""
         return (self.memory_bytes, self.seconds, self.usd) != (None, None, None)
+
+    def check_probe(self) -> None:
+        """Raise UsageError where a probe of this machine cannot say anything."""
+        if self.gpu is not None or self.gpus or self.limited:
+            raise UsageError(
+                "--probe measures this machine and the recipe as it is. Leave out --gpu, --gpus, --fit, --deadline and "
+                "--budget; plans of the same shape use what it measured."
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,28 +76,6 @@ def plan_for(recipe: Recipe, home: Home, asked: Asked) -> Planned:
     plan = inputs.plan(machine) if solution is None else require(solution, f"recipe {recipe.name}").plan
     context = largest_context(inputs, plan)
     return Planned(plan, solution, context, largest_model(plan, plan.memory.available_bytes))
-
-
-def probe_for(recipe: Recipe, home: Home, asked: Asked, emit: Emit) -> Planned:
-    """Prepare, train and evaluate a little on this machine, and return the plan that follows from it.
-
-    The probe is kept in the home: plans of its shape use it from now on, `burnish run` too. Raises UsageError for a plan
-    that is not for this machine.
-    """
-    from burnish import pipeline
-
-    if asked.gpu is not None or asked.gpus or asked.limited:
-        raise UsageError(
-            "--probe measures this machine and the recipe as it is. Leave out --gpu, --gpus, --fit, --deadline and --budget; "
-            "after the probe they use what it measured."
-        )
-    done = pipeline.run(recipe, home, emit, until="plan")
-    assert done.manifest is not None
-    assert done.plan is not None
-    base = wiring.open_base(recipe.base, emit, recipe.template)
-    home.save(wiring.probe(done.plan, done.manifest, base, home, emit))
-    home.save(wiring.plan(recipe, base, done.manifest, home))  # the plan of that id, with what was measured
-    return plan_for(recipe, home, asked)
 
 
 def gpus_for(recipe: Recipe, home: Home, asked: Asked) -> list[GpuRow]:
