@@ -98,19 +98,7 @@ def make_plan(
         because,
     )
     trainable = lora_parameters(architecture, run.method.targets, run.method.rank)
-    because["parameters.total"] = (
-        f"counted from config.json: {architecture.layers} layers, hidden size {architecture.hidden:,}, "
-        f"{architecture.vocabulary:,} tokens"
-        + (
-            f"; the text part of {architecture.part_of}, its other parts are not counted"
-            if architecture.part_of
-            else ""
-        )
-    )
-    because["parameters.trainable"] = (
-        f"A and B of rank {run.method.rank} beside {len(run.method.targets)} linears in each of {architecture.layers} "
-        f"layers: {trainable / architecture.parameters:.2%} of the model"
-    )
+    _tell_parameters(run, trainable, because)
     memory, layers, counted = _memory(run, because)
     train = _train(run, layers, because)
     tokens = _tokens(run, because)
@@ -135,6 +123,23 @@ def make_plan(
         correction=factors or None,
         fits=fits,
         because=because,
+    )
+
+
+def _tell_parameters(run: _Run, trainable: int, because: dict[str, str]) -> None:
+    architecture = run.architecture
+    because["parameters.total"] = (
+        f"counted from config.json: {architecture.layers} layers, hidden size {architecture.hidden:,}, "
+        f"{architecture.vocabulary:,} tokens"
+        + (
+            f"; the text part of {architecture.part_of}, its other parts are not counted"
+            if architecture.part_of
+            else ""
+        )
+    )
+    because["parameters.trainable"] = (
+        f"A and B of rank {run.method.rank} beside {len(run.method.targets)} linears in each of {architecture.layers} "
+        f"layers: {trainable / architecture.parameters:.2%} of the model"
     )
 
 
