@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 from burnish.core.artifacts import Plan
 from burnish.core.errors import Interrupted
 from burnish.core.events import Emit, Event, Progress, StepDone
-from burnish.core.mix import Blocks
-from burnish.core.rows import TokenRow
 from burnish.train.loop import train
+from burnish.train.objective import Objective, P
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -22,9 +21,8 @@ STEPS, WARM_UP = 20, 5
 
 
 def probe_steps(
-    plan: Plan, rows: Sequence[TokenRow], model: PreTrainedModel, *, folder: Path, emit: Emit, stop: Callable[[], bool],
-    order: Blocks | None = None,
-) -> list[StepDone]:  # fmt: skip
+    plan: Plan, objective: Objective[P], model: PreTrainedModel, *, folder: Path, emit: Emit, stop: Callable[[], bool]
+) -> list[StepDone]:
     """Train the first STEPS steps of the run that `plan` describes and return them; what was trained is thrown away.
 
     The loop is that of training, the longest packed row is held first as it is there. folder: where checkpoints are

@@ -10,7 +10,7 @@ from burnish.core.artifacts import Manifest, Plan, Probe, ProbeMeasured
 from burnish.core.events import Emit, Progress
 from burnish.store.home import Home
 from burnish.wiring.base import Base, load_for_serving, load_planned
-from burnish.wiring.training import interruptible, planned_order, train_rows
+from burnish.wiring.training import interruptible, planned_objective
 
 if TYPE_CHECKING:
     from burnish.core.packing import Length
@@ -33,10 +33,9 @@ def probe(plan: Plan, manifest: Manifest, base: Base, home: Home, emit: Emit) ->
 
     model = load_planned(plan, base, emit)
     attach_lora(model, plan.method, seed=plan.train.seed)
-    rows = train_rows(manifest, home)
-    order = planned_order(plan, manifest, home, rows)
+    objective = planned_objective(plan, manifest, home)
     with interruptible() as stop:
-        steps = probe_steps(plan, rows, model, folder=home.root, emit=emit, stop=stop, order=order)
+        steps = probe_steps(plan, objective, model, folder=home.root, emit=emit, stop=stop)
     del model
     counted = timed(steps)
     trained = ProbeMeasured(
