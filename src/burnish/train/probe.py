@@ -35,17 +35,12 @@ def probe_steps(
             done.append(event)
             emit(Progress("plan", "probe", event.step, min(STEPS, event.steps), "steps"))
 
+    def enough() -> bool:
+        return len(done) >= STEPS or stop()
+
     with tempfile.TemporaryDirectory(dir=folder, prefix="probe-") as scratch:
         try:
-            train(
-                plan,
-                rows,
-                model,
-                folder=Path(scratch),
-                emit=note,
-                stop=lambda: len(done) >= STEPS or stop(),
-                order=order,
-            )
+            train(plan, objective, model, folder=Path(scratch), emit=note, stop=enough)
         except Interrupted:
             if len(done) < STEPS:
                 raise Interrupted("the probe was stopped; nothing is kept of it.") from None
