@@ -149,6 +149,29 @@ def test_tls_files_serve_https(upstream: BadUpstream, tmp_path: Path) -> None:
         end(process)
 
 
+def test_chat_talks_through_a_running_gateway_with_the_chat_key(
+    upstream: BadUpstream, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process, told = start(tmp_path, "--upstream", upstream.url)
+    try:
+        chat = ["chat", "ok", "--url", told["url"], "--once", "hi"]
+        assert main([*chat, "--json", "--home", str(tmp_path)]) == 0
+        answer = json.loads(capsys.readouterr().out)
+        assert (answer["answer"], answer["prompt_tokens"], answer["new_tokens"]) == ("Hello world 🛫", 11, 5)
+        assert main([*chat, "--home", str(tmp_path / "other")]) == 2
+        assert "no key to ask with" in capsys.readouterr().err
+        monkeypatch.setenv("BURNISH_KEY", "bk_wrong")
+        assert main([*chat, "--home", str(tmp_path)]) == 9
+        assert "valid key" in capsys.readouterr().err
+        monkeypatch.delenv("BURNISH_KEY")
+        assert main(["chat", "breaks", "--url", told["url"], "--once", "hi", "--home", str(tmp_path)]) == 9
+        assert main(["chat", "ok", "--url", "ftp://x", "--once", "hi", "--home", str(tmp_path)]) == 2
+    finally:
+        end(process)
+    assert main([*chat, "--home", str(tmp_path)]) == 9
+    assert "Start it: burnish serve" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

@@ -19,6 +19,7 @@ import pytest
 from burnish.serve.answer import ServedModel
 from burnish.serve.chat import Chat
 from burnish.serve.engine import Engine
+from burnish.serve.voice import EngineVoice
 from burnish.text.tokenizer import Tokenizer
 
 DAY = datetime.date(2025, 7, 8)
@@ -28,9 +29,14 @@ ANSWER = "Où? 🛫{a}"
 @pytest.fixture
 def chat(scripted_engine: Engine, tokenizer: Tokenizer) -> Chat:
     """Both subjects answer ANSWER: the tuned one is the base under another name."""
-    return Chat(
-        scripted_engine, tokenizer, "flight-search", ServedModel(None, "Today is {weekday} {date}."), today=lambda: DAY
-    )
+    return engine_chat(scripted_engine, tokenizer, "flight-search", ServedModel(None, "Today is {weekday} {date}."))
+
+
+def engine_chat(
+    engine: Engine, tokenizer: Tokenizer, name: str, tuned: ServedModel, new_tokens: int | None = None
+) -> Chat:
+    voice = EngineVoice(engine, tokenizer, name, tuned, today=lambda: DAY, new_tokens=new_tokens)
+    return Chat(voice, name, tuned.system, today=lambda: DAY)
 
 
 def talk(chat: Chat, *lines: str) -> str:
@@ -62,10 +68,10 @@ def test_base_tuned_and_both_switch_who_answers(chat: Chat) -> None:
 
 
 def test_the_adapter_and_the_base_answer_as_the_engine_does(engine: Engine, tokenizer: Tokenizer) -> None:
-    chat = Chat(engine, tokenizer, "a", ServedModel("a", None), new_tokens=24)
+    chat = engine_chat(engine, tokenizer, "a", ServedModel("a", None), new_tokens=24)
     tuned, base = (
         chat.once("Hello")["answer"],
-        Chat(engine, tokenizer, "base", ServedModel(None, None), new_tokens=24).once("Hello")["answer"],
+        engine_chat(engine, tokenizer, "base", ServedModel(None, None), new_tokens=24).once("Hello")["answer"],
     )
     assert tuned != base
     shown = talk(chat, "/both", "Hello")
@@ -115,10 +121,12 @@ PROGRAM = """
     from burnish.serve.answer import ServedModel
     from burnish.serve.chat import Chat
     from burnish.serve.engine import Engine
+    from burnish.serve.voice import EngineVoice
     from burnish.text.tokenizer import load_tokenizer
 
     folder = Path(sys.argv[1])
-    chat = Chat(Engine(load_base(folder)), load_tokenizer(folder), "tuned", ServedModel(None, None))
+    voice = EngineVoice(Engine(load_base(folder)), load_tokenizer(folder), "tuned", ServedModel(None, None))
+    chat = Chat(voice, "tuned", None)
 
 
     class SlowTerminal:  # a small model says its 500 tokens in less time than a signal takes on a busy machine

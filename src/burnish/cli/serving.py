@@ -30,6 +30,9 @@ def add_verbs(verb: AddVerb) -> None:
     chat = verb("chat", "talk to a release in the terminal, and to its base", _chat)
     chat.add_argument("name", help="alias of a release, such as flight-search")
     chat.add_argument("--once", metavar="TEXT", help="answer this one message and leave")
+    chat.add_argument(
+        "--url", metavar="URL", help="talk through a gateway that runs, such as http://127.0.0.1:8731 ($BURNISH_KEY)"
+    )
     chat.add_argument("--date", metavar="YYYY-MM-DD", help="the day of the conversation (default: today)")
 
 
@@ -53,14 +56,18 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _chat(options: argparse.Namespace) -> int:
-    from burnish.doors.serving import open_chat
+    from burnish.doors.serving import open_chat, open_remote_chat
     from burnish.store.home import Home
     from burnish.terminal import Terminal
 
     if options.once is None and options.json:
         raise UsageError("--json answers one message: add --once TEXT")
-    with Terminal(quiet=options.quiet, verbose=options.verbose) as terminal:
-        chat = open_chat(options.name, Home(options.home), options.date, terminal.emit)
+    home = Home(options.home)
+    if options.url is not None:
+        chat = open_remote_chat(options.name, options.url, home, options.date)
+    else:
+        with Terminal(quiet=options.quiet, verbose=options.verbose) as terminal:
+            chat = open_chat(options.name, home, options.date, terminal.emit)
     try:
         if options.once is None:
             return chat.talk(sys.stdin, sys.stdout)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from burnish.core.errors import UsageError
 from burnish.core.events import Emit, Note
 from burnish.core.listen import listen
-from burnish.doors.keys import DATABASE_VARIABLE, gateway_folder
+from burnish.doors.keys import CHAT_KEY, DATABASE_VARIABLE, gateway_folder
 from burnish.gateway.admin import load_routes
 from burnish.gateway.audit import record
 from burnish.gateway.content import ContentLog
@@ -29,7 +29,6 @@ from burnish.store.home import Home
 if TYPE_CHECKING:
     from burnish.doors.serving import EngineApp
 
-CHAT_KEY = "chat.key"
 SHARED_WORKERS = 16
 """Threads that wait for a shared database; a SQLite file is asked by one."""
 

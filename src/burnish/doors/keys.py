@@ -20,6 +20,8 @@ from burnish.gateway.sql_ledger import SqlLedger
 from burnish.store.home import Home
 
 DATABASE_VARIABLE = "BURNISH_DATABASE"
+CHAT_KEY = "chat.key"
+"""The file in the gateway's folder that holds a key for the chat page and the terminal."""
 
 
 def gateway_folder(home: Home) -> Path:

@@ -81,7 +81,7 @@ class Auto(Section):
     """`model: auto`: which models it may pick, and how alike a request must be to their training prompts (cosine)."""
 
     models: tuple[ModelName, ...] | None = None
-    threshold: Annotated[float, Field(ge=-1, le=1)] = 0.45
+    threshold: Annotated[float, Field(ge=-1, le=1)] = 0.5
     fallback: ModelName = "base"
 
 

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import datetime
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 from burnish.core.errors import BurnishError
-from burnish.serve.answer import ServedModel, Wish, ask
-from burnish.serve.engine import Engine
-from burnish.serve.stream import Stream
-from burnish.serve.text_stream import TextStream
 from burnish.text.messages import Message
 from burnish.text.system import render_system
-from burnish.text.tokenizer import Tokenizer
 
 HELP = """\
 /tuned  /base  /both   who answers; with /both one after the other. Each remembers its own turns
@@ -44,52 +38,54 @@ class Said:
         return (self.new_tokens - 1) / decoding if self.new_tokens > 1 and decoding > 0 else 0.0
 
 
+class Voice(Protocol):
+    """Whoever answers in a chat: an engine in the same process, or a gateway elsewhere."""
+
+    def pieces(self, model: str, system: str | None, turns: Sequence[Message], said: Said) -> Generator[str]:
+        """Yield an answer's text as it comes and keep its numbers in `said`. Closing the generator stops the answer.
+
+        system: a template, or None for what the model has by itself. Raises BurnishError when there is no answer.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back what it holds."""
+        ...
+
+
 @dataclass(slots=True)
 class _Subject:
     """Someone who can answer, and the turns it has taken part in."""
 
     name: str
-    adapter: str | None
     turns: list[Message] = field(default_factory=list)
 
 
 class Chat:
-    """Talks through an engine in the same process.
+    """A conversation with a model and its base.
 
     Args:
-        engine: runs the base and the tuned model's adapter; closed with the chat.
-        tokenizer: the base's.
+        voice: answers; closed with the chat.
         name: what the tuned model is called.
-        tuned: its adapter and system template. The base gets the same system prompt, so that both can be compared.
+        system: its system template. The base gets the same one, so that both can be compared.
         today: the day that the system prompt shows.
-        new_tokens: length limit of an answer (None: the default of the API).
     """
 
     def __init__(
-        self,
-        engine: Engine,
-        tokenizer: Tokenizer,
-        name: str,
-        tuned: ServedModel,
-        *,
-        today: Callable[[], datetime.date] = datetime.date.today,
-        new_tokens: int | None = None,
+        self, voice: Voice, name: str, system: str | None, *, today: Callable[[], datetime.date] = datetime.date.today
     ) -> None:
-        self._engine = engine
-        self._tokenizer = tuned.tokenizer or tokenizer  # the base is asked as the tuned model was trained
+        self._voice = voice
         self._name = name
-        self._trained_system = tuned.system
-        self._system = tuned.system
+        self._trained_system = self._system = system
         self._today = today
-        self._wish = Wish(new_tokens)
-        self._subjects = {"tuned": _Subject(name, tuned.adapter), "base": _Subject("base", None)}
+        self._subjects = {"tuned": _Subject(name), "base": _Subject("base")}
         self._answering = ("tuned",)
 
     def once(self, text: str) -> dict[str, Any]:
         """Answer one message and return the answer with its numbers."""
         said = Said()
         turns = [Message(role="user", content=text)]
-        for piece in self._pieces(self._submit(self._subjects["tuned"], turns), said):
+        for piece in self._voice.pieces(self._name, self._system, turns, said):
             said.text += piece
         return {
             "model": self._name,
@@ -127,8 +123,8 @@ class Chat:
         return True
 
     def close(self) -> None:
-        """Stop the engine."""
-        self._engine.close(drain=False)
+        """Let whoever answers go."""
+        self._voice.close()
 
     def _command(self, text: str, writer: TextIO) -> None:
         name, _, rest = text[1:].partition(" ")
@@ -174,40 +170,19 @@ class Chat:
         turns = [*subject.turns, Message(role="user", content=text)]
         said = Said()
         writer.write(f"{subject.name}: ")
-        stream = self._submit(subject, turns)
+        pieces = self._voice.pieces(subject.name, self._system, turns, said)
         try:
-            for piece in self._pieces(stream, said):
+            for piece in pieces:
                 said.text += piece
                 writer.write(piece)
                 writer.flush()
         except KeyboardInterrupt:
             said.stopped = True
         finally:
-            stream.cancel()
+            pieces.close()
         speed = f", {said.tokens_per_second:.1f} tokens/s" if said.tokens_per_second else ""
         stopped = ", stopped" if said.stopped else ""
         writer.write(f"\n  [{said.new_tokens} tokens{speed}, first after {said.first_s:.2f} s{stopped}]\n")
         writer.flush()
         if said.text:
             subject.turns = [*turns, Message(role="assistant", content=said.text)]
-
-    def _submit(self, subject: _Subject, turns: list[Message]) -> Stream:
-        model = ServedModel(subject.adapter, self._system)
-        return ask(self._engine, self._tokenizer, model, turns, self._wish, self._today())
-
-    def _pieces(self, stream: Stream, said: Said) -> Iterator[str]:
-        """Yield the answer's text as it comes and keep its numbers in `said`."""
-        text = TextStream(self._tokenizer)
-        began = time.perf_counter()
-        said.prompt_tokens = stream.prompt_tokens
-        for token in stream:
-            said.new_tokens += 1
-            said.seconds = time.perf_counter() - began
-            if said.new_tokens == 1:
-                said.first_s = said.seconds
-            piece = text.add(token)
-            if piece:
-                yield piece
-        rest = text.finish()
-        if rest:
-            yield rest
