@@ -141,6 +141,21 @@ def estimate(recipe: Recipe, home: Home) -> Plan:
         raise UsageError(f"{error.filename} is missing. The plan needs the data file to know its size.") from error
 
 
+def probe(recipe: Recipe, home: Home, emit: Emit) -> Plan:
+    """Prepare and plan, make a few steps of the run on this machine, and return the plan that goes by what they took.
+
+    The probe is kept in the home: plans of its shape use it from now on, those of `run` too.
+    """
+    done = run(recipe, home, emit, until="plan")
+    assert done.manifest is not None, "a run until the plan has a dataset"
+    assert done.plan is not None, "a run until the plan has one"
+    base = wiring.open_base(recipe.base, emit, recipe.template)
+    home.save(wiring.probe(done.plan, done.manifest, base, home, emit))
+    plan = wiring.plan(recipe, base, done.manifest, home)
+    home.save(plan)  # the plan of that id; seconds and bytes do not count for the id
+    return plan
+
+
 def predicted_and_measured(outcome: Outcome) -> Sequence[Compared]:
     """Return what the plan predicted beside what this run measured."""
     assert outcome.plan is not None, "a run that measured something has a plan"

@@ -200,6 +200,10 @@ class OnlyOdd:
     def finished(self) -> bool:
         return len(self.taken) == 3
 
+    @property
+    def failure(self) -> str | None:
+        return None
+
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_constraint_is_kept_and_told_what_came(temperature: float) -> None:

@@ -48,6 +48,8 @@ def measure(
     kind: str, row_tokens: int, prefix: int, tail: int, rank: int, layers: int, base_name: str = BASE
 ) -> dict[str, Any]:
     """Plan and train one row in this process."""
+    import torch
+
     from burnish.core.artifacts import FileRef, Histogram, Ledger, Manifest, Split, TextFingerprint
     from burnish.core.events import Event, StepDone
     from burnish.core.recipe_file import parse_recipe
@@ -126,8 +128,9 @@ def measure(
     events: list[Event] = []
     began = time.perf_counter()
     model = load_base(
-        base.folder, quantisation=plan.method.quantisation, double_quantisation=plan.method.double_quantisation
-    )
+        base.folder, quantisation=plan.method.quantisation, double_quantisation=plan.method.double_quantisation,
+        dtype=getattr(torch, plan.train.compute_dtype),
+    )  # fmt: skip
     load_seconds, loaded = time.perf_counter() - began, peak_rss_bytes()
     attach_lora(model, plan.method, seed=0)
     cpu = time.process_time()

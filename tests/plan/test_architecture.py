@@ -53,7 +53,16 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("deepseek_v3", {"first_k_dense_replace": 1, "n_routed_experts": 8, "q_lora_rank": None}),
     ("ernie4_5", {"use_bias": True}),
     ("nemotron", {"mlp_bias": True, "attention_bias": True}),
+    ("llama", {"num_attention_heads": 6, "num_key_value_heads": 3, "hidden_size": 96, "vocab_size": 997}),
+    ("qwen2", {"num_attention_heads": 7, "num_key_value_heads": 1, "hidden_size": 112, "use_sliding_window": True}),
+    (
+        "deepseek_v3",
+        {"first_k_dense_replace": 0, "n_routed_experts": 9, "n_shared_experts": 3, "num_key_value_heads": 3},
+    ),
+    ("deepseek_v3", {"head_dim": 24, "n_routed_experts": 8, "kv_lora_rank": 16, "v_head_dim": 16}),
+    ("qwen2_moe", {"num_experts": 6, "shared_expert_intermediate_size": 48, "moe_intermediate_size": 40}),
 ]
+WITHOUT_KEY_VALUE_HEADS = ("llama", "phi3", "olmo", "olmo2", "granite", "cohere", "cohere2", "granitemoe", "phi")
 
 
 def on_meta(config: Any) -> Any:
@@ -106,6 +115,22 @@ def test_counts_equal_those_of_transformers_on_the_meta_device(family: str, chan
     check(read_architecture(config.to_diff_dict()), model)
 
 
+@pytest.mark.parametrize("family", WITHOUT_KEY_VALUE_HEADS)
+def test_without_key_value_heads_there_are_as_many_as_heads(family: str) -> None:
+    from transformers import CONFIG_MAPPING
+
+    asked = {name: value for name, value in SMALL.items() if name != "num_key_value_heads"}
+    config = CONFIG_MAPPING[family](**asked)
+    values = {name: value for name, value in config.to_diff_dict().items() if name != "num_key_value_heads"}
+    check(read_architecture(values), on_meta(config))
+
+
+def test_heads_that_the_file_leaves_out_and_that_do_not_divide_are_said_to_be_left_out() -> None:
+    values = {"model_type": "mixtral", **SMALL} | {"num_key_value_heads": None}
+    with pytest.raises(BaseModelError, match=r"\(8, which is what mixtral has where the file says none\)"):
+        read_architecture(values)
+
+
 @pytest.mark.parametrize("name", [model.name for model in known_models()])
 def test_every_known_model_is_counted_as_transformers_builds_it_and_as_it_is_published(name: str) -> None:
     from transformers import CONFIG_MAPPING
@@ -149,8 +174,40 @@ def test_an_unknown_model_type_is_said_with_the_known_ones() -> None:
         read_architecture({"model_type": "lama"})
     with pytest.raises(BaseModelError, match="model_type is None"):
         read_architecture({})
-    with pytest.raises(BaseModelError, match="Its text_config"):
+    with pytest.raises(BaseModelError, match="text_config: model_type is 'mamba'"):
+        read_architecture({"model_type": "gemma3", "text_config": {"model_type": "mamba"}})
+    with pytest.raises(BaseModelError, match="text_config: hidden_size is missing"):
         read_architecture({"model_type": "gemma3", "text_config": {"model_type": "gemma3_text"}})
+
+
+SEES = {"depth": 1, "hidden_size": 64, "num_heads": 2, "intermediate_size": 64, "out_hidden_size": 128, "embed_dim": 64}
+WHOLES = [
+    *((whole, text, {}) for whole, text in (("gemma3", "gemma3_text"), ("mistral3", "mistral"), ("llava", "llama"))),
+    *((whole, text, {}) for whole, text in (("paligemma", "gemma2"), ("internvl", "qwen2"), ("llava_next", "mistral"))),
+    ("mistral3", "ministral3", {}),
+    *((whole, None, {"vision_config": SEES}) for whole in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")),
+]
+
+
+@pytest.mark.parametrize("tied", [True, False, None])
+@pytest.mark.parametrize(("whole", "text", "changes"), WHOLES, ids=str)
+def test_of_models_that_see_the_text_part_is_counted(
+    whole: str, text: str | None, changes: dict[str, Any], tied: bool | None
+) -> None:
+    import torch
+    from transformers import CONFIG_MAPPING, AutoModelForImageTextToText
+
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64} if "moe" in whole else {}
+    inner = SMALL | experts | ({} if text is None else {"model_type": text})
+    said = {} if tied is None else {"tie_word_embeddings": tied}
+    config = CONFIG_MAPPING[whole](text_config=inner, **said, **changes)
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config)
+    counted = sum(p.numel() for name, p in model.named_parameters() if "language_model" in name or "lm_head" in name)
+    for value in (config.to_dict(), config.to_diff_dict()):
+        found = read_architecture(value)
+        assert found.parameters == counted
+        assert found.part_of == whole
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,11 @@ def add_verbs(verb: AddVerb) -> None:
         action="store_true",
         help="a table of full fine-tuning, LoRA, QLoRA and DPO: memory by component, GPUs needed",
     )
+    sub.add_argument(
+        "--probe",
+        action="store_true",
+        help="make 20 steps of the run here first, and plan with their seconds and bytes; kept for later plans",
+    )
     sub.add_argument("--calibration", action="store_true", help="predicted against measured of each run so far")
     sub.add_argument("--prices", metavar="FILE", type=Path, help="your own prices, in the form that docs/plan.md shows")
 
@@ -54,10 +59,12 @@ def _read(parse: Callable[[str], T]) -> Callable[[str], T]:
 
 
 def _plan(options: argparse.Namespace) -> int:
+    from burnish import pipeline
     from burnish.core.recipe_file import load_recipe
     from burnish.doors.planning import Asked, calibration, gpus_for, methods_for, plan_for
     from burnish.plan.table import calibration_document, gpus_document, methods_document, planned_document
     from burnish.store.home import Home
+    from burnish.terminal import Terminal
     from burnish.views.planning import print_calibration, print_gpus, print_methods, print_planned
 
     home = Home(options.home)
@@ -70,6 +77,10 @@ def _plan(options: argparse.Namespace) -> int:
     recipe = load_recipe(options.recipe, options.set)
     names = tuple(name.strip() for name in (options.gpus or "").split(",") if name.strip())
     asked = Asked(options.gpu, names, options.fit, options.deadline, options.budget, options.prices)
+    if options.probe:
+        asked.check_probe()
+        with Terminal(quiet=options.quiet, verbose=options.verbose) as terminal:
+            pipeline.probe(recipe, home, terminal.emit)
     if names:
         rows = gpus_for(recipe, home, asked)
         print_json(gpus_document(rows)) if options.json else print_gpus(recipe, rows)

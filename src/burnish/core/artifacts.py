@@ -1,4 +1,4 @@
-"""The frozen nouns that stages hand to each other: Manifest, Plan, Adapter, EvalReport, Release.
+"""The frozen nouns that stages hand to each other: Manifest, Plan, Probe, Adapter, EvalReport, Release.
 
 An artifact is readable JSON with a `schema_version`, its `parents`, and an `id` that is the SHA-256 of its canonical JSON
 without times, paths, hosts and measurements (each record names those fields in `OUTSIDE_ID`). Large bytes lie beside it
@@ -181,6 +181,37 @@ class Plan(Artifact):
     because: dict[str, str]
 
 
+# ------------------------------------------------------------------------------------------------------------------- Probe
+
+
+class ProbeMeasured(Record):
+    """What a few steps took: `tokens` and `seconds` of `steps`, those to warm up left out, and the peak over all of them.
+
+    `peak_bytes`: resident memory of the process on a CPU, what torch allocated on a GPU. Of evaluation: `read_tokens`, of
+    them `read_trained` with loss, and `generated_tokens`, `rows` answers at once; 0 where nothing was read or generated.
+    """
+
+    steps: Count
+    tokens: Count
+    seconds: float
+    peak_bytes: Count
+    read_tokens: Count = 0
+    read_trained: Count = 0
+    read_seconds: float = 0.0
+    rows: Count = 0
+    generated_tokens: Count = 0
+    generate_seconds: float = 0.0
+
+
+class Probe(Artifact):
+    """A few steps of the training loop on a machine. `shape` is everything that speed and memory depend on."""
+
+    OUTSIDE_ID: ClassVar[frozenset[str]] = frozenset({"measured"})
+    kind: ClassVar[str] = "probe"
+    shape: dict[str, Any]
+    measured: ProbeMeasured
+
+
 # ----------------------------------------------------------------------------------------------------------------- Adapter
 
 
@@ -299,4 +330,4 @@ class Release(Artifact):
     created_at: str = ""
 
 
-ARTIFACTS: dict[str, type[Artifact]] = {c.kind: c for c in (Manifest, Plan, Adapter, EvalReport, Release)}
+ARTIFACTS: dict[str, type[Artifact]] = {c.kind: c for c in (Manifest, Plan, Probe, Adapter, EvalReport, Release)}

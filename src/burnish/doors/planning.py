@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from burnish import wiring
+from burnish.core.errors import UsageError
 from burnish.core.recipe import Recipe
 from burnish.store.home import Home
 
@@ -35,6 +36,14 @@ class Asked:
     def limited(self) -> bool:
         """Whether anything is limited."""
         return (self.memory_bytes, self.seconds, self.usd) != (None, None, None)
+
+    def check_probe(self) -> None:
+        """Raise UsageError where a probe of this machine cannot say anything."""
+        if self.gpu is not None or self.gpus or self.limited:
+            raise UsageError(
+                "--probe measures this machine and the recipe as it is. Leave out --gpu, --gpus, --fit, --deadline and "
+                "--budget; plans of the same shape use what it measured."
+            )
 
 
 @dataclass(frozen=True, slots=True)

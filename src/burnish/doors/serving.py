@@ -13,6 +13,7 @@ from burnish.core.artifacts import Adapter, Release
 from burnish.core.errors import ServeError, StoreError, UsageError, did_you_mean
 from burnish.core.events import Emit, Note
 from burnish.core.ids import short
+from burnish.doors.releases import ReleasedModels, fits, resolve_release
 from burnish.store.home import Home
 
 if TYPE_CHECKING:
@@ -21,10 +22,8 @@ if TYPE_CHECKING:
     from burnish.gateway.app import Pick
     from burnish.gateway.asks import CountTokens
     from burnish.gateway.settings import Settings
-    from burnish.serve.answer import ServedModel
     from burnish.serve.chat import Chat
     from burnish.serve.engine import Engine
-    from burnish.text.tokenizer import Tokenizer
 
 KEY_VARIABLE = "BURNISH_KEY"
 DEFAULT_BASE = "smollm2-135m-instruct"
@@ -32,8 +31,12 @@ DEFAULT_BASE = "smollm2-135m-instruct"
 
 
 def newest_releases(home: Home) -> dict[str, Release]:
-    """Return the newest release of each name."""
-    return {release.name: release for release in sorted(home.all(Release), key=lambda item: item.version)}
+    """Return the release that each name alone means: its newest champion."""
+    releases = home.all(Release)
+    found = {
+        each.name: resolve_release(releases, each.name) for each in sorted(releases, key=lambda item: item.version)
+    }
+    return {name: release for name, release in found.items() if release is not None}
 
 
 def _open_engine(home: Home, releases: Sequence[Release], emit: Emit) -> tuple[Engine, wiring.Base, list[Release]]:
@@ -43,7 +46,7 @@ def _open_engine(home: Home, releases: Sequence[Release], emit: Emit) -> tuple[E
 
     if not releases:
         base = wiring.open_base(DEFAULT_BASE, emit)
-        return Engine(wiring.load_for_serving(base, None, emit), adapters={}), base, []
+        return Engine(wiring.load_for_serving(base, None, emit)), base, []
     adapters = {release.id: home.load(Adapter, release.adapter) for release in releases}
     leading = releases[-1]
     base = wiring.open_base(leading.base.name, emit)
@@ -56,10 +59,7 @@ def _open_engine(home: Home, releases: Sequence[Release], emit: Emit) -> tuple[E
     served: list[Release] = []
     for release in releases:
         adapter = adapters[release.id]
-        same = (adapter.base.digest, adapter.method.quantisation) == (leading.base.digest, store.quantisation)
-        text = _tokenizer(base, adapter).fingerprint(adapter.fingerprint.system)
-        fits = text == adapter.fingerprint
-        if same and fits:
+        if adapter.method.quantisation == store.quantisation and fits(base, adapter):
             served.append(release)
         else:
             emit(
@@ -77,26 +77,12 @@ def _open_engine(home: Home, releases: Sequence[Release], emit: Emit) -> tuple[E
     if missing:
         raise StoreError(f"the adapter files of {', '.join(missing)} are gone from {home.root}. Run the recipe again.")
     plan = home.load(Plan, leading.plan)
-    return Engine(wiring.load_for_serving(base, plan, emit), adapters=folders), base, served
+    return Engine(wiring.load_for_serving(base, plan, emit)), base, served
 
 
-def _tokenizer(base: wiring.Base, adapter: Adapter) -> Tokenizer:
-    """Return the base's tokenizer with the variables of the chat template that an adapter was trained with."""
-    return base.tokenizer.with_variables(adapter.fingerprint.variables)
-
-
-def _served_models(home: Home, base: wiring.Base, served: Sequence[Release]) -> dict[str, ServedModel]:
-    from burnish.serve.answer import ServedModel
-
-    models = {"base": ServedModel(adapter=None, system=None)}
-    for release in served:
-        adapter = home.load(Adapter, release.adapter)
-        made = int(datetime.datetime.fromisoformat(release.created_at).timestamp()) if release.created_at else 0
-        own = _tokenizer(base, adapter) if adapter.fingerprint.variables else None
-        models[release.name] = ServedModel(
-            adapter=release.name, system=adapter.fingerprint.system, created_s=made, tokenizer=own
-        )
-    return models
+def _served_models(home: Home, base: wiring.Base, served: Sequence[Release], engine: Engine) -> ReleasedModels:
+    quantisation = home.load(Adapter, served[-1].adapter).method.quantisation if served else "none"
+    return ReleasedModels(home, base, engine, quantisation)
 
 
 @dataclass(frozen=True)
@@ -115,7 +101,7 @@ def open_engine_app(home: Home, emit: Emit) -> EngineApp:
 
     releases = list(newest_releases(home).values())
     engine, base, served = _open_engine(home, releases, emit)
-    models = _served_models(home, base, served)
+    models = _served_models(home, base, served, engine)
     app = create_app(Service(engine=engine, tokenizer=base.tokenizer, models=models))
     return EngineApp(
         app, wiring.prompt_counter(base.tokenizer, models), lambda: engine.close(drain=False),
@@ -134,7 +120,7 @@ def open_chat(name: str, home: Home, date: str | None, emit: Emit) -> Chat:
         raise UsageError(f'no release is called "{name}" in {home.root}. Known: {known}.{did_you_mean(name, releases)}')
     day = _day(date)
     engine, base, served = _open_engine(home, [releases[name]], emit)
-    models = _served_models(home, base, served)
+    models = _served_models(home, base, served, engine)
     tuned = models[name]
     voice = EngineVoice(engine, base.tokenizer, name, tuned, today=lambda: day or datetime.date.today())
     return Chat(voice, name, tuned.system, today=lambda: day or datetime.date.today())

@@ -27,10 +27,11 @@ from burnish.model.shared_starts import shared_starts
 
 
 class Finish(Enum):
-    """Why a sequence ended: a stop token, or its length limit."""
+    """Why a sequence ended: a stop token or its constraint's end, its length limit, or its constraint could not go on."""
 
     STOP = "stop"
     LENGTH = "length"
+    FAILED = "failed"
 
 
 class Emitted(NamedTuple):
@@ -82,12 +83,16 @@ class _Batch:
     pieces: list[tuple[Hashable | None, slice]] = field(default_factory=list)
 
 
+class DoesNotFit(ServeError):
+    """A prompt and the tokens asked for are more than the model's context holds."""
+
+
 def check_fits(prompt_tokens: int, new_tokens: int, context_tokens: int) -> None:
-    """Raise ServeError when a prompt is empty, no new token is asked for, or both exceed the model's context length."""
+    """Raise ServeError when a prompt is empty or no new token is asked for, DoesNotFit when both exceed the context."""
     if prompt_tokens < 1 or new_tokens < 1:
         raise ServeError(f"a prompt of {prompt_tokens} tokens with {new_tokens} new tokens: both must be 1 or more")
     if prompt_tokens + new_tokens > context_tokens:
-        raise ServeError(
+        raise DoesNotFit(
             f"the prompt has {prompt_tokens} tokens and {new_tokens} new ones are asked for, together "
             f"{prompt_tokens + new_tokens}; the model's context holds {context_tokens}. Shorten the prompt."
         )
@@ -218,14 +223,19 @@ class Decoder:
     def _advance(self, sequence: _Sequence, chosen: Chosen) -> Emitted:
         """Give a sequence its next token and end it where it must end."""
         token, likelihood = chosen
-        sampling = sequence.chooser.sampling
-        if token in sampling.stop_ids:
+        sampling, constraint = sequence.chooser.sampling, sequence.chooser.constraint
+        stopped = token in sampling.stop_ids
+        if not stopped:
+            sequence.chooser.take(token)
+        if constraint is not None and constraint.failure is not None:
+            self._free(self._running.index(sequence))
+            return Emitted(sequence.number, None, Finish.FAILED)
+        if stopped:
             self._free(self._running.index(sequence))
             return Emitted(sequence.number, None, Finish.STOP)
         sequence.tokens.append(token)
-        sequence.chooser.take(token)
         finish = None
-        if sequence.chooser.constraint is not None and sequence.chooser.constraint.finished:
+        if constraint is not None and constraint.finished:
             finish = Finish.STOP
         elif len(sequence.tokens) - sequence.prompt_tokens >= sampling.max_new_tokens:
             finish = Finish.LENGTH

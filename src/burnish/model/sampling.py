@@ -22,7 +22,7 @@ ROUNDING = 1e-6
 
 
 class Constraint(Protocol):
-    """What a request's answer must look like, token by token."""
+    """What a request's answer must look like, token by token. Never raises: the answers beside it must not suffer."""
 
     def allowed(self, vocabulary: int) -> Tensor:
         """Return which tokens may come next: bool (vocabulary,), on the CPU."""
@@ -35,6 +35,11 @@ class Constraint(Protocol):
     @property
     def finished(self) -> bool:
         """Whether nothing but the end may come."""
+        ...
+
+    @property
+    def failure(self) -> str | None:
+        """Why the answer cannot go on, once it cannot."""
         ...
 
 

@@ -92,6 +92,7 @@ class Architecture:
     the feed-forward layer multiplies two projections. `rms_norms`: norms have no bias. Of the whole model: `outside`
     counts numbers beside layers, token embedding and head's weight (the last norm, learned positions, the head's bias);
     `buffer_bytes` are rotary frequencies, always float32; `scalar_buffers` are numbers in the dtype of the weights.
+    `part_of`: the model type of a model that sees or hears as well, of which this is the decoder.
     `lean`: training replaces the norms and the feed-forward layer by ones that keep less for backward (model/lean.py).
     """
 
@@ -114,6 +115,7 @@ class Architecture:
     buffer_bytes: int
     scalar_buffers: int
     lean: bool
+    part_of: str | None = None
 
     @property
     def linears(self) -> tuple[Linear, ...]:

@@ -89,8 +89,11 @@ def corrections(errors: Sequence[RunError]) -> dict[tuple[str, str], Correction]
 def calibrated(plan: Plan, known: Mapping[tuple[str, str], Correction]) -> Plan:
     """Return the plan with times corrected, and the peak raised where runs here took more than the formulas say.
 
-    The peak is never lowered: arithmetic that is too high costs some speed, too low ends a run.
+    The peak is never lowered: arithmetic that is too high costs some speed, too low ends a run. A plan that a probe of its
+    own shape stands behind is left as it is.
     """
+    if plan.correction is not None:
+        return plan
     here = {what: known[plan.train.device, what] for what in (*TIMES, PEAK) if (plan.train.device, what) in known}
     if not here:
         return plan

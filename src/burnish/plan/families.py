@@ -6,8 +6,8 @@ The source is transformers: `models/<family>/modeling_<family>.py`, and `configu
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 from burnish.core.errors import BaseModelError, did_you_mean
 from burnish.plan.architecture import Architecture, Block
@@ -28,6 +28,17 @@ from burnish.plan.layers import (
 )
 
 FLOAT32_BYTES = 4
+TEXT_PARTS = {
+    "qwen2_vl_text": "qwen2",
+    "qwen2_5_vl_text": "qwen2",
+    "qwen3_vl_text": "qwen3",
+    "qwen3_vl_moe_text": "qwen3_moe",
+}
+"""Decoders of models that see, and the model type whose decoder theirs is, number by number."""
+TIED_WHOLES = frozenset({"gemma3", "mistral3", "paligemma", "internvl", "aya_vision", "cohere2_vision", "lighton_ocr"})
+"""Models that see whose head is tied to the embedding unless their config.json says otherwise beside text_config."""
+ASKING_THE_TEXT = frozenset({"llava", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "video_llama_3"})
+"""Those that ask text_config, where they do not say it themselves. All others: not tied."""
 
 
 Number = Callable[[Fields, Sizes], int]
@@ -294,7 +305,7 @@ FAMILIES: dict[str, Family] = {
         query_key_norms=lambda fields, sizes: fields.count("q_lora_rank") + fields.whole("kv_lora_rank"),
         mixture=deepseek_mixture,
         sparse=_after_the_first,
-        rotated=lambda fields, sizes: fields.whole("qk_rope_head_dim"),
+        rotated=lambda fields, sizes: fields.whole("head_dim", fields.whole("qk_rope_head_dim")),
     ),
 }  # fmt: skip
 """Known model types. A default is that of transformers' configuration class for a field that config.json leaves out."""
@@ -306,22 +317,25 @@ FAMILIES: dict[str, Family] = {
 def build(config: Mapping[str, Any], source: str) -> Architecture:
     """Return the architecture that a config.json describes. Raises BaseModelError as `read_architecture` says."""
     model_type = config.get("model_type")
+    inner = config.get("text_config")
+    if model_type not in FAMILIES and isinstance(inner, dict):
+        return _text_part(config, cast("dict[str, Any]", inner), source)
     if not isinstance(model_type, str) or model_type not in FAMILIES:
-        inner = config.get("text_config")
-        hint = " Its text_config, as a config.json of its own, may be one of them." if isinstance(inner, dict) else ""
         raise BaseModelError(
             f"{source}: model_type is {model_type!r}, which the plan cannot count. Known: {', '.join(FAMILIES)}."
             + did_you_mean(str(model_type), FAMILIES)
-            + hint
         )
     family = FAMILIES[model_type]
     config = {name: value for name, value in config.items() if name not in family.unread}
     fields = Fields(config, family.defaults, source)
     hidden, heads = fields.whole("hidden_size"), fields.whole("num_attention_heads")
     key_values = _falcon_key_values(fields) if model_type == "falcon" else fields.whole("num_key_value_heads", heads)
-    if heads % key_values:
+    if heads % key_values and family.attention is not latent:
+        said = (
+            "" if fields.says("num_key_value_heads") else f", which is what {model_type} has where the file says none"
+        )
         raise BaseModelError(
-            f"{source}: num_attention_heads ({heads}) is not a multiple of num_key_value_heads ({key_values})."
+            f"{source}: num_attention_heads ({heads}) is not a multiple of num_key_value_heads ({key_values}{said})."
         )
     head = fields.whole("head_dim", hidden // heads)
     width = family.width(fields, hidden)
@@ -352,6 +366,15 @@ def build(config: Mapping[str, Any], source: str) -> Architecture:
         scalar_buffers=family.scalar_buffers + buffers,
         lean=family.lean,
     )  # fmt: skip
+
+
+def _text_part(config: Mapping[str, Any], inner: Mapping[str, Any], source: str) -> Architecture:
+    """Return the decoder of a model that sees or hears as well. The whole model says whether the head is tied."""
+    kind, whole = str(inner.get("model_type", "")), str(config.get("model_type"))
+    asked = bool(inner.get("tie_word_embeddings")) if whole in ASKING_THE_TEXT else whole in TIED_WHOLES
+    said = config.get("tie_word_embeddings")
+    text = {**inner, "model_type": TEXT_PARTS.get(kind, kind), "tie_word_embeddings": asked if said is None else said}
+    return replace(build(text, f"{source}, text_config"), part_of=whole)
 
 
 def _blocks(family: Family, fields: Fields, sizes: Sizes, layers: int) -> tuple[tuple[Block, ...], int]:

@@ -28,10 +28,18 @@ class Fields:
 
     def get(self, field: str) -> Any:
         """Return what the config says by any of the field's names, else the family's default, else None."""
+        said = self._said(field)
+        return self.defaults.get(field) if said is None else said
+
+    def says(self, field: str) -> bool:
+        """Return whether the config itself has the field, by any of its names."""
+        return self._said(field) is not None
+
+    def _said(self, field: str) -> Any:
         for name in (field, *OTHER_NAMES.get(field, ())):
             if self.config.get(name) is not None:
                 return self.config[name]
-        return self.defaults.get(field)
+        return None
 
     def whole(self, field: str, default: int | None = None) -> int:
         """Return a size. Raises BaseModelError when it is absent without a default, or not a whole number of 1 or more."""

@@ -17,6 +17,7 @@ from burnish.core.artifacts import (
     MethodPlan,
     Parameters,
     Plan,
+    Probe,
     TimePlan,
     TokenPlan,
     TrainPlan,
@@ -34,6 +35,7 @@ from burnish.plan.cost import Spending, cost_of
 from burnish.plan.hardware import Hardware
 from burnish.plan.memory import CHECKPOINT_BYTES, Device, Dtype, Workload, training_components, weight_bytes
 from burnish.plan.prices import Prices, read_prices
+from burnish.plan.probe import Measured, with_measured_peak
 from burnish.plan.work import TRAIN, Dataset, Steps, cut, read_dataset
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
@@ -56,6 +58,7 @@ class _Run:
     data: Dataset
     steps: Steps
     mix: MixPlan | None
+    measured: Measured | None
 
 
 def make_plan(
@@ -70,13 +73,15 @@ def make_plan(
     order: RunOrder | None = None,
     prices: Prices | None = None,
     today: date | None = None,
+    probe: Probe | None = None,
 ) -> Plan:
     """Resolve every number of a run. Reads no weights, no tokenizer, no data.
 
     config: the base model's config.json. manifest: the dataset, if it is prepared; without it tokens are estimated from
     `data_bytes`, the size of the raw file. token_lengths: (prefix key, prefix tokens, tokens after it) of each training
     row in order, with which steps are exact. order: which of them the run draws, where the recipe mixes or stages them.
-    prices: those of the bundled table, unless given; today: the day by which their age is told.
+    prices: those of the bundled table, unless given; today: the day by which their age is told. probe: steps of this very
+    shape on this machine, whose seconds and bytes are then taken instead of those of formulas.
 
     Raises BaseModelError for a config that cannot be counted, RecipeError for unknown targets or sizes that cannot hold
     the data, DataError when there is nothing to train on.
@@ -89,21 +94,17 @@ def make_plan(
         hardware,
         read_dataset(manifest, data_bytes, token_lengths, recipe.prepare.test_share),
         order,
+        probe,
         because,
     )
     trainable = lora_parameters(architecture, run.method.targets, run.method.rank)
-    because["parameters.total"] = (
-        f"counted from config.json: {architecture.layers} layers, hidden size {architecture.hidden:,}, "
-        f"{architecture.vocabulary:,} tokens"
-    )
-    because["parameters.trainable"] = (
-        f"A and B of rank {run.method.rank} beside {len(run.method.targets)} linears in each of {architecture.layers} "
-        f"layers: {trainable / architecture.parameters:.2%} of the model"
-    )
-    memory, layers = _memory(run, because)
+    _tell_parameters(run, trainable, because)
+    memory, layers, counted = _memory(run, because)
     train = _train(run, layers, because)
     tokens = _tokens(run, because)
-    duration = _time(run, train, manifest, because)
+    duration, factors = _time(run, train, manifest, because)
+    if run.measured is not None:
+        factors |= {"memory.peak_bytes": memory.peak_bytes / counted}
     fits = None if memory.available_bytes is None else memory.peak_bytes <= memory.available_bytes
     because["fits"] = _fits(memory)
     cost = _cost(run, duration, train, trainable, (prices or read_prices(), today or date.today()), because)
@@ -119,8 +120,26 @@ def make_plan(
         tokens=tokens,
         time=duration,
         cost=cost,
+        correction=factors or None,
         fits=fits,
         because=because,
+    )
+
+
+def _tell_parameters(run: _Run, trainable: int, because: dict[str, str]) -> None:
+    architecture = run.architecture
+    because["parameters.total"] = (
+        f"counted from config.json: {architecture.layers} layers, hidden size {architecture.hidden:,}, "
+        f"{architecture.vocabulary:,} tokens"
+        + (
+            f"; the text part of {architecture.part_of}, its other parts are not counted"
+            if architecture.part_of
+            else ""
+        )
+    )
+    because["parameters.trainable"] = (
+        f"A and B of rank {run.method.rank} beside {len(run.method.targets)} linears in each of {architecture.layers} "
+        f"layers: {trainable / architecture.parameters:.2%} of the model"
     )
 
 
@@ -146,6 +165,7 @@ def _decide(
     hardware: Hardware,
     data: Dataset,
     order: RunOrder | None,
+    probe: Probe | None,
     because: dict[str, str],
 ) -> _Run:
     device = _device(recipe, hardware, because)
@@ -173,7 +193,8 @@ def _decide(
     steps = cut(recipe, data, device, architecture.context, order)
     because.update(steps.because)
     mix = None if order is None else order.mix
-    return _Run(recipe, architecture, hardware, device, dtype, method, data, steps, mix)
+    measured = None if probe is None else Measured(probe, device)
+    return _Run(recipe, architecture, hardware, device, dtype, method, data, steps, mix, measured)
 
 
 def _device(recipe: Recipe, hardware: Hardware, because: dict[str, str]) -> Device:
@@ -209,8 +230,8 @@ def _dtype(device: Device, hardware: Hardware, because: dict[str, str]) -> Dtype
     return "bfloat16"
 
 
-def _memory(run: _Run, because: dict[str, str]) -> tuple[Memory, int]:
-    """Return the memory and how many layers are recomputed: none if that fits, else the fewest that make it fit."""
+def _memory(run: _Run, because: dict[str, str]) -> tuple[Memory, int, int]:
+    """Return the memory, how many layers are recomputed (none if that fits, else the fewest), and the peak as formulas count it."""
     available = run.hardware.ram_bytes if run.device == "cpu" else run.hardware.gpu_bytes
     trained = math.ceil(run.steps.fullest_row * run.data.trained / max(1, run.data.tokens))
     work = Workload(run.steps.fullest_row, run.steps.most_pairs, min(run.steps.fullest_row, trained))
@@ -237,7 +258,12 @@ def _memory(run: _Run, because: dict[str, str]) -> tuple[Memory, int]:
     because["memory.peak_bytes"] = "largest parts: " + ", ".join(
         f"{name.replace('_', ' ')} {format_bytes(size)}" for size, name in largest
     )
-    return Memory(weights_bytes=found["weights"], peak_bytes=peak, components=found, available_bytes=available), layers
+    weights, counted = found["weights"], peak
+    if run.measured is not None:
+        found = with_measured_peak(found, run.measured.took.peak_bytes, run.device)
+        peak = sum(found.values())
+        because["memory.peak_bytes"] += f"; a probe here held {format_bytes(run.measured.took.peak_bytes)}"
+    return Memory(weights_bytes=weights, peak_bytes=peak, components=found, available_bytes=available), layers, counted
 
 
 def _fits(memory: Memory) -> str:
@@ -289,7 +315,10 @@ def _tokens(run: _Run, because: dict[str, str]) -> TokenPlan:
     return TokenPlan(per_epoch=run.steps.epoch_tokens, total=total, trained=run.steps.run_trained, exact=exact)
 
 
-def _time(run: _Run, train: TrainPlan, manifest: Manifest | None, because: dict[str, str]) -> TimePlan:
+def _time(
+    run: _Run, train: TrainPlan, manifest: Manifest | None, because: dict[str, str]
+) -> tuple[TimePlan, dict[str, float]]:
+    """Return the time, and by which factors a probe changed what formulas give."""
     rate = clock.rates(run.hardware, run.device)
     total = run.steps.run_tokens
     work = clock.TrainWork(
@@ -305,6 +334,14 @@ def _time(run: _Run, train: TrainPlan, manifest: Manifest | None, because: dict[
     training = clock.train_seconds(run.architecture, run.method, work, run.device, rate)
     evaluation = _evaluation(run, manifest)
     evaluating = clock.evaluate_seconds(run.architecture, evaluation, rate)
+    factors: dict[str, float] = {}
+    if run.measured is not None:
+        planned, rate = (training, evaluating), run.measured.rates(run.architecture, rate)
+        training = run.measured.train_seconds(total)
+        evaluating = clock.evaluate_seconds(run.architecture, evaluation, rate)
+        factors["time.train"], factors["time.evaluate"] = (
+            new.mid / old.mid for new, old in zip((training, evaluating), planned, strict=True)
+        )
     start = constant("start_seconds")
     operations = clock.train_operations(run.architecture, run.method, work)
     because["time.train"] = f"{format_count(operations)} operations over {total:,} tokens; {rate.source}"
@@ -317,7 +354,7 @@ def _time(run: _Run, train: TrainPlan, manifest: Manifest | None, because: dict[
         mid=training.mid + evaluating.mid + start,
         high=training.high + evaluating.high + 2 * start,
     )
-    return TimePlan(train=training, evaluate=evaluating, total=both)
+    return TimePlan(train=training, evaluate=evaluating, total=both), factors
 
 
 def _evaluation(run: _Run, manifest: Manifest | None) -> clock.EvaluateWork:

@@ -53,6 +53,7 @@ COMPONENTS: dict[str, str] = {
     "allocator": "holes that the allocator keeps between blocks",
     "checkpoint": "a checkpoint being written, beyond the loss, which it follows",
     "calibration": "by how much more earlier runs on this device took than the formulas say",
+    "probe": "by how much more a probe on this machine held than the formulas say",
     "loading": "by how much reading and quantising the weights takes more than training",
 }
 """What each component of the peak is."""

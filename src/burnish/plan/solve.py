@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any, Literal
 
-from burnish.core.artifacts import BaseRef, Manifest, Plan
+from burnish.core.artifacts import BaseRef, Manifest, Plan, Probe
 from burnish.core.errors import ResourceError
+from burnish.core.ids import Id, content_id
 from burnish.core.mix import RunOrder
 from burnish.core.packing import Length
 from burnish.core.recipe import Recipe
@@ -22,6 +23,7 @@ from burnish.plan.hardware import Hardware, rented
 from burnish.plan.make import make_plan
 from burnish.plan.memory import Workload, training_components
 from burnish.plan.prices import Prices
+from burnish.plan.probe import probe_shape
 
 ROW_TOKENS = (256, 512, 1024, 2048, 4096, 8192, 16_384)
 """Sizes of a packed row that are tried: what one pass computes at once."""
@@ -32,7 +34,7 @@ SHORTEST_CONTEXT = 64
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """Everything that a plan is made of but the machine."""
+    """Everything that a plan is made of but the machine. `probes` by the content of their shape."""
 
     recipe: Recipe
     base: BaseRef
@@ -44,11 +46,27 @@ class Inputs:
     prices: Prices | None = None
     today: date | None = None
     corrections: Mapping[tuple[str, str], Correction] = field(default_factory=dict[tuple[str, str], Correction])
+    probes: Mapping[Id, Probe] = field(default_factory=dict[Id, Probe])
 
     def plan(self, hardware: Hardware, recipe: Recipe | None = None) -> Plan:
-        """Plan on this machine; raises what `make_plan` raises."""
-        made = make_plan(
-            recipe or self.recipe,
+        """Plan on this machine; raises what `make_plan` raises.
+
+        This machine's plans use the probe of their shape where there is one, else what earlier runs here taught.
+        """
+        made = self._made(hardware, recipe or self.recipe, None)
+        if hardware.rented:
+            return made
+        if not self.probes:
+            return calibrated(made, self.corrections)
+        shape = probe_shape(made, read_architecture(self.config), hardware)
+        probe = self.probes.get(content_id(shape))
+        if probe is not None:
+            made = self._made(hardware, recipe or self.recipe, probe)
+        return calibrated(made, self.corrections)
+
+    def _made(self, hardware: Hardware, recipe: Recipe, probe: Probe | None) -> Plan:
+        return make_plan(
+            recipe,
             base=self.base,
             config=self.config,
             manifest=self.manifest,
@@ -58,8 +76,8 @@ class Inputs:
             order=self.order,
             prices=self.prices,
             today=self.today,
+            probe=probe,
         )
-        return made if hardware.rented else calibrated(made, self.corrections)
 
 
 @dataclass(frozen=True, slots=True)

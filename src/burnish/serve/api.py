@@ -4,40 +4,49 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-import json
 import time
 import uuid
-from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import torch
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
-from burnish.core.errors import BurnishError, DataError, ServeError, did_you_mean
-from burnish.serve.answer import ServedModel, Wish, ask
+from burnish.core.errors import BaseModelError, DataError, ServeError, did_you_mean
+from burnish.model.generate import DoesNotFit
+from burnish.serve.answer import DEFAULT_NEW_TOKENS, Offer, ServedModel, Wish, prompt_of, submit
+from burnish.serve.answering import Answer, Choice, Streamed, StreamedText, Watched, Whole
+from burnish.serve.bodies import embeddings
+from burnish.serve.constrain import Constraints, Grammar
 from burnish.serve.engine import Engine, EngineStopped, QueueFull
 from burnish.serve.guard import Guard
-from burnish.serve.schema import ApiError, ChatRequest, chunk, completion, parse_chat_request, usage
-from burnish.serve.stream import End, Stream
+from burnish.serve.parts import NamedTool
+from burnish.serve.refusal import ApiError
+from burnish.serve.schema import ChatRequest, CompletionRequest, EmbeddingRequest, TextRequest, parse_request
+from burnish.serve.stream import Stream
 from burnish.serve.text_stream import TextStream
+from burnish.serve.tools import ToolReader
 from burnish.text.tokenizer import Tokenizer
 
 BODY_BYTES = 1 << 20
 """A request body may not be larger."""
 RETRY_AFTER_S = 1
+COMPLETION_TOKENS = 16
+"""Length limit of a text completion that names none, as OpenAI has it."""
 
 
 @dataclass(frozen=True)
 class Service:
     """What the API answers with.
 
-    models: the names people can ask for.
+    models: the names people can ask for. A mapping of one's own may find names (`flight-search:7`) that it does not list.
     today:  the day that system prompts show.
     hosts:  names under which the server may be addressed (the Host header), without port.
     """
@@ -48,13 +57,20 @@ class Service:
     today: Callable[[], datetime.date] = datetime.date.today
     hosts: frozenset[str] = frozenset({"127.0.0.1", "localhost", "::1"})
 
+    @cached_property
+    def constraints(self) -> Constraints:
+        """Makes grammars; reading the vocabulary takes some tenths of a second, so it waits for the first that is asked for."""
+        return Constraints(self.tokenizer, self.engine.vocabulary)
+
 
 def create_app(service: Service) -> Guard:
     """Return the ASGI application."""
     routes = [
         Route("/v1/chat/completions", _chat, methods=["POST"]),
+        Route("/v1/completions", _completions, methods=["POST"]),
+        Route("/v1/embeddings", _embeddings, methods=["POST"]),
         Route("/v1/models", _models, methods=["GET"]),
-        Route("/v1/models/{name}", _one_model, methods=["GET"]),
+        Route("/v1/models/{name:path}", _one_model, methods=["GET"]),
         Route("/health/live", _live, methods=["GET"]),
         Route("/health/ready", _ready, methods=["GET"]),
     ]
@@ -67,16 +83,48 @@ def create_app(service: Service) -> Guard:
 # ------------------------------------------------------------------------------------------------------------- routes
 
 
-async def _chat(request: Request) -> _Whole | _Streamed:
+async def _chat(request: Request) -> Watched:
     service: Service = request.app.state.service
-    asked = parse_chat_request(await request.body())
+    asked = parse_request(ChatRequest, await request.body())
     model = _find(service, asked.model)
-    # Rendering takes milliseconds for long conversations: not in the event loop.
-    stream = await asyncio.to_thread(_submit, service, model, asked)
-    head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": asked.model}
-    answer = _Answer(head, stream, TextStream(service.tokenizer, asked.stop or ()))
-    include_usage = asked.stream_options is not None and asked.stream_options.include_usage
-    return _Streamed(answer, include_usage=include_usage) if asked.stream else _Whole(answer)
+    # Rendering takes milliseconds for long conversations, and an adapter may have to be read: not in the event loop.
+    streams, reader = await asyncio.to_thread(_submit_chat, service, model, asked)
+    named = isinstance(asked.tool_choice, NamedTool)
+    choices = [
+        Choice(index, stream, _text_of(service, asked), reader=reader(), named=named)
+        for index, stream in enumerate(streams)
+    ]
+    answer = Answer(_head("chatcmpl", asked.model), choices, 1, service.tokenizer)
+    return Streamed(answer, include_usage=asked.include_usage) if asked.stream else Whole(answer, chat=True)
+
+
+async def _completions(request: Request) -> Watched:
+    service: Service = request.app.state.service
+    asked = parse_request(CompletionRequest, await request.body())
+    model = _find(service, asked.model)
+    prompts = [_ids(service, prompt) for prompt in asked.prompts]
+    streams = await asyncio.to_thread(_submit_texts, service, model, asked, prompts)
+    choices: list[Choice] = []
+    for index, stream in enumerate(streams):
+        before = service.tokenizer.decode(prompts[index // asked.choices]) if asked.echo else ""
+        choices.append(Choice(index, stream, _text_of(service, asked), before=before))
+    answer = Answer(_head("cmpl", asked.model), choices, len(prompts), service.tokenizer)
+    return StreamedText(answer, include_usage=asked.include_usage) if asked.stream else Whole(answer, chat=False)
+
+
+async def _embeddings(request: Request) -> Response:
+    service: Service = request.app.state.service
+    asked = parse_request(EmbeddingRequest, await request.body())
+    model = _find(service, asked.model)
+    prompts = [_ids(service, text) for text in asked.inputs]
+    size = service.engine.hidden_size
+    if asked.dimensions not in (None, size):
+        raise ApiError(400, f"this model's embeddings have {size} dimensions", param="dimensions", code="invalid_value")
+    with _refusing("input"):
+        computed = await asyncio.to_thread(service.engine.embed, prompts, model.adapter)
+    vectors_NH = torch.nn.functional.normalize(await asyncio.wrap_future(computed), dim=-1).numpy()
+    as_base64 = asked.encoding_format == "base64"
+    return JSONResponse(embeddings(asked.model, vectors_NH, sum(map(len, prompts)), as_base64=as_base64))
 
 
 async def _models(request: Request) -> Response:
@@ -106,10 +154,14 @@ def _card(name: str, model: ServedModel) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": model.created_s, "owned_by": "burnish"}
 
 
+def _head(kind: str, model: str) -> dict[str, Any]:
+    return {"id": f"{kind}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
+
+
 def _find(service: Service, name: str) -> ServedModel:
     model = service.models.get(name)
     if model is None:
-        known = ", ".join(sorted(service.models))
+        known = ", ".join(sorted(service.models)[:20])
         hint = did_you_mean(name, service.models)
         raise ApiError(
             404, f"The model `{name}` does not exist. Known: {known}.{hint}", param="model", code="model_not_found"
@@ -117,17 +169,112 @@ def _find(service: Service, name: str) -> ServedModel:
     return model
 
 
-def _submit(service: Service, model: ServedModel, asked: ChatRequest) -> Stream:
-    """Hand the conversation to the engine; what it refuses becomes the error that OpenAI's clients expect."""
-    wish = Wish(asked.limit, asked.temperature, asked.top_p, asked.top_k, asked.seed)
+# --------------------------------------------------------------------------------------------------------- submitting
+
+
+def _submit_chat(
+    service: Service, model: ServedModel, asked: ChatRequest
+) -> tuple[list[Stream], Callable[[], ToolReader | None]]:
+    """Hand the conversation to the engine; returns its streams, and what makes a reader of calls for each of them."""
+    offer = Offer(asked.offered_tools, asked.demanded_tools)
+    with _refusing("messages"):
+        tokenizer = model.tokenizer or service.tokenizer
+        prompt, form = prompt_of(service.tokenizer, model, asked.conversation, service.today(), offer)
+        if offer.demanded:
+            with _refusing("tools"):
+                grammar = service.constraints.json_schema(form.call_schema(offer.demanded))
+        else:
+            grammar = _grammar(service, asked)
+        wish = _wish(asked, asked.alternatives, grammar)
+        streams = submit(service.engine, prompt, model, wish, tokenizer.stop_ids, DEFAULT_NEW_TOKENS)
+    names = [tool["function"]["name"] for tool in offer.tools]
+
+    def reader() -> ToolReader | None:
+        return ToolReader(form, names, forced=bool(offer.demanded)) if names else None
+
+    return streams, reader
+
+
+def _submit_texts(
+    service: Service, model: ServedModel, asked: CompletionRequest, prompts: Sequence[Sequence[int]]
+) -> list[Stream]:
+    wish = _wish(asked, asked.logprobs, _grammar(service, asked))
+    streams: list[Stream] = []
+    complete = False
     try:
-        return ask(service.engine, service.tokenizer, model, asked.conversation, wish, service.today())
+        for prompt in prompts:
+            with _refusing("prompt"):
+                streams += submit(service.engine, prompt, model, wish, service.tokenizer.stop_ids, COMPLETION_TOKENS)
+        complete = True
+    finally:
+        if not complete:
+            for stream in streams:
+                stream.cancel()
+    return streams
+
+
+def _wish(asked: TextRequest, alternatives: int | None, grammar: Grammar | None) -> Wish:
+    return Wish(
+        new_tokens=asked.limit,
+        temperature=asked.temperature,
+        top_p=asked.top_p,
+        top_k=asked.top_k,
+        seed=asked.seed,
+        min_p=asked.min_p,
+        presence_penalty=asked.presence_penalty,
+        frequency_penalty=asked.frequency_penalty,
+        repetition_penalty=asked.repetition_penalty,
+        logit_bias={int(key): value for key, value in (asked.logit_bias or {}).items()},
+        choices=asked.choices,
+        stop_ids=asked.stop_token_ids or (),
+        logprobs=alternatives,
+        grammar=grammar,
+    )
+
+
+def _grammar(service: Service, asked: TextRequest) -> Grammar | None:
+    """Return what the answer must look like, if the request says so. Raises ApiError for a form that cannot be kept."""
+    form = asked.response_format if isinstance(asked, ChatRequest) else None
+    if form is not None and form.type != "text":
+        with _refusing("response_format"):
+            if form.json_schema is None:
+                return service.constraints.json_object()
+            return service.constraints.json_schema(form.json_schema.schema_)
+    structure = asked.structured_outputs
+    if structure is None:
+        return None
+    with _refusing("structured_outputs"):
+        if structure.regex is not None:
+            return service.constraints.regex(structure.regex)
+        if structure.choice is not None:
+            return service.constraints.choice(structure.choice)
+        return service.constraints.json_schema(structure.json_ or {})
+
+
+def _ids(service: Service, prompt: str | list[int]) -> list[int]:
+    return service.tokenizer.encode_start(prompt) if isinstance(prompt, str) else prompt
+
+
+def _text_of(service: Service, asked: TextRequest) -> TextStream:
+    return TextStream(service.tokenizer, asked.stop or ())
+
+
+@contextmanager
+def _refusing(param: str) -> Iterator[None]:
+    """Within the block what the engine refuses becomes the error that OpenAI's clients expect."""
+    try:
+        yield
     except (QueueFull, EngineStopped) as error:
         raise ApiError(503, str(error), code="overloaded", retry_after_s=RETRY_AFTER_S) from error
-    except ServeError as error:
-        raise ApiError(400, str(error), param="messages", code="context_length_exceeded") from error
-    except DataError as error:
-        raise ApiError(400, str(error), param="messages", code="invalid_value") from error
+    except BaseModelError as error:
+        raise ApiError(503, str(error), param="model", code="adapter_unusable", retry_after_s=60) from error
+    except DoesNotFit as error:
+        raise ApiError(400, str(error), param=param, code="context_length_exceeded") from error
+    except (ServeError, DataError) as error:
+        raise ApiError(400, str(error), param=param, code="invalid_value") from error
+
+
+# ------------------------------------------------------------------------------------------------------------- errors
 
 
 async def _api_error(request: Request, error: ApiError) -> Response:
@@ -143,117 +290,3 @@ async def _http_error(request: Request, error: HTTPException) -> Response:
 async def _crash(request: Request, error: Exception) -> Response:
     """Answer in the same format when something unforeseen happens. starlette raises the error on: it is not hidden."""
     return JSONResponse(ApiError(500, f"the server failed: {type(error).__name__}").body, status_code=500)
-
-
-# ------------------------------------------------------------------------------------------------------------ answers
-
-
-class _Answer:
-    """An answer in the making: text pieces as they become certain, then how it ended."""
-
-    def __init__(self, head: dict[str, Any], stream: Stream, text: TextStream) -> None:
-        self.head = head
-        self.stream = stream
-        self._text = text
-
-    async def pieces(self) -> AsyncIterator[str]:
-        """Yield text that is certain. A stop string ends the answer and frees its row."""
-        async for token in self.stream:
-            piece = self._text.add(token)
-            if self._text.stopped:
-                self.stream.cancel()
-            if piece:
-                yield piece
-        rest = self._text.finish()
-        if rest:
-            yield rest
-
-    @property
-    def finish_reason(self) -> str:
-        """OpenAI's word for how the answer ended."""
-        return "stop" if self._text.stopped or self.stream.end is End.STOP else "length"
-
-    @property
-    def usage(self) -> dict[str, int]:
-        """Tokens of prompt and answer."""
-        return usage(self.stream.prompt_tokens, self.stream.new_tokens)
-
-
-class _Watched(ABC):
-    """A response that gives the answer's row back as soon as the client hangs up, whether or not a token was ready."""
-
-    def __init__(self, answer: _Answer) -> None:
-        self.answer = answer
-
-    @abstractmethod
-    async def respond(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the whole response."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Respond until done or until the client is gone."""
-        work = asyncio.create_task(self.respond(scope, receive, send))
-        gone = asyncio.create_task(_hung_up(receive))
-        try:
-            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if work.done():
-                work.result()
-        finally:
-            self.answer.stream.cancel()
-            work.cancel()
-            gone.cancel()
-            await asyncio.wait({work, gone})
-
-
-async def _hung_up(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-class _Whole(_Watched):
-    """The answer in one piece."""
-
-    async def respond(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            text = "".join([piece async for piece in self.answer.pieces()])
-        except BurnishError as error:
-            await JSONResponse(ApiError(500, str(error)).body, status_code=500)(scope, receive, send)
-            return
-        body = completion(self.answer.head, text, self.answer.finish_reason, self.answer.usage)
-        await JSONResponse(body)(scope, receive, send)
-
-
-class _Streamed(_Watched):
-    """The answer as server-sent events."""
-
-    def __init__(self, answer: _Answer, *, include_usage: bool) -> None:
-        super().__init__(answer)
-        self._include_usage = include_usage
-
-    async def respond(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = [
-            (b"content-type", b"text/event-stream; charset=utf-8"),
-            (b"cache-control", b"no-store"),
-            (b"x-accel-buffering", b"no"),
-        ]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        try:
-            async for event in self._events():
-                await send({"type": "http.response.body", "body": _sse(event), "more_body": True})
-        except BurnishError as error:
-            # The status line is sent already: OpenAI's clients raise on an event that holds an error.
-            await send({"type": "http.response.body", "body": _sse(ApiError(500, str(error)).body), "more_body": True})
-        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": False})
-
-    async def _events(self) -> AsyncIterator[dict[str, Any]]:
-        head = self.answer.head
-        more = {"usage": None} if self._include_usage else {}
-        yield chunk(head, {"role": "assistant", "content": ""}, **more)
-        async for piece in self.answer.pieces():
-            yield chunk(head, {"content": piece}, **more)
-        yield chunk(head, {}, self.answer.finish_reason, **more)
-        if self._include_usage:
-            yield chunk(head, None, usage=self.answer.usage)
-
-
-def _sse(event: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"

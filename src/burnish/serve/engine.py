@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from burnish.core.errors import BurnishError, ServeError
 from burnish.model.banked_linear import BankedModel
 from burnish.model.cached_attention import cached_attention_on
-from burnish.model.generate import Decoder, Emitted, check_fits
+from burnish.model.generate import Decoder, Emitted, Finish, check_fits
 from burnish.model.hidden import mean_hidden
 from burnish.model.sampling import Constraint, Sampling
 from burnish.serve.adapters import Adapters, AdapterSource, Claim
@@ -63,7 +63,8 @@ class Engine:
         rank_limit: int = 256,
     ) -> None:
         self.context_tokens: int = model.config.max_position_embeddings
-        self._vocabulary: int = model.config.vocab_size
+        self.vocabulary: int = model.config.vocab_size
+        self.hidden_size: int = model.config.hidden_size
         self._model = model
         self._rows, self._queue = rows, queue
         self._banked = BankedModel(model)
@@ -102,7 +103,7 @@ class Engine:
         """
         self._adapters.check(adapter)
         check_fits(len(token_ids), sampling.max_new_tokens, self.context_tokens)
-        self._check_tokens(token_ids)
+        self._check_tokens([*token_ids, *sampling.logit_bias])
         self._check_open()
         claim = None if adapter is None else self._adapters.claim(adapter)
         request = Request(Stream(len(token_ids), self._cancel), list(token_ids), claim, sampling, constraint)
@@ -139,8 +140,8 @@ class Engine:
         return wanted.vectors
 
     def _check_tokens(self, token_ids: Sequence[int]) -> None:
-        if not 0 <= min(token_ids) <= max(token_ids) < self._vocabulary:
-            raise ServeError(f"token ids must lie between 0 and {self._vocabulary - 1}")
+        if not 0 <= min(token_ids) <= max(token_ids) < self.vocabulary:
+            raise ServeError(f"token ids must lie between 0 and {self.vocabulary - 1}")
 
     def _check_open(self) -> None:
         """Raise when a new request cannot be taken."""
@@ -340,7 +341,7 @@ class Engine:
             request.stream.put(item.token, item.likelihood)
         if item.finish is not None:
             self._end(request)
-            request.stream.finish(End(item.finish.value))
+            request.stream.finish(End(item.finish.value) if item.finish is not Finish.FAILED else _failure(request))
 
     def _end(self, request: Request) -> None:
         """Note that a request has left the decoder."""
@@ -370,6 +371,11 @@ class Engine:
             request.stream.finish(error)
         for future in vectors:
             future.set_exception(error)
+
+
+def _failure(request: Request) -> ServeError:
+    why = request.constraint.failure if request.constraint is not None else None
+    return ServeError(f"the answer cannot keep to the form that was asked for: {why}")
 
 
 def _common(a: Tensor, b: Tensor) -> int:

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from burnish.serve.schema import ApiError
+from burnish.serve.refusal import ApiError
 
 
 class Guard:

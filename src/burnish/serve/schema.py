@@ -1,114 +1,135 @@
-"""What comes over the wire and what goes back: the part of OpenAI's chat API that burnish speaks.
+"""What comes over the wire: the part of OpenAI's API that burnish reads, checked field by field.
 
-Source of the shapes: https://platform.openai.com/docs/api-reference/chat
+Sources of the shapes: https://platform.openai.com/docs/api-reference (chat, completions, embeddings), and for `min_p`,
+`repetition_penalty`, `stop_token_ids` and `structured_outputs` https://docs.vllm.ai (serving, OpenAI-compatible server).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from burnish.serve.parts import STRICT, ChatMessage, NamedTool, ResponseFormat, StreamOptions, Structure, Tool
+from burnish.serve.refusal import ApiError, first_problem
 from burnish.text.messages import Message
 
 IGNORED = frozenset(
-    {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "parallel_tool_calls"}
+    {
+        "user",
+        "metadata",
+        "store",
+        "service_tier",
+        "safety_identifier",
+        "prompt_cache_key",
+        "reasoning_effort",
+        "verbosity",
+    }
 )
 """Fields that OpenAI's clients send and that change nothing about an answer here."""
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
-    "n": (1,),
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "logit_bias": ({},),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "response_format": ({"type": "text"},),
     "modalities": (["text"],),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "suffix": ("",),
+    "audio": (),
+    "prediction": (),
+    "web_search_options": (),
 }
 """Fields that are accepted with the value that asks for nothing, and refused with any other."""
+MOST_CHOICES = 16
+MOST_ALTERNATIVES = 20
+MOST_STOPS = 4
+DEEPEST_JSON = 64
 
 
-class ApiError(Exception):
-    """A request that cannot be answered, as OpenAI's clients expect it: HTTP status and error object."""
+class TextRequest(BaseModel):
+    """What requests for text have in common. Temperature is 0 by default: answers as they were evaluated."""
 
-    def __init__(
-        self,
-        status: int,
-        message: str,
-        *,
-        param: str | None = None,
-        code: str | None = None,
-        retry_after_s: int | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.retry_after_s = retry_after_s
-        kind = "invalid_request_error" if status < 500 else "server_error"
-        self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
-
-
-class _ChatMessage(BaseModel):
-    """One turn. Content given in parts must be text alone."""
-
-    model_config = ConfigDict(extra="ignore", strict=True)
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | None = None
-
-    @field_validator("content", mode="before")
-    @classmethod
-    def _join_parts(cls, value: Any) -> Any:
-        if not isinstance(value, list):
-            return value
-        parts: list[Any] = value
-        if not all(
-            isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
-            for part in parts
-        ):
-            raise ValueError("only parts of type text are understood")
-        return "".join(part["text"] for part in parts)
-
-    def as_message(self) -> Message:
-        """Return the turn as burnish passes it around."""
-        return Message(role="system" if self.role == "developer" else self.role, content=self.content or "")
-
-
-class _StreamOptions(BaseModel):
-    model_config = ConfigDict(extra="ignore", strict=True)
-    include_usage: bool = False
-
-
-class ChatRequest(BaseModel):
-    """The body of POST /v1/chat/completions. Temperature is 0 by default: answers as they were evaluated."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = STRICT
     model: str
-    messages: Annotated[list[_ChatMessage], Field(min_length=1)]
     stream: bool | None = False
-    stream_options: _StreamOptions | None = None
+    stream_options: StreamOptions | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=0)] | None = None
+    top_k: Annotated[int, Field(ge=-1)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=2)] | None = None
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
     stop: list[str] | None = None
+    stop_token_ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=64)] | None = None
+    structured_outputs: Structure | None = None
 
     @field_validator("stop", mode="before")
     @classmethod
     def _one_or_several(cls, value: Any) -> Any:
         stops = [value] if isinstance(value, str) else value
-        if isinstance(stops, list) and (len(stops) > 4 or "" in stops):
-            raise ValueError("up to 4 strings, none of them empty, are allowed")
+        if isinstance(stops, list) and (len(stops) > MOST_STOPS or "" in stops):
+            raise ValueError(f"up to {MOST_STOPS} strings, none of them empty, are allowed")
         return stops
 
+    @field_validator("logit_bias")
+    @classmethod
+    def _keys_are_ids(cls, value: dict[str, float] | None) -> dict[str, float] | None:
+        if value is not None and (len(value) > 1024 or not all(key.isdecimal() and len(key) < 10 for key in value)):
+            raise ValueError("up to 1024 token ids as keys are allowed")
+        return value
+
     @model_validator(mode="after")
-    def _options_need_a_stream(self) -> ChatRequest:
+    def _options_need_a_stream(self) -> TextRequest:
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options is only allowed when stream is true")
+        return self
+
+    @property
+    def limit(self) -> int | None:
+        """How many new tokens are wanted at most."""
+        return self.max_tokens
+
+    @property
+    def choices(self) -> int:
+        """How many answers are wanted."""
+        return self.n or 1
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether a stream ends with a piece that tells the usage."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+
+class ChatRequest(TextRequest):
+    """The body of POST /v1/chat/completions."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MOST_ALTERNATIVES)] | None = None
+    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+
+    @model_validator(mode="after")
+    def _fields_fit_together(self) -> ChatRequest:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ValueError("top_logprobs is only allowed when logprobs is true")
+        names = [tool.function.name for tool in self.tools or ()]
+        if self.tool_choice not in (None, "none", "auto") and not names:
+            raise ValueError("tool_choice is only allowed when tools are given")
+        if len(set(names)) < len(names):
+            raise ValueError("two tools have the same name")
+        if isinstance(self.tool_choice, NamedTool) and self.tool_choice.function.name not in names:
+            raise ValueError(f"tool_choice names a function that is not among tools ({', '.join(names)})")
+        formatted = self.response_format is not None and self.response_format.type != "text"
+        if formatted and self.structured_outputs is not None:
+            raise ValueError("response_format and structured_outputs exclude each other")
         return self
 
     @property
@@ -121,8 +142,87 @@ class ChatRequest(BaseModel):
         """The messages as burnish passes them around."""
         return [message.as_message() for message in self.messages]
 
+    @property
+    def alternatives(self) -> int | None:
+        """How many most likely tokens are told beside each token; None tells no log-probabilities."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    @property
+    def offered_tools(self) -> list[dict[str, Any]]:
+        """The tools that the model may call, as OpenAI's objects; none of them with tool_choice none."""
+        return [] if self.tool_choice == "none" else [tool.as_object() for tool in self.tools or ()]
+
+    @property
+    def demanded_tools(self) -> list[dict[str, Any]]:
+        """The tools of which one must be called; none when the model is free."""
+        if isinstance(self.tool_choice, NamedTool):
+            named = self.tool_choice.function.name
+            return [tool for tool in self.offered_tools if tool["function"]["name"] == named]
+        return self.offered_tools if self.tool_choice == "required" else []
+
+
+class CompletionRequest(TextRequest):
+    """The body of POST /v1/completions."""
+
+    prompt: str | list[str] | list[int] | list[list[int]]
+    logprobs: Annotated[int, Field(ge=0, le=MOST_ALTERNATIVES)] | None = None
+    echo: bool | None = False
+    best_of: int | None = None
+
+    @model_validator(mode="after")
+    def _is_one_we_answer(self) -> CompletionRequest:
+        if self.best_of is not None and self.best_of != self.choices:
+            raise ValueError("best_of other than n is not supported")
+        if self.echo and self.logprobs is not None:
+            raise ValueError("echo with logprobs is not supported")
+        if not 1 <= len(self.prompts) <= 64 or not all(self.prompts):
+            raise ValueError("prompt must hold 1 to 64 prompts, none of them empty")
+        return self
+
+    @property
+    def prompts(self) -> list[str] | list[list[int]]:
+        """The prompts, each a text or token ids."""
+        return _as_list(self.prompt)
+
+
+class EmbeddingRequest(BaseModel):
+    """The body of POST /v1/embeddings."""
+
+    model_config = STRICT
+    model: str
+    input: str | list[str] | list[int] | list[list[int]]
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _has_inputs(self) -> EmbeddingRequest:
+        if not 1 <= len(self.inputs) <= 2048 or not all(self.inputs):
+            raise ValueError("input must hold 1 to 2048 inputs, none of them empty")
+        return self
+
+    @property
+    def inputs(self) -> list[str] | list[list[int]]:
+        """The inputs, each a text or token ids."""
+        return _as_list(self.input)
+
+
+def _as_list(value: str | list[str] | list[int] | list[list[int]]) -> list[str] | list[list[int]]:
+    if isinstance(value, str):
+        return [value]
+    if value and isinstance(value[0], int):
+        return [value]  # type: ignore[list-item]
+    return value  # type: ignore[return-value]
+
+
+Body = TypeVar("Body", ChatRequest, CompletionRequest, EmbeddingRequest)
+
 
 def parse_chat_request(body: bytes) -> ChatRequest:
+    """Read a request for a chat completion. Raises ApiError (400) that names the field and what is allowed."""
+    return parse_request(ChatRequest, body)
+
+
+def parse_request(kind: type[Body], body: bytes) -> Body:
     """Read a request body. Raises ApiError (400) that names the field and what is allowed."""
     try:
         value = json.loads(body)
@@ -131,6 +231,8 @@ def parse_chat_request(body: bytes) -> ChatRequest:
         raise ApiError(400, f"We could not parse the JSON body of your request: {error}") from error
     if not isinstance(value, dict):
         raise ApiError(400, f"the body must be a JSON object, found {type(value).__name__}")
+    if _depth(value) > DEEPEST_JSON:
+        raise ApiError(400, f"the body's JSON is nested more than {DEEPEST_JSON} deep")
     fields: dict[str, Any] = {name: item for name, item in value.items() if name not in IGNORED}
     for name, allowed in NEUTRAL.items():
         found = fields.pop(name, None)
@@ -138,48 +240,21 @@ def parse_chat_request(body: bytes) -> ChatRequest:
             known = " or ".join(json.dumps(item) for item in allowed)
             raise ApiError(
                 400,
-                f"{name} is not supported here yet; leave it out or send {known}",
+                f"{name} is not supported here; leave it out{f' or send {known}' if known else ''}",
                 param=name,
                 code="unsupported_parameter",
             )
     try:
-        return ChatRequest.model_validate(fields)
+        return kind.model_validate(fields)
     except ValidationError as error:
-        raise _first_problem(error) from error
+        raise first_problem(error) from error
 
 
-def _first_problem(error: ValidationError) -> ApiError:
-    """Say what is wrong with the first bad field, without repeating what the person wrote."""
-    problem = error.errors(include_input=False, include_url=False)[0]
-    where = ".".join(str(part) for part in problem["loc"])
-    param = str(problem["loc"][0]) if problem["loc"] else None
-    if problem["type"] == "extra_forbidden":
-        return ApiError(400, f"Unrecognized request argument supplied: {where}", param=param, code="unknown_parameter")
-    if problem["type"] == "missing":
-        return ApiError(400, f"Missing required parameter: '{where}'.", param=param, code="missing_required_parameter")
-    return ApiError(
-        400,
-        f"Invalid value for '{where or 'body'}': {problem['msg'].removeprefix('Value error, ')}.",
-        param=param,
-        code="invalid_value",
-    )
-
-
-def usage(prompt_tokens: int, new_tokens: int) -> dict[str, int]:
-    """Return OpenAI's usage object."""
-    return {"prompt_tokens": prompt_tokens, "completion_tokens": new_tokens, "total_tokens": prompt_tokens + new_tokens}
-
-
-def completion(head: Mapping[str, Any], text: str, finish: str, counted: dict[str, int]) -> dict[str, Any]:
-    """Return a whole answer. `head` holds id, created and model."""
-    message = {"role": "assistant", "content": text, "refusal": None}
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
-    return {**head, "object": "chat.completion", "choices": [choice], "usage": counted, "system_fingerprint": None}
-
-
-def chunk(
-    head: Mapping[str, Any], delta: dict[str, str] | None, finish: str | None = None, **more: Any
-) -> dict[str, Any]:
-    """Return one piece of a streamed answer; `delta` None gives the piece without choices that carries the usage."""
-    choices = [] if delta is None else [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}]
-    return {**head, "object": "chat.completion.chunk", "choices": choices, "system_fingerprint": None, **more}
+def _depth(value: Any) -> int:
+    """How deep lists and objects are nested, without recursion."""
+    deepest, level = 0, [value]
+    while level:
+        deepest += 1
+        inner = [item for each in level for item in (each.values() if isinstance(each, dict) else each)]
+        level = [item for item in inner if isinstance(item, (dict, list))]
+    return deepest

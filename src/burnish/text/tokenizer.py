@@ -19,6 +19,7 @@ from burnish.text.borders import clean_borders
 from burnish.text.messages import Message
 from burnish.text.system import needs_day, system_format
 from burnish.text.template import ChatTemplate
+from burnish.text.token_bytes import token_bytes
 
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -63,6 +64,10 @@ class Tokenizer:
         """Return the ids of `text`: special tokens written in it are parsed, none are added."""
         return self.backend.encode(text, add_special_tokens=False).ids
 
+    def encode_start(self, text: str) -> list[int]:
+        """Return the ids of a text that starts a sequence: as `encode`, with what the tokenizer itself puts before it."""
+        return self.backend.encode(text, add_special_tokens=True).ids
+
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Return `encode` of each text, faster than one by one."""
         if not texts:
@@ -80,6 +85,10 @@ class Tokenizer:
     def token(self, token_id: int) -> str:
         """Return how the vocabulary writes one id, for messages to people."""
         return self.backend.id_to_token(token_id) or f"#{token_id}"
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """Return the bytes that one token stands for."""
+        return token_bytes(self.backend, token_id)
 
     def fingerprint(self, system: str | None) -> TextFingerprint:
         """Return what a server must match to turn text into the ids an adapter was trained on.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from burnish.core.artifacts import ARTIFACTS, Adapter, Artifact, EvalReport, Manifest, Plan, Release
+from burnish.core.artifacts import ARTIFACTS, Adapter, Artifact, EvalReport, Manifest, Plan, Probe, Release
 from burnish.core.ids import short
 from burnish.core.units import format_bytes
 from burnish.store.home import Home
@@ -69,6 +69,9 @@ def _says(artifact: Artifact) -> str:
             return f"{artifact.ledger.rows_kept} of {artifact.ledger.rows_in} rows kept"
         case Plan():
             return f"{artifact.name}: {artifact.train.steps} steps, peak {format_bytes(artifact.memory.peak_bytes)}"
+        case Probe():
+            took = artifact.measured
+            return f"{took.steps} steps on {artifact.shape['machine']}: {took.tokens / took.seconds:.0f} tokens/s"
         case Adapter():
             return f"{artifact.name}: {artifact.method.kind} rank {artifact.method.rank} on {artifact.base.name}"
         case EvalReport():

@@ -7,6 +7,7 @@ from burnish.wiring.base import Base, load_for_serving, open_base
 from burnish.wiring.evaluating import evaluate, subjects
 from burnish.wiring.planning import estimate, plan, plan_inputs, planning_inputs, stored_errors
 from burnish.wiring.preparing import prepare, prepare_inputs, private_key, vault_path
+from burnish.wiring.probing import probe
 from burnish.wiring.releasing import (
     decide,
     mend_registry,
@@ -37,6 +38,7 @@ __all__ = [
     "prepare",
     "prepare_inputs",
     "private_key",
+    "probe",
     "prompt_counter",
     "registry_file",
     "release",

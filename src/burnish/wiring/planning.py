@@ -14,6 +14,8 @@ from burnish.wiring.base import Base
 from burnish.wiring.training import drawable, train_rows
 
 if TYPE_CHECKING:
+    from burnish.core.artifacts import Probe
+    from burnish.core.ids import Id
     from burnish.core.mix import RunOrder
     from burnish.core.packing import Length
     from burnish.plan.calibrate import RunError
@@ -40,23 +42,28 @@ def plan_inputs(recipe: Recipe, base: Base, manifest: Manifest) -> dict[str, Any
 
 def plan(recipe: Recipe, base: Base, manifest: Manifest, home: Home) -> Plan:
     """Resolve every number of the run from the dataset that was prepared."""
-    from burnish.plan.bases import read_config
-    from burnish.plan.calibrate import calibrated, corrections
     from burnish.plan.hardware import detect
-    from burnish.plan.make import make_plan
+
+    return _prepared_inputs(recipe, base, manifest, home).plan(detect())
+
+
+def _prepared_inputs(recipe: Recipe, base: Base, manifest: Manifest, home: Home) -> Inputs:
+    from burnish.plan.bases import read_config
+    from burnish.plan.calibrate import corrections
+    from burnish.plan.solve import Inputs
 
     lengths, order = _rows(recipe, manifest, home)
-    made = make_plan(
-        recipe,
+    return Inputs(
+        recipe=recipe,
         base=base.files.ref,
         config=read_config(base.files.folder / "config.json"),
         manifest=manifest,
         data_bytes=None,
-        hardware=detect(),
         token_lengths=lengths,
         order=order,
+        corrections=corrections(stored_errors(home)),
+        probes=stored_probes(home),
     )
-    return calibrated(made, corrections(stored_errors(home)))
 
 
 def _ratios(recipe: Recipe) -> dict[str, Any]:
@@ -121,7 +128,16 @@ def planning_inputs(recipe: Recipe, home: Home, prices: Path | None = None) -> I
         order=order,
         prices=read_prices(prices),
         corrections=corrections(stored_errors(home)),
+        probes=stored_probes(home),
     )
+
+
+def stored_probes(home: Home) -> dict[Id, Probe]:
+    """Return the probes of the home by the content of their shape."""
+    from burnish.core.artifacts import Probe
+    from burnish.core.ids import content_id
+
+    return {content_id(probe.shape): probe for probe in home.all(Probe)}
 
 
 def stored_errors(home: Home) -> list[RunError]:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from burnish.core.artifacts import Adapter, Manifest, Plan
 from burnish.core.events import Emit
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from burnish.core.mix import Blocks
     from burnish.core.rows import TokenRow
     from burnish.data.order import Drawable
+    from burnish.train.objective import Objective
 
 
 def train_rows(manifest: Manifest, home: Home) -> list[TokenRow]:
@@ -60,13 +61,11 @@ def planned_order(plan: Plan, manifest: Manifest, home: Home, rows: Sequence[Tok
 def train(plan: Plan, manifest: Manifest, base: Base, home: Home, folder: Path, emit: Emit) -> Adapter:
     """Load the base as planned, train the adapter on it, and name what came out."""
     from burnish.model.lora import attach_lora
-    from burnish.train import sft
     from burnish.train.loop import train as train_stage
 
     model = load_planned(plan, base, emit)
     attach_lora(model, plan.method, seed=plan.train.seed)
-    rows = train_rows(manifest, home)
-    objective = sft.objective(plan.train, rows, planned_order(plan, manifest, home, rows))
+    objective = planned_objective(plan, manifest, home)
     with interruptible() as stop:
         measured = train_stage(plan, objective, model, folder=folder, emit=emit, stop=stop)
     files = folder / "adapter"
@@ -83,6 +82,14 @@ def train(plan: Plan, manifest: Manifest, base: Base, home: Home, folder: Path, 
         events_file=file_ref(folder / "events.jsonl", home.root),
         measured=measured,
     )
+
+
+def planned_objective(plan: Plan, manifest: Manifest, home: Home) -> Objective[Any]:
+    """Return what is learned, from the rows of the dataset."""
+    from burnish.train import sft
+
+    rows = train_rows(manifest, home)
+    return sft.objective(plan.train, rows, planned_order(plan, manifest, home, rows))
 
 
 @contextmanager

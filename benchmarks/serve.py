@@ -1,0 +1,365 @@
+"""The serving engine against its own best path, against PEFT's mixed batches, and against answering one by one.
+
+`python benchmarks/serve.py PART [--threads N]` measures one part on SmolLM2-135M-Instruct (float32, CPU) and writes it into
+`benchmarks/results/serve.json`. Arms take turns within a round (A B C, C B A, ...) so that other work on the machine meets
+all of them; medians of ratios within a round are reported. Prompts are random tokens, answers have a fixed length, adapters
+are random matrices of rank 8 (or `--rank`) on all linear layers.
+
+parity      greedy tokens of 8 adapters and the base, alone and in one mixed batch, against transformers + PEFT
+adapters    16 requests: one adapter, 16 adapters, 16 of 64 resident, no adapter; PEFT's `adapter_names` at 4 and 16 adapters
+continuous  16 clients: 16 rows against 1 row
+http        16 streaming clients over HTTP in another process against 16 threads in this one
+churn       1,000 times: add an adapter, use it, take it out; resident memory
+start       `burnish serve` in an empty home, from the command to the first 200 of /health/ready
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import peft
+import psutil
+import torch
+import transformers
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from burnish.core.artifacts import MethodPlan
+from burnish.core.events import Event, Note
+from burnish.model.bases import resolve_base
+from burnish.model.load import load_base
+from burnish.model.lora import attach_lora, lora_parameters, save_adapter
+from burnish.model.memory import trim_heap
+from burnish.model.sampling import Sampling
+from burnish.serve.engine import Engine
+
+BASE = "smollm2-135m-instruct"
+RESULTS = Path(__file__).parent / "results" / "serve.json"
+REQUESTS, PROMPT_TOKENS, NEW_TOKENS = 16, 40, 48
+TIE = 1e-4
+
+
+def write_adapters(folder: Path, base: Path, count: int, rank: int) -> list[Path]:
+    """Write random adapters that change the base's answers."""
+    method = MethodPlan(
+        kind="lora", rank=rank, alpha=2.0 * rank, dropout=0.0, targets=("all-linear",), quantisation="none",
+        double_quantisation=False,
+    )  # fmt: skip
+    model = load_base(base)
+    attach_lora(model, method, seed=0)
+    written: list[Path] = []
+    for number in range(count):
+        generator = torch.Generator().manual_seed(number)
+        with torch.no_grad():
+            for name, parameter in lora_parameters(model).items():
+                parameter.normal_(0, 0.02 if name.endswith("lora_B") else 0.05, generator=generator)
+        save_adapter(model, folder / str(number), method, BASE)
+        written.append(folder / str(number))
+    return written
+
+
+def make_prompts(count: int, seed: int = 0) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(10, 49000, (count, PROMPT_TOKENS), generator=generator).tolist()
+
+
+def run_engine(
+    engine: Engine, names: Sequence[str | None], new_tokens: int = NEW_TOKENS
+) -> tuple[float, list[list[int]]]:
+    """Submit all requests at once; return the seconds until the last answer, and the answers."""
+    began = time.perf_counter()
+    prompts = make_prompts(len(names))
+    streams = [
+        engine.submit(prompt, name, Sampling(max_new_tokens=new_tokens))
+        for prompt, name in zip(prompts, names, strict=True)
+    ]
+    answers = [list(stream) for stream in streams]
+    return time.perf_counter() - began, answers
+
+
+def run_peft(model: PeftModel, names: Sequence[str], new_tokens: int = NEW_TOKENS) -> float:
+    ids = torch.tensor(make_prompts(len(names)))
+    began = time.perf_counter()
+    model.generate(
+        input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=new_tokens, min_new_tokens=new_tokens,
+        do_sample=False, eos_token_id=None, pad_token_id=0, adapter_names=list(names),
+    )  # fmt: skip
+    return time.perf_counter() - began
+
+
+def interleave(arms: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Run the arms in turns, forth and back; return the seconds of each round."""
+    seconds: dict[str, list[float]] = {name: [] for name in arms}
+    for number in range(rounds):
+        order = list(arms) if number % 2 == 0 else list(reversed(arms))
+        for name in order:
+            seconds[name].append(arms[name]())
+        print({name: round(values[-1], 2) for name, values in seconds.items()}, file=sys.stderr, flush=True)
+    return seconds
+
+
+def ratio(seconds: dict[str, list[float]], fast: str, slow: str) -> float:
+    """How many times the throughput of `slow` the arm `fast` has: the median over rounds."""
+    return round(statistics.median(b / a for a, b in zip(seconds[fast], seconds[slow], strict=True)), 3)
+
+
+# -------------------------------------------------------------------------------------------------------------- parts
+
+
+def parity(base: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    folders = write_adapters(folder, base, 8, options.rank)
+    names: list[str | None] = [None, *(str(number) for number in range(8))]
+    with Engine(load_base(base), adapters=dict(zip(names[1:], folders, strict=True)), rows=len(names)) as engine:  # type: ignore[arg-type]
+        _, mixed = run_engine(engine, names, 32)
+        prompts = make_prompts(len(names))
+        alone = [
+            list(engine.submit(prompt, name, Sampling(max_new_tokens=32)))
+            for prompt, name in zip(prompts, names, strict=True)
+        ]
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model.generation_config.eos_token_id = None
+    equal, ties, wrong = 0, 0, 0
+    for prompt, name, *ours in zip(prompts, names, alone, mixed, strict=True):
+        tuned = model if name is None else PeftModel.from_pretrained(model, folders[int(name)])
+        ids = torch.tensor([prompt])
+        whole = tuned.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=32, do_sample=False, pad_token_id=0,
+            eos_token_id=None,
+        )  # fmt: skip
+        want = whole[0, len(prompt) :].tolist()
+        for got in ours:
+            verdict = _compare(tuned, prompt, got, want)
+            equal, ties, wrong = equal + verdict[0], ties + verdict[1], wrong + verdict[2]
+        if name is not None:
+            tuned.unload()
+    return {"answers_equal": equal, "answers_equal_up_to_a_tie": ties, "answers_wrong": wrong, "tokens_each": 32}
+
+
+def _compare(model: PreTrainedModel, prompt: list[int], got: list[int], want: list[int]) -> tuple[int, int, int]:
+    if got == want:
+        return 1, 0, 0
+    at = next(i for i, (a, b) in enumerate(zip(got, want, strict=True)) if a != b)
+    with torch.no_grad():
+        logits = model(torch.tensor([[*prompt, *want[:at]]])).logits[0, -1]
+    tie = abs(float(logits[got[at]] - logits[want[at]])) < TIE
+    return 0, int(tie), int(not tie)
+
+
+def adapters(base: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    folders = write_adapters(folder, base, 16, options.rank)
+    known = {f"n{number}": folders[number % 16] for number in range(64)}
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    theirs = PeftModel.from_pretrained(model, folders[0], adapter_name="n0")
+    for number in range(1, 16):
+        theirs.load_adapter(folders[number], adapter_name=f"n{number}")
+    theirs.eval()
+    with Engine(load_base(base), rows=REQUESTS, slots=64) as engine:
+        for name, each in known.items():
+            engine.add_adapter(name, each, lazy=True)
+        for name in known:
+            list(engine.submit([1, 2, 3], name, Sampling(max_new_tokens=1)))
+        assert len(engine.resident_adapters) == 64
+        four = [f"n{number % 4}" for number in range(REQUESTS)]
+        sixteen = [f"n{number}" for number in range(REQUESTS)]
+        few = {name: known[name] for name in sixteen}
+        alone = Engine(load_base(base), adapters=few, rows=REQUESTS, slots=16)
+        for name in sixteen:
+            list(alone.submit([1, 2, 3], name, Sampling(max_new_tokens=1)))
+        arms = {
+            "no adapter": lambda: run_engine(alone, [None] * REQUESTS)[0],
+            "one": lambda: run_engine(alone, ["n0"] * REQUESTS)[0],
+            "4": lambda: run_engine(alone, four)[0],
+            "16": lambda: run_engine(alone, sixteen)[0],
+            "16 of 64": lambda: run_engine(engine, [f"n{4 * number}" for number in range(REQUESTS)])[0],
+            "peft 4": lambda: run_peft(theirs, four),
+            "peft 16": lambda: run_peft(theirs, sixteen),
+        }
+        for arm in list(arms.values())[:5]:
+            arm()
+        seconds = interleave(arms, options.rounds)
+        alone.close()
+    tokens = REQUESTS * NEW_TOKENS
+    return {
+        "rank": options.rank,
+        "new_tokens_per_s": {name: round(tokens / statistics.median(values), 1) for name, values in seconds.items()},
+        "ratios": {
+            "16 distinct / one adapter": ratio(seconds, "16", "one"),
+            "16 of 64 resident / one adapter": ratio(seconds, "16 of 64", "one"),
+            "16 distinct / no adapter": ratio(seconds, "16", "no adapter"),
+            "ours / PEFT at 4": ratio(seconds, "4", "peft 4"),
+            "ours / PEFT at 16": ratio(seconds, "16", "peft 16"),
+        },
+        "seconds": {name: [round(value, 3) for value in values] for name, values in seconds.items()},
+    }
+
+
+def continuous(base: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    with Engine(load_base(base), rows=REQUESTS) as many, Engine(load_base(base), rows=1) as one:
+        arms = {
+            "16 rows": lambda: run_engine(many, [None] * REQUESTS)[0],
+            "1 row": lambda: run_engine(one, [None] * REQUESTS)[0],
+        }
+        arms["16 rows"]()
+        seconds = interleave(arms, options.rounds)
+    tokens = REQUESTS * NEW_TOKENS
+    return {
+        "new_tokens_per_s": {name: round(tokens / statistics.median(values), 1) for name, values in seconds.items()},
+        "ratio": ratio(seconds, "16 rows", "1 row"),
+    }
+
+
+CLIENT = """
+import asyncio, json, sys, time
+import aiohttp
+url, prompts, tokens = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3])
+async def one(session, prompt):
+    count = 0
+    body = {"model": "base", "prompt": prompt, "max_tokens": tokens, "stream": True}
+    async with session.post(url + "/completions", json=body) as response:
+        async for line in response.content:
+            count += line.startswith(b"data: {")
+    return count
+async def main():
+    async with aiohttp.ClientSession() as session:
+        for line in sys.stdin:
+            began = time.perf_counter()
+            counts = await asyncio.gather(*(one(session, prompt) for prompt in prompts))
+            print(json.dumps([time.perf_counter() - began, sum(counts)]), flush=True)
+asyncio.run(main())
+"""
+
+
+def http(base: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    from burnish.serve.answer import ServedModel
+    from burnish.serve.api import Service
+    from burnish.serve.server import run_server
+    from burnish.text.tokenizer import load_tokenizer
+
+    engine = Engine(load_base(base), rows=REQUESTS)
+    service = Service(engine, load_tokenizer(base), {"base": ServedModel(None, None)})
+    stop, listening, notes = threading.Event(), threading.Event(), list[str]()
+
+    def emit(event: Event) -> None:
+        assert isinstance(event, Note)
+        notes.append(event.text)
+        listening.set()
+
+    server = threading.Thread(target=run_server, args=(service, "127.0.0.1", 0), kwargs={"emit": emit, "stop": stop})
+    server.start()
+    listening.wait()
+    url = notes[0].split()[2]
+    command = [sys.executable, "-c", CLIENT, url, json.dumps(make_prompts(REQUESTS)), str(NEW_TOKENS)]
+    client = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert client.stdin is not None
+    assert client.stdout is not None
+
+    def over_http() -> float:
+        client.stdin.write("go\n")  # type: ignore[union-attr]
+        client.stdin.flush()  # type: ignore[union-attr]
+        seconds, events = json.loads(client.stdout.readline())  # type: ignore[union-attr]
+        assert events >= REQUESTS * NEW_TOKENS / 4, events
+        return seconds
+
+    arms = {"engine": lambda: run_engine(engine, [None] * REQUESTS)[0], "http": over_http}
+    for arm in arms.values():
+        arm()
+    seconds = interleave(arms, options.rounds)
+    client.stdin.close()
+    client.wait()
+    stop.set()
+    server.join()
+    return {"overhead_percent": round(100 * (1 / ratio(seconds, "http", "engine") - 1), 2)}
+
+
+def churn(base: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    folders = write_adapters(folder, base, 2, options.rank)
+    trim_heap()
+    process, seen = psutil.Process(), list[int]()
+    with Engine(load_base(base), rows=4) as engine:
+        began = time.perf_counter()
+        for number in range(1000):
+            engine.add_adapter("x", folders[number % 2])
+            list(engine.submit([1, 2, 3], "x", Sampling(max_new_tokens=1)))
+            assert engine.remove_adapter("x", wait_s=30)
+            if (number + 1) % 100 == 0:
+                trim_heap()
+                seen.append(process.memory_info().rss)
+        seconds = time.perf_counter() - began
+        assert engine.adapter_bytes == 0
+    return {
+        "times": 1000,
+        "rss_mb": [round(value / 2**20, 1) for value in seen],
+        "growth_percent": round(100 * (max(seen[1:]) / seen[0] - 1), 2),
+        "ms_each": round(seconds, 1),
+    }
+
+
+def start(base: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    found: list[float] = []
+    for number in range(options.rounds):
+        port = 20000 + os.getpid() % 20000 + number
+        command = [sys.executable, "-m", "burnish", "serve", "--home", str(folder / str(number)), "--port", str(port)]
+        began = time.perf_counter()
+        server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while True:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=1) as answer:
+                    assert answer.status == 200
+                    break
+            except OSError:
+                assert server.poll() is None, "the server ended"
+                time.sleep(0.02)
+        found.append(time.perf_counter() - began)
+        server.terminate()
+        server.wait()
+    return {"seconds_to_ready": [round(value, 2) for value in found], "median_s": round(statistics.median(found), 2)}
+
+
+PARTS = {
+    "parity": parity, "adapters": adapters, "continuous": continuous, "http": http, "churn": churn, "start": start,
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=list(PARTS))
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rank", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    base = resolve_base(BASE).folder
+    load_before = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory() as folder:
+        found = PARTS[options.part](base, Path(folder), options)
+    told = {
+        "date": datetime.date.today().isoformat(),
+        "base": BASE,
+        "threads": options.threads,
+        "device": f"{platform.machine()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}",
+        "load_average": [round(load_before, 1), round(os.getloadavg()[0], 1)],
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__},
+    }
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    key = options.part if options.part != "adapters" else f"adapters rank {options.rank}"
+    results[key] = {**told, **found}
+    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+    print(json.dumps(results[key], indent=2))
+
+
+if __name__ == "__main__":
+    main()

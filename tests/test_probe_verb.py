@@ -1,0 +1,109 @@
+"""`burnish plan --probe`: a few steps of the run are made here, and plans go by what they took."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from burnish.cli import main
+from burnish.core.artifacts import Adapter, Plan, Probe
+from burnish.store.home import Home
+
+SHORT = ("--set", "train.epochs=30", "--set", "train.tokens_per_step=256", "--set", "train.row_tokens=256")
+Said = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def project(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a recipe on the tiny base, of some fifty short steps."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("BURNISH_HOME", raising=False)
+    assert main(["new", "support", "-q"]) == 0
+    recipe = tmp_path / "support.yaml"
+    recipe.write_text(recipe.read_text().replace("smollm2-135m-instruct", str(tiny_base)))
+    return tmp_path
+
+
+@pytest.fixture
+def said(project: Path, capsys: pytest.CaptureFixture[str]) -> Said:
+    """Run a verb on the recipe and return its JSON."""
+
+    def run(verb: str, *arguments: str, code: int = 0) -> dict[str, Any]:
+        assert main([verb, "support.yaml", *SHORT, "--json", "-q", *arguments]) == code
+        return json.loads(capsys.readouterr().out)
+
+    return run
+
+
+def test_a_probe_is_kept_and_plans_of_its_shape_go_by_it(said: Said, project: Path) -> None:
+    before = said("plan")
+    probed = said("plan", "--probe")
+    home = Home(project / ".burnish")
+    [probe] = home.all(Probe)
+    took = probe.measured
+    assert (took.steps, took.rows > 0, took.generated_tokens) == (15, True, 8 * took.rows)
+    assert took.peak_bytes > 50_000_000
+    assert not list(home.root.glob("probe-*"))
+
+    assert probed["time"]["train"]["mid"] == pytest.approx(probed["tokens"]["total"] * took.seconds / took.tokens)
+    assert probed["time"]["train"]["high"] == pytest.approx(1.15 * probed["time"]["train"]["mid"])
+    assert probed["memory"]["peak_bytes"] == sum(probed["memory"]["components"].values())
+    assert probed["memory"]["peak_bytes"] == pytest.approx(took.peak_bytes, rel=0.1)
+    assert "a probe here: 15 steps" in probed["because"]["time.train"]
+    assert "a probe here held" in probed["because"]["memory.peak_bytes"]
+    assert probed["correction"]["time.train"] > 0
+    assert before["correction"] is None
+
+    again = said("plan")
+    assert again["id"] == probed["id"]
+    assert again["time"] == probed["time"]
+    other = said("plan", "--set", "method.rank=4")
+    assert "a probe here" not in other["because"]["time.train"]
+
+
+def test_a_run_goes_by_the_probe_and_is_held_against_it(said: Said, project: Path) -> None:
+    said("plan", "--probe")
+    said("train")
+    home = Home(project / ".burnish")
+    adapter = home.all(Adapter)[0]
+    plan = home.load(Plan, adapter.plan)
+    assert "a probe here" in plan.because["time.train"]
+    calibration = said_calibration(project)
+    row = next(row for row in calibration["runs"] if row["what"] == "time.train")
+    assert row["predicted"] == pytest.approx(plan.time.train.mid)
+    assert row["ratio_to_formulas"] == pytest.approx(
+        row["measured"] / row["predicted"] * (plan.correction or {})["time.train"]
+    )
+
+
+def said_calibration(project: Path) -> dict[str, Any]:
+    """What the home knows of predicted against measured."""
+    from burnish.doors.planning import calibration
+    from burnish.plan.table import calibration_document
+
+    return calibration_document(*calibration(Home(project / ".burnish")))
+
+
+def test_a_run_shorter_than_a_probe_is_probed_whole(said: Said, project: Path) -> None:
+    said("plan", "--probe", "--set", "train.epochs=1", "--set", "train.tokens_per_step=1024")
+    [probe] = Home(project / ".burnish").all(Probe)
+    assert 1 <= probe.measured.steps < 15
+
+
+def test_the_list_of_artifacts_says_what_a_probe_measured(
+    said: Said, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said("plan", "--probe")
+    assert main(["show"]) == 0
+    assert "15 steps on" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("more", [("--gpu", "h100"), ("--gpus", "t4,h100"), ("--fit", "1GB"), ("--deadline", "2h")])
+def test_a_probe_for_another_machine_is_refused(said: Said, project: Path, more: tuple[str, str]) -> None:
+    message = said("plan", "--probe", *more, code=2)["error"]["message"]
+    assert "--probe measures this machine" in message
+    assert not Home(project / ".burnish").all(Probe)
