@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from preparing import Prepare, Prepared
 
 from burnish.core.errors import DataError, RecipeError
@@ -127,6 +129,18 @@ def test_answers_are_told_apart_by_kind() -> None:
     assert dict(zip(of, found, strict=True)) == of
 
 
+def test_the_worse_answer_of_a_pair_is_not_judged() -> None:
+    messages: list[Message] = [
+        {"role": "user", "content": "When does it leave?"}, {"role": "assistant", "content": "At ten."},
+    ]  # fmt: skip
+    compared = "at ten\ni can t assist with that"
+    words = words_of([words_only(plain(part)) for part in ("When does it leave?", compared)])
+    as_one = signals_of([Said(messages, compared, ())], words)
+    as_pair = signals_of([Said(messages, compared, (), pair=True)], words)
+    assert as_one["signals"].tolist() == [rules.BY_ROW["refusal"]]
+    assert (as_pair["signals"].tolist(), as_pair["size"].tolist()) == ([0], [2])
+
+
 def test_a_tool_call_without_text_is_structured_and_not_empty() -> None:
     call: Message = {
         "role": "assistant",
@@ -200,6 +214,20 @@ def test_signals_do_not_depend_on_which_rows_are_looked_at_together() -> None:
     pairs = [("Say it.", answer) for answer in (*REFUSALS, CODE, PROSE, PROSE * 8, "", "?", '{"a": 1}', "As an AI")]
     together = signals(pairs)
     assert [signals([pair]).tolist()[0] for pair in pairs] == together.tolist()
+
+
+ROLES = st.sampled_from(["system", "user", "assistant", "tool"])
+PIECES = st.sampled_from(
+    ["```", '{"a": 1}', '{"a', "[1]", "...", "#", "\n", "As an AI", "I can't assist with", "ภาษา", "\ud800", "x" * 40]
+)
+TEXTS = st.lists(st.one_of(st.text(max_size=20), PIECES), max_size=12).map(" ".join)
+
+
+@given(st.lists(st.lists(st.tuples(ROLES, TEXTS), max_size=4), min_size=1, max_size=4))
+def test_no_conversation_is_too_odd_to_be_looked_at(rows: list[list[tuple[Any, str]]]) -> None:
+    conversations = [[Message(role=role, content=text) for role, text in turns] for turns in rows]
+    together = signals_of_rows(conversations).tolist()
+    assert together == [signals_of_rows([each]).tolist()[0] for each in conversations]
 
 
 # ---------------------------------------------------------------------------------------------------------------- prepare

@@ -33,6 +33,7 @@ SIGNIFICANT, SMALL = 0.05, 0.1
 """A finding has an adjusted p value below the first and an effect size (Cramer's V) from the second."""
 ANSWERED, REFUSED = "answered", "refused"
 MOST_LABELS = 20
+MOST_SOURCES = 30
 ROWS_PER_LABEL = 5
 """Answers are labels where there are at most so many different ones, each on average in so many rows."""
 SENTIMENT_MARGIN = 50
@@ -55,7 +56,7 @@ def audit(spool: Spool, fates: Fates, marks: Marks, sides: Mapping[str, int], na
     axes = [_axis(spool, fates, kept, axis, answers, sides) for axis in dict.fromkeys(group.axis for group in GROUPS)]
     sources = Sources(spool, marks.data, names)
     splits = _splits(fates, kept, sides, [
-        Property("source", sources.of, sources.names), _kinds(spool), _languages(spool), *answers[1:], _genders(spool),
+        _sources(spool, sources, kept), _kinds(spool), _languages(spool), *answers[1:], _genders(spool),
     ])  # fmt: skip
     _adjust([test for axis in axes for test in axis["tests"]])
     _adjust(splits)
@@ -70,6 +71,16 @@ def audit(spool: Spool, fates: Fates, marks: Marks, sides: Mapping[str, int], na
 
 
 # ------------------------------------------------------------------------------------------------------------- properties
+
+
+def _sources(spool: Spool, sources: Sources, kept: Mask) -> Property:
+    """Return the largest sources, the others taken together: a folder may have any number of files."""
+    counts = np.bincount(sources.of[kept], minlength=len(sources.names))
+    largest: list[int] = np.argsort(-counts, kind="stable")[:MOST_SOURCES].tolist()
+    place = np.full(max(len(sources.names), int(sources.of.max(initial=0)) + 1), len(largest), np.int64)
+    place[largest] = np.arange(len(largest))
+    names = [sources.names[number] for number in largest]
+    return Property("source", place[sources.of], [*names, "other sources"])
 
 
 def _refused(spool: Spool) -> Property:

@@ -19,9 +19,8 @@ UNKNOWN = 0
 """Language of texts that are too short to tell; languages are numbered from 1 as `LANGUAGES` has them."""
 LEAST_LETTERS = 20
 """Letters below which no language is told; scripts in which a letter says more need a fifth of that."""
-MOST_CHARACTERS = 300
-"""What of a text is looked at."""
-_LETTERS = re.compile(r"[^\W\d_]")
+MOST_CHARACTERS = 100
+"""What of a text is looked at: more says no more, and costs (benchmarks/languages.py, benchmarks/filters.py)."""
 _DENSE = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af]"
 )
@@ -30,16 +29,11 @@ _DENSE = re.compile(
 def language_of(text: str) -> int:
     """Return the number of a text's language, or UNKNOWN."""
     text = text[:MOST_CHARACTERS]
-    letters = len(_LETTERS.findall(text))
+    letters = sum(map(str.isalpha, text))
     if letters < LEAST_LETTERS and letters + 4 * len(_DENSE.findall(text)) < LEAST_LETTERS:
         return UNKNOWN
     code: str = _identifier().classify(text)[0]  # pyright: ignore[reportUnknownVariableType]
     return _numbers()[code]
-
-
-def name_of(number: int) -> str:
-    """Return the code of a language by its number."""
-    return LANGUAGES[number - 1] if number else "unknown"
 
 
 @cache

@@ -21,7 +21,9 @@ from burnish.data.filters.groups import mentioned
 from burnish.data.filters.language import LANGUAGES, UNKNOWN, language_of
 from burnish.data.filters.lexicon import Lexicon, lines_of
 from burnish.data.filters.sentiment import sentiment_of
-from burnish.data.near.shingle import I64, Words, shingle_sets
+from burnish.data.near.canonical import plain, words_only
+from burnish.data.near.rows import conversation
+from burnish.data.near.shingle import I64, Words, shingle_sets, words_of
 from burnish.text.messages import Message
 
 Mask = npt.NDArray[np.bool_]
@@ -38,11 +40,15 @@ ENGLISH_WORDS, ENGLISH_SHARE = 3, 0.2
 
 
 class Said(NamedTuple):
-    """A row's texts: the conversation, what of it is compared as the answer (`near.rows.conversation`), what was changed."""
+    """A row's texts: the conversation, what of it is compared as the answer (`near.rows.conversation`), what was changed.
+
+    pair: whether `answer` holds a worse answer too; then the answer of the conversation alone is judged.
+    """
 
     messages: Sequence[Message]
     answer: str
     changes: Collection[str]
+    pair: bool = False
 
 
 def signals_of(rows: Sequence[Said], words: Words) -> npt.NDArray[Any]:
@@ -52,6 +58,7 @@ def signals_of(rows: Sequence[Said], words: Words) -> npt.NDArray[Any]:
         return found
     answers = [_answers(row.messages) for row in rows]
     raws = ["\n".join(answer) for answer in answers]
+    words = _without_worse(rows, words)
     sizes = np.diff(words.starts)
     asked, told = sizes[0::2], sizes[1::2]
     found["size"] = told
@@ -104,7 +111,7 @@ def _form(row: Said, answers: Sequence[str], raw: str) -> int:
     form = _PLAIN
     if any("tool_calls" in message for message in row.messages):
         form = _CALL
-    if raw.lstrip()[:1] in ("{", "[") or len(answers) > 1:
+    if any(answer.lstrip()[:1] in ("{", "[") for answer in answers):
         parts = _compared(row)
         like = [_LIKE_JSON.match(answer) is not None for answer in answers]
         fine = [part.startswith(("{", "[")) for part in parts]
@@ -129,9 +136,9 @@ def _compared(row: Said) -> list[str]:
     for message in row.messages:
         if message["role"] not in ("assistant", "tool"):
             continue
-        line = next(lines)
+        line = next(lines, "")
         for _ in message.get("tool_calls") or ():
-            next(lines)
+            next(lines, "")
         if message["role"] == "assistant":
             parts.append(line)
     return parts
@@ -220,6 +227,14 @@ def _phrases() -> Lexicon:
 def _english_and_varieties() -> Lexicon:
     varieties = {name: words.split() for name, _, words in (line.partition("\t") for line in lines_of("variety"))}
     return Lexicon({"english": lines_of("english"), **varieties})
+
+
+def _without_worse(rows: Sequence[Said], words: Words) -> Words:
+    """Return the words of requests and answers, of pairs without those of the worse answer."""
+    if not any(row.pair for row in rows):
+        return words
+    own = [words_only(plain(part)) for row in rows for part in conversation(row.messages)]
+    return words_of(own)
 
 
 def _words_of_answers(words: Words) -> Words:

@@ -44,10 +44,12 @@ def swapped_messages(messages: Sequence[Message], what: Swap) -> list[Message] |
 def counterfactuals(rows: Iterable[tuple[int, str]], what: Swap) -> Iterator[tuple[int, list[Message], list[Message]]]:
     """Yield number, messages and swapped messages of those rows that can be swapped. rows: numbers and messages as JSON."""
     for number, text in rows:
-        messages = cast(list[Message], json.loads(text))
-        other = swapped_messages(messages, what)
+        messages = json.loads(text)
+        if not isinstance(messages, list):  # a preference pair is no answer to be compared
+            continue
+        other = swapped_messages(cast(list[Message], messages), what)
         if other is not None:
-            yield number, messages, other
+            yield number, cast(list[Message], messages), other
 
 
 def twins(spool: Spool, kept: I64, what: Swap) -> dict[str, Any]:
