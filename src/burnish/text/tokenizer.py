@@ -80,7 +80,7 @@ class Tokenizer:
 
     def control_token_in(self, text: str) -> str | None:
         """Return a token that would break the turns apart if `text` were put into a conversation, or None."""
-        return next((token for token in sorted(self.control_tokens) if token in text), None)
+        return min([token for token in self.control_tokens if token in text], default=None)
 
     def token(self, token_id: int) -> str:
         """Return how the vocabulary writes one id, for messages to people."""

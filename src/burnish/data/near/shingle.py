@@ -11,6 +11,7 @@ of two texts of 1,000 words get the same hash with a chance of 2e-10.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -118,8 +119,9 @@ def _word_table() -> tuple[NDArray[np.bool_], U64]:
 _IS_WORD, _NUMBERS = _word_table()
 
 
+@lru_cache(maxsize=2)
 def _powers(count: int) -> tuple[U64, U64]:
-    """P^i and P^-i modulo 2^64 for i below count."""
+    """P^i and P^-i modulo 2^64 for i below count; the last sizes asked for are kept."""
     both: list[U64] = []
     inverse: int = pow(_MULTIPLIER, -1, 2**64)
     for base in (_MULTIPLIER, inverse):
@@ -137,7 +139,7 @@ def _word_hashes(data: NDArray[np.uint8]) -> tuple[U64, I64]:
     is_word = _IS_WORD[data].view(np.int8)
     changes = np.flatnonzero(np.diff(is_word)) + 1
     starts, ends = changes[::2], changes[1::2]
-    powers, inverses = (_POWERS, _INVERSES) if len(data) <= len(_POWERS) else _powers(len(data))
+    powers, inverses = (_POWERS, _INVERSES) if len(data) <= len(_POWERS) else _powers(1 << len(data).bit_length())
     sums = np.cumsum(_NUMBERS[data] * powers[: len(data)], dtype=np.uint64)
     return mix((sums[ends - 1] - sums[starts - 1]) * inverses[starts]), starts
 

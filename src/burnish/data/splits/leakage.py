@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
@@ -32,7 +31,7 @@ Near: TypeAlias = "Callable[[Part, Part, float], Iterable[tuple[int, int, float]
 Embed: TypeAlias = Callable[[Sequence[str]], npt.NDArray[np.floating[Any]]]
 """embed(texts) -> vectors of shape (texts, width), of any length."""
 WORST = 10
-_WORD = re.compile(rb"[0-9a-z_\x80-\xff]+")
+_WORDS_ALONE = bytes(byte if byte in b"0123456789abcdefghijklmnopqrstuvwxyz_" or byte > 127 else 32 for byte in range(256))
 PASS_WORDS = 7 << 20
 """Words of tested rows that are indexed at once, about 400 MB while the index is made."""
 _BLOCK = 4096
@@ -184,7 +183,7 @@ def exact_hash(text: str) -> int:
 
 def exact_hash_of(parts: Sequence[bytes], text: str) -> int:
     """Return the `exact_hash` of a text whose parts are given as `canonical.words_only` returns them."""
-    words = b" ".join([word for part in parts for word in _WORD.findall(part)])
+    words = b" ".join(b" ".join(parts).translate(_WORDS_ALONE).split())
     said = words or f"\0{text.strip()}".encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(said, digest_size=8).digest(), "little")
 
