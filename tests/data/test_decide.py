@@ -68,6 +68,16 @@ def test_the_latest_rows_are_tested_and_the_embargo_is_left_out(run_prepare: Pre
         run_prepare([*rows, row(200)], prepare={"split_by": "date"})
 
 
+def test_rows_are_split_by_their_date_with_a_time_or_by_when_they_were_created(run_prepare: Prepare) -> None:
+    first = datetime.date(2025, 1, 1)
+    days = [(first + datetime.timedelta(days=n)).isoformat() for n in range(100)]
+    keys = ({"date": "{}T00:00:00"}, {"created_at": "{} 10:05:00+02:00"})
+    rows = [row(n) | {key: said.format(day) for key, said in keys[n % 2].items()} for n, day in enumerate(days)]
+    done = run_prepare(rows, prepare={"split_by": "date", "test_share": 0.2})
+    assert {r.line for r in done.rows("test")} == set(range(81, 101))
+    assert done.manifest.ledger.changed == {}
+
+
 def test_a_stratified_split_holds_the_share_of_each_answer(run_prepare: Prepare) -> None:
     rows = [row(n) | {"response": "rare" if n % 20 == 0 else "common"} for n in range(400)]
     done = run_prepare(rows, prepare={"stratify": True, "test_share": 0.25})

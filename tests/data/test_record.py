@@ -91,17 +91,28 @@ def test_two_keys_that_become_one_placeholder_stay_two() -> None:
         ("2025-02-29", None),
         ("2025-7-15", None),
         ("20250715", None),
-        ("2025-07-15T10:00", None),
+        ("2025-07-15T10:00", datetime.date(2025, 7, 15)),
+        ("2025-07-15 00:00:00", datetime.date(2025, 7, 15)),
+        ("2025-07-15T23:59:59.123+02:00", datetime.date(2025, 7, 15)),
+        ("2025-07-15T10:00Z and later", None),
         ("tomorrow", None),
         ("", None),
     ],
 )
-def test_a_date_is_a_day_only_as_year_month_day(date: str, day: datetime.date | None) -> None:
+def test_a_date_is_a_day_only_as_year_month_day_with_or_without_a_time(date: str, day: datetime.date | None) -> None:
     assert read_any({"prompt": "q", "completion": "a", "date": date}).day() == day
 
 
 def test_a_record_without_a_date_has_no_day() -> None:
     assert Record(text="t").day() is None
+
+
+def test_a_row_was_made_on_its_date_else_when_it_was_created() -> None:
+    answered = {"prompt": "q", "completion": "a", "created_at": "2025-07-01T09:00:00Z"}
+    assert read_any(answered).day() is None
+    assert read_any(answered).day_created() == datetime.date(2025, 7, 1)
+    assert read_any({**answered, "date": "2025-07-15"}).day_created() == datetime.date(2025, 7, 15)
+    assert read_any({**answered, "created_at": 1751360400}).day_created() is None
 
 
 def test_a_raw_row_says_where_it_is_from() -> None:

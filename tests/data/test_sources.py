@@ -73,6 +73,13 @@ def test_a_byte_order_mark_and_carriage_returns_do_no_harm(tmp_path: Path) -> No
     assert [line.value for line in lines(tmp_path, b'\xef\xbb\xbf{"a": 1}\r\n{"b": 2}\r\n')] == [{"a": 1}, {"b": 2}]
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+def test_lines_as_windows_writes_them_are_read_with_their_line_numbers(tmp_path: Path, encoding: str) -> None:
+    found = lines(tmp_path, '{"a": "Zoë 東"}\r\nbroken\r\n{"b": "\U0001f6eb"}'.encode(encoding))
+    assert [line.value for line in found] == [{"a": "Zoë 東"}, None, {"b": "\U0001f6eb"}]
+    assert [(line.origin.line, line.reason) for line in found][1] == (2, "broken JSON")
+
+
 def test_a_byte_order_mark_in_the_middle_is_a_reason(tmp_path: Path) -> None:
     assert lines(tmp_path, b'{"a": 1}\n\xef\xbb\xbf{"b": 2}\n')[1].reason == "broken JSON"
 

@@ -11,7 +11,8 @@ from typing import Any, cast
 
 from burnish.text.messages import FunctionCall, Message, ToolCall
 
-_ISO_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
+_ISO_DATE = re.compile(r"(\d{4}-\d{2}-\d{2})(?:[T ]\d{2}:\d{2}(?::\d{2}(?:\.\d+)?)?(?:Z|[+-]\d{2}:?\d{2})?)?")
+"""A day, or a day with a time, as tables and spreadsheets write every date: the time, in whatever zone, is not looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +77,12 @@ class Record:
         return self.meta.get("unused", {})
 
     def day(self) -> datetime.date | None:
-        """Return the row's date, or None where it has none that is valid (YYYY-MM-DD)."""
-        date = self.meta.get("date")
-        if date is None or not _ISO_DATE.fullmatch(date):
-            return None
-        try:
-            return datetime.date.fromisoformat(date)
-        except ValueError:
-            return None
+        """Return the row's date, or None where it has none that is valid (YYYY-MM-DD, a time may follow)."""
+        return _day(self.meta.get("date"))
+
+    def day_created(self) -> datetime.date | None:
+        """Return the day the row was made, by its date, else by `created_at`; None where neither is valid."""
+        return self.day() or _day(self.meta.get("created_at"))
 
     def texts(self) -> Iterator[str]:
         """Yield everything a person could read in the row: exactly the texts that `mapped` changes."""
@@ -125,6 +124,14 @@ class Record:
         if layout:
             meta["layout"] = layout
         return mapped
+
+
+def _day(said: object) -> datetime.date | None:
+    found = _ISO_DATE.fullmatch(said) if isinstance(said, str) else None
+    try:
+        return None if found is None else datetime.date.fromisoformat(found[1])
+    except ValueError:
+        return None
 
 
 def _said(record: Record) -> tuple[Any, ...]:

@@ -323,7 +323,7 @@ def _columns(rows: Sequence[_Entry], files: Sequence[str]) -> tuple[np.ndarray, 
     for at, (row, (text, answer), candidate) in enumerate(rows):
         said = candidate.row.split
         system = "\n".join(_said_by(candidate.said.messages, "system"))
-        day = candidate.said.day
+        day = candidate.row.day_created()
         asked = plain(text)
         words += words_only(asked), words_only(plain(answer))
         own[at] = (

@@ -10,6 +10,11 @@ def encoding_of(stream: BinaryIO) -> str:
     """The encoding, and the stream at its beginning again."""
     begins = stream.read(4)
     stream.seek(0)
+    return encoding_of_bytes(begins)
+
+
+def encoding_of_bytes(begins: bytes) -> str:
+    """The encoding of what begins so."""
     if begins.startswith(codecs.BOM_UTF8):
         return "utf-8-sig"
     if begins.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):

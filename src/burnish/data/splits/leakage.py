@@ -31,7 +31,9 @@ Near: TypeAlias = "Callable[[Part, Part, float], Iterable[tuple[int, int, float]
 Embed: TypeAlias = Callable[[Sequence[str]], npt.NDArray[np.floating[Any]]]
 """embed(texts) -> vectors of shape (texts, width), of any length."""
 WORST = 10
-_WORDS_ALONE = bytes(byte if byte in b"0123456789abcdefghijklmnopqrstuvwxyz_" or byte > 127 else 32 for byte in range(256))
+_WORDS_ALONE = bytes(
+    byte if byte in b"0123456789abcdefghijklmnopqrstuvwxyz_" or byte > 127 else 32 for byte in range(256)
+)
 PASS_WORDS = 7 << 20
 """Words of tested rows that are indexed at once, about 400 MB while the index is made."""
 _BLOCK = 4096
