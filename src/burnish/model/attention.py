@@ -8,14 +8,19 @@ builds no mask of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from functools import cache, partial
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface
 
 from burnish.core.errors import BaseModelError
@@ -53,10 +58,14 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class PackedLayout:
-    """The segments of one packed row, in order, without gaps; positions (T,) restart after each prefix."""
+    """The segments of one packed row, in order, without gaps; positions (T,) restart after each prefix.
+
+    `made`: what the kernels of a GPU derive from the segments, made once for all layers.
+    """
 
     segments: tuple[Segment, ...]
     positions_T: Tensor
+    made: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
 
 def packed_attention(
@@ -71,25 +80,163 @@ def packed_attention(
     dropout: float = 0.0,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    kernel: Kernel | None = None,
     **kwargs: object,
 ) -> tuple[Tensor, None]:
     """Attend within the segments of a packed row.
 
-    query (1, heads, T, head size), key and value (1, key heads, T, head size); returns (1, T, heads, head size).
-    Raises BaseModelError for score caps and for dropout of attention weights, which are not computed.
+    query (1, heads, T, head size), key and value (1, key heads, T, head size); returns (1, T, heads, head size). `kernel` None
+    takes the one that always works. Raises BaseModelError for dropout of attention weights, which is not computed.
     """
-    if softcap is not None or dropout > 0.0:
-        raise BaseModelError(
-            "this base caps its attention scores or drops attention weights; packed training computes neither."
+    if dropout > 0.0:
+        raise BaseModelError("this base drops attention weights (attention_dropout); packed training does not compute that.")
+    asked = Attending(packed, scaling, sliding_window, softcap)
+    compute = KERNELS[kernel if kernel is not None and fits(kernel, query, asked) else _safe_kernel(query, asked)]
+    return compute(query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1), asked)[None], None
+
+
+@dataclass(frozen=True, slots=True)
+class Attending:
+    """What is asked of a kernel: the row, the scale of the scores, the window, and their cap (cap tanh(score / cap))."""
+
+    packed: PackedLayout
+    scale: float
+    window: int | None
+    softcap: float | None
+
+
+Kernel = Literal["segments", "masked", "varlen", "blocks", "flex"]
+
+
+def fits(kernel: Kernel, query: Tensor, asked: Attending) -> bool:
+    """Return whether a kernel computes this: float16 or bfloat16 on CUDA for `varlen`, samples of one length for `blocks`, ..."""
+    if kernel == "segments":
+        return True
+    if kernel == "masked":
+        return asked.softcap is None
+    if query.device.type != "cuda":
+        return False
+    if kernel == "flex":
+        return True
+    half = query.dtype in (torch.bfloat16, torch.float16) and query.shape[-1] <= 256
+    if kernel == "varlen":
+        return half and asked.softcap is None
+    lengths = {segment.end - segment.start for segment in asked.packed.segments}
+    alone = not any(segment.seen for segment in asked.packed.segments)
+    return asked.softcap is None and alone and len(lengths) == 1 and (asked.window or max(lengths)) >= max(lengths)
+
+
+def _safe_kernel(query: Tensor, asked: Attending) -> Kernel:
+    if query.device.type == "cpu" or asked.softcap is not None:
+        return "segments"
+    return "varlen" if fits("varlen", query, asked) else "masked"
+
+
+def _by_segments(q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, asked: Attending) -> Tensor:
+    by_head = (x_THD.transpose(0, 1) for x_THD in (q_THD, k_TKD, v_TKD))
+    return _SegmentAttention.apply(*by_head, asked.packed.segments, asked.scale, asked.window, asked.softcap)
+
+
+def _masked(q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, asked: Attending) -> Tensor:
+    groups = q_THD.shape[1] // k_TKD.shape[1]
+    k, v = (x_TKD.repeat_interleave(groups, dim=1).transpose(0, 1)[None] for x_TKD in (k_TKD, v_TKD))
+    mask_TT = _made(asked.packed, f"mask {asked.window}", lambda: row_mask(asked.packed, q_THD.device, asked.window))
+    out = F.scaled_dot_product_attention(q_THD.transpose(0, 1)[None], k, v, attn_mask=mask_TT, scale=asked.scale)
+    return out[0].transpose(0, 1)
+
+
+def _varlen(q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, asked: Attending) -> Tensor:
+    """FlashAttention over samples of any length (Dao 2023, arXiv:2307.08691). A tail's keys are its prefix and itself."""
+    lengths = _made(asked.packed, "lengths", lambda: _lengths(asked.packed, q_THD.device))
+    if lengths.keys_N is not None:
+        k_TKD, v_TKD = k_TKD.index_select(0, lengths.keys_N), v_TKD.index_select(0, lengths.keys_N)
+    window = (-1, 0) if asked.window is None else (asked.window - 1, 0)
+    return varlen_attn(
+        q_THD, k_TKD, v_TKD, lengths.queries, lengths.seen, lengths.most_queries, lengths.most_seen,
+        scale=asked.scale, window_size=window, **_GROUPED,
+    )  # fmt: skip
+
+
+_GROUPED = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
+"""torch 2.11 takes fewer key heads as they are; later ones ask to be told."""
+
+
+def _blocks(q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, asked: Attending) -> Tensor:
+    """Samples of one length as a batch: torch's own choice of kernel, cuDNN's on Hopper."""
+    count = len(asked.packed.segments)
+    q, k, v = (x.unflatten(0, (count, -1)).transpose(1, 2) for x in (q_THD, k_TKD, v_TKD))
+    out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=asked.scale, enable_gqa=True)
+    return out.transpose(1, 2).flatten(0, 1)
+
+
+def _flex(q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, asked: Attending) -> Tensor:
+    """FlexAttention (Dong et al. 2024, arXiv:2412.05496): the row's rule, and the cap of scores, compiled into the kernel."""
+    mask = _made(asked.packed, f"block mask {asked.window}", lambda: block_mask(asked.packed, q_THD.device, asked.window))
+    cap = asked.softcap
+    score = None if cap is None else lambda score, b, h, q, k: cap * torch.tanh(score / cap)
+    attend = _compiled_flex() if q_THD.device.type == "cuda" else flex_attention
+    by_head = (x_THD.transpose(0, 1)[None] for x_THD in (q_THD, k_TKD, v_TKD))
+    return attend(*by_head, score_mod=score, block_mask=mask, scale=asked.scale, enable_gqa=True)[0].transpose(0, 1)
+
+
+@cache
+def _compiled_flex() -> Callable[..., Tensor]:
+    return torch.compile(flex_attention)
+
+
+KERNELS: dict[Kernel, Callable[[Tensor, Tensor, Tensor, Attending], Tensor]] = {
+    "segments": _by_segments, "masked": _masked, "varlen": _varlen, "blocks": _blocks, "flex": _flex,
+}  # fmt: skip
+"""Each takes queries (T, heads, D), keys and values (T, key heads, D) and returns (T, heads, D)."""
+
+
+class _Lengths(NamedTuple):
+    """Where samples begin in the queries and in the keys they see; `keys_N` gathers those keys where prefixes are shared."""
+
+    queries: Tensor
+    seen: Tensor
+    keys_N: Tensor | None
+    most_queries: int
+    most_seen: int
+
+
+def _lengths(packed: PackedLayout, device: torch.device) -> _Lengths:
+    own = [segment.end - segment.start for segment in packed.segments]
+    seen = [segment.end - segment.start + segment.seen for segment in packed.segments]
+    starts = [torch.tensor([0, *accumulate(counts)], dtype=torch.int32, device=device) for counts in (own, seen)]
+    keys_N = None
+    if any(segment.seen for segment in packed.segments):
+        places = (
+            place
+            for segment in packed.segments
+            for span in (segment.prefix, segment.own)
+            for place in range(span.start, span.stop)
         )
-    if query.device.type == "cpu":
-        out_THD = _SegmentAttention.apply(query[0], key[0], value[0], packed.segments, scaling, sliding_window)
-        return out_THD[None], None
-    groups = query.shape[1] // key.shape[1]
-    key, value = (t.repeat_interleave(groups, dim=1) for t in (key, value))
-    mask_TT = row_mask(packed, query.device, sliding_window)
-    out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask_TT, scale=scaling)
-    return out.transpose(1, 2), None
+        keys_N = torch.tensor(list(places), device=device)
+    return _Lengths(*starts, keys_N, max(own), max(seen))
+
+
+def block_mask(packed: PackedLayout, device: torch.device, window: int | None = None) -> BlockMask:
+    """Return the rule of `row_mask` in FlexAttention's form."""
+    tokens = packed.positions_T.shape[0]
+    start_T, from_T, to_T = (
+        torch.cat([torch.full((s.end - s.start,), value(s), dtype=torch.int32) for s in packed.segments]).to(device)
+        for value in (lambda s: s.start, lambda s: s.prefix_start, lambda s: s.prefix_end)
+    )
+    positions_T = packed.positions_T
+
+    def allowed(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        own = (k >= start_T[q]) & (k <= q)
+        seen = own | ((k >= from_T[q]) & (k < to_T[q]))
+        return seen if window is None else seen & (positions_T[q] - positions_T[k] < window)
+
+    return create_block_mask(allowed, None, None, tokens, tokens, device=device)
+
+
+def _made(packed: PackedLayout, name: str, make: Callable[[], Any]) -> Any:
+    if name not in packed.made:
+        packed.made[name] = make()
+    return packed.made[name]
 
 
 class _SegmentAttention(torch.autograd.Function):
@@ -108,36 +255,45 @@ class _SegmentAttention(torch.autograd.Function):
         segments: tuple[Segment, ...],
         scale: float,
         window: int | None,
+        softcap: float | None,
     ):
         heads, tokens, size = q_HTD.shape
         out_THD = q_HTD.new_empty(tokens, heads, size)
-        weights = []
+        weights, capped = [], []
         for segment in segments:
             q, k, v = _of_segment(segment, q_HTD, k_KTD, v_KTD)
-            weights_KRS = _scores(q, k, segment, scale, window).softmax(dim=-1)
+            scores_KRS = torch.baddbmm(q.new_empty(()), q, k.transpose(1, 2), beta=0, alpha=scale)
+            if softcap is not None:
+                tanh_KRS = scores_KRS.div_(softcap).tanh_()
+                capped.append(tanh_KRS)
+                scores_KRS = tanh_KRS * softcap
+            weights_KRS = _hide(scores_KRS, segment, window).softmax(dim=-1)
             out_THD[segment.own] = _heads_last(torch.bmm(weights_KRS, v), heads)
             weights.append(weights_KRS)
-        ctx.save_for_backward(q_HTD, k_KTD, v_KTD, *weights)
-        ctx.segments, ctx.scale = segments, scale
+        ctx.save_for_backward(q_HTD, k_KTD, v_KTD, *weights, *capped)
+        ctx.segments, ctx.scale, ctx.softcap = segments, scale, softcap
         return out_THD
 
     @staticmethod
     def backward(ctx, dout_THD: Tensor):
-        q_HTD, k_KTD, v_KTD, *weights = ctx.saved_tensors
+        q_HTD, k_KTD, v_KTD, *kept = ctx.saved_tensors
+        weights, capped = kept[: len(ctx.segments)], kept[len(ctx.segments) :]
         dq_THD = torch.empty_like(dout_THD)
         dk_KTD, dv_KTD = (torch.zeros(x.shape, dtype=x.dtype, device=x.device) for x in (k_KTD, v_KTD))
-        for segment, weights_KRS in zip(ctx.segments, weights, strict=True):
+        for number, (segment, weights_KRS) in enumerate(zip(ctx.segments, weights, strict=True)):
             q, k, v = _of_segment(segment, q_HTD, k_KTD, v_KTD)
             do_KRD = dout_THD[segment.own].transpose(0, 1).reshape(q.shape)
             dv = torch.bmm(weights_KRS.transpose(1, 2), do_KRD)
             dscores = torch.bmm(do_KRD, v.transpose(1, 2)).mul_(weights_KRS)
             dscores.addcmul_(weights_KRS, dscores.sum(dim=-1, keepdim=True), value=-1).mul_(ctx.scale)
+            if ctx.softcap is not None:
+                dscores.mul_(1.0 - capped[number].square())
             dk = torch.bmm(dscores.transpose(1, 2), q)
             dq_THD[segment.own] = _heads_last(torch.bmm(dscores, k), q_HTD.shape[0])
             for d_KTD, d in ((dk_KTD, dk), (dv_KTD, dv)):
                 d_KTD[:, segment.own] += d[:, segment.seen :]
                 d_KTD[:, segment.prefix] += d[:, : segment.seen]
-        return dq_THD.transpose(0, 1), dk_KTD, dv_KTD, None, None, None
+        return dq_THD.transpose(0, 1), dk_KTD, dv_KTD, None, None, None, None
 
 
 def _of_segment(segment: Segment, q_HTD: Tensor, k_KTD: Tensor, v_KTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -149,14 +305,13 @@ def _of_segment(segment: Segment, q_HTD: Tensor, k_KTD: Tensor, v_KTD: Tensor) -
     return q_KRD, k, v
 
 
-def _scores(q_KRD: Tensor, k_KSD: Tensor, segment: Segment, scale: float, window: int | None) -> Tensor:
-    """Return scale q k^T with -inf where a query may not look."""
-    scores_KRS = torch.baddbmm(q_KRD.new_empty(()), q_KRD, k_KSD.transpose(1, 2), beta=0, alpha=scale)
-    keys = k_KSD.shape[1]
+def _hide(scores_KRS: Tensor, segment: Segment, window: int | None) -> Tensor:
+    """Write -inf into the scores where a query may not look, and return them."""
+    keys = scores_KRS.shape[-1]
     first = segment.seen if window is None else 0  # without a window every query sees the whole prefix
-    hidden = _causal(keys - segment.seen, segment.seen, window, q_KRD.device).logical_not_()[:, first:]
+    hidden = _causal(keys - segment.seen, segment.seen, window, scores_KRS.device).logical_not_()[:, first:]
     added = torch.zeros(hidden.shape, dtype=scores_KRS.dtype, device=hidden.device).masked_fill_(hidden, float("-inf"))
-    scores_KRS.view(k_KSD.shape[0], -1, keys - segment.seen, keys)[..., first:].add_(added)
+    scores_KRS.view(scores_KRS.shape[0], -1, keys - segment.seen, keys)[..., first:].add_(added)
     return scores_KRS
 
 
@@ -184,13 +339,15 @@ def row_mask(packed: PackedLayout, device: torch.device, window: int | None = No
 
 
 AttentionInterface.register(NAME, packed_attention)
+for _kernel in KERNELS:
+    AttentionInterface.register(f"{NAME}_{_kernel}", partial(packed_attention, kernel=_kernel))
 
 
 @contextmanager
-def packing(model: PreTrainedModel) -> Iterator[None]:
-    """Within the block the model's attention reads packed rows; afterwards it is as it was."""
+def packing(model: PreTrainedModel, kernel: Kernel | None = None) -> Iterator[None]:
+    """Within the block the model's attention reads packed rows, by `kernel` where it fits; afterwards it is as it was."""
     before = model.config._attn_implementation
-    model.set_attn_implementation(NAME)
+    model.set_attn_implementation(NAME if kernel is None else f"{NAME}_{kernel}")
     try:
         yield
     finally:

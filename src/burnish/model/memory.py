@@ -6,7 +6,7 @@ import ctypes
 import gc
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, partial
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from burnish.core.errors import BaseModelError
+from burnish.model.fused.functions import recomputing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -35,13 +36,18 @@ def checkpoint_layers(model: PreTrainedModel, count: int) -> Iterator[None]:
     # What the class documents: the flag, and the function to call. (model.gradient_checkpointing_enable sets both on every
     # layer, and is on its way out of transformers.)
     for layer in layers[:count]:
-        layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+        layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False, context_fn=_contexts)
         layer.gradient_checkpointing = True
     try:
         yield
     finally:
         for layer in layers[:count]:
             layer.gradient_checkpointing = False
+
+
+def _contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Return what a layer is computed in the first time, and the second."""
+    return nullcontext(), recomputing()
 
 
 def trim_heap() -> None:

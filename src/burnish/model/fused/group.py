@@ -1,0 +1,153 @@
+"""The adapters of linear layers that read one input: their A matrices stacked, beside the frozen product (Hu et al. 2021,
+arXiv:2106.09685, equation 3).
+
+Trained weights are float32; their copies in the dtype of the computation are made anew when a step has changed them. R is the
+sum of the ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from burnish.model.fused.formulas import Formulas
+from burnish.model.fused.frozen import Form, freeze
+from burnish.model.lora_linear import LoraLinear
+
+
+class AdaptedGroup:
+    """Linear layers that read one input, some or all adapted by LoRA of one scale: their product, and its gradients.
+
+    parts: widths of the outputs as they are handed on, each the sum of some layers' widths.
+    """
+
+    def __init__(
+        self, layers: Sequence[nn.Linear | LoraLinear], parts: Sequence[int], *, form: Form, formulas: Formulas
+    ) -> None:
+        bases = [layer.base if isinstance(layer, LoraLinear) else layer for layer in layers]
+        self.frozen = freeze(bases, parts=parts, form=form, formulas=formulas)
+        self.parts = tuple(parts)
+        self.adapters: list[LoraLinear] = []
+        self.columns: list[slice] = []
+        start = 0
+        for layer, base in zip(layers, bases, strict=True):
+            if isinstance(layer, LoraLinear):
+                self.adapters.append(layer)
+                self.columns.append(slice(start, start + base.out_features))
+            start += base.out_features
+        self.ranks = [layer.lora_A.shape[0] for layer in self.adapters]
+        self.scale = self.adapters[0].scale if self.adapters else 1.0
+        self._copied: tuple[object, ...] = ()
+        self._a_RI = self._b = None
+
+    @property
+    def active(self) -> bool:
+        """Whether the adapters are switched on (see `adapter_off`)."""
+        return any(layer.active for layer in self.adapters)
+
+    @property
+    def dropout(self) -> float:
+        """The share of the adapters' inputs that is dropped now."""
+        first = self.adapters[0] if self.adapters else None
+        return first.dropout if first is not None and first.training else 0.0
+
+    def trained(self) -> list[Tensor]:
+        """Return what is trained, as autograd must see it: every A (rank, in), then every B (out, rank). None when switched off."""
+        if not self.active:
+            return []
+        return [layer.lora_A for layer in self.adapters] + [layer.lora_B for layer in self.adapters]
+
+    def matrices(self, dtype: torch.dtype) -> tuple[Tensor, list[Tensor]]:
+        """Return the stacked A (R, in) and each B (out, rank) in `dtype`, copied when a step has changed them."""
+        trained = [layer.lora_A for layer in self.adapters] + [layer.lora_B for layer in self.adapters]
+        state = (dtype, *((weight._version, weight.data_ptr()) for weight in trained))
+        if state != self._copied:
+            half = len(trained) // 2
+            with torch.no_grad():
+                self._a_RI = torch.cat([a_RI.detach().to(dtype) for a_RI in trained[:half]])
+                self._b = [b_OR.detach().to(dtype) for b_OR in trained[half:]]
+            self._copied = state
+        return self._a_RI, self._b
+
+    def product(self, n_TI: Tensor, kept: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Return the joined outputs (T, O), and n A^T (T, R), which backward needs. `kept`: masks of the dropped inputs."""
+        y_TO = self.frozen.product(n_TI)
+        h_TR = self.low_rank(n_TI, kept)
+        if h_TR is None:
+            return y_TO, None
+        _, b = self.matrices(n_TI.dtype)
+        for b_OR, h, columns in zip(b, h_TR.split(self.ranks, dim=1), self.columns, strict=True):
+            y_TO[:, columns].addmm_(h, b_OR.t(), alpha=self.scale)
+        return y_TO, h_TR
+
+    def low_rank(self, n_TI: Tensor, kept: Sequence[Tensor]) -> Tensor | None:
+        """Return n A^T (T, R), of what is left of n; None when the adapters are switched off."""
+        if not self.active:
+            return None
+        a_RI, _ = self.matrices(n_TI.dtype)
+        if not kept:
+            return n_TI @ a_RI.t()
+        parts = zip(kept, a_RI.split(self.ranks), strict=True)
+        return torch.cat([(n_TI * mask_TI) @ a.t() for mask_TI, a in parts], dim=1)
+
+    def masks(self, n_TI: Tensor) -> list[Tensor]:
+        """Return a mask (T, in) for each adapter, of 0 and 1 / (1 - dropout), or none at all without dropout.
+
+        Each adapter drops other inputs, drawn in the order in which PEFT draws them.
+        """
+        if not (self.active and self.dropout > 0.0):
+            return []
+        return [F.dropout(torch.ones_like(n_TI), self.dropout) for _ in self.adapters]
+
+    def low_rank_gradient(self, dy: Sequence[Tensor]) -> Tensor:
+        """Return the gradient (T, R) of n A^T, without the scale."""
+        _, b = self.matrices(dy[0].dtype)
+        return torch.cat(
+            [dy_TO @ b_OR for dy_TO, b_OR in zip(self._of_adapters(dy), b, strict=True)], dim=1
+        ) if len(b) > 1 else self._of_adapters(dy)[0] @ b[0]  # fmt: skip
+
+    def input_gradient(self, dy: Sequence[Tensor], dh_TR: Tensor | None, kept: Sequence[Tensor]) -> Tensor:
+        """Return the gradient (T, in) of n."""
+        dn_TI = self.frozen.input_gradient(dy)
+        if dh_TR is None:
+            return dn_TI
+        a_RI, _ = self.matrices(dn_TI.dtype)
+        if not kept:
+            return dn_TI.addmm_(dh_TR, a_RI, alpha=self.scale)
+        for dh, a, mask_TI in zip(dh_TR.split(self.ranks, dim=1), a_RI.split(self.ranks), kept, strict=True):
+            dn_TI.addcmul_(dh @ a, mask_TI, value=self.scale)
+        return dn_TI
+
+    def weight_gradients(
+        self, dy: Sequence[Tensor], dh_TR: Tensor | None, n_TI: Tensor, h_TR: Tensor | None, kept: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """Return the float32 gradients of what `trained` returns, in its order."""
+        if dh_TR is None or h_TR is None:
+            return []
+        if kept:
+            split = dh_TR.split(self.ranks, dim=1)
+            da = [_exact_product(dh.t(), n_TI * mask_TI) for dh, mask_TI in zip(split, kept, strict=True)]
+        else:
+            da = list(_exact_product(dh_TR.t(), n_TI).split(self.ranks))
+        halves = zip(self._of_adapters(dy), h_TR.split(self.ranks, dim=1), strict=True)
+        db = [_exact_product(dy_TO.t(), h) for dy_TO, h in halves]
+        return [gradient.mul_(self.scale) for gradient in da] + [gradient.mul_(self.scale) for gradient in db]
+
+    def _of_adapters(self, dy: Sequence[Tensor]) -> list[Tensor]:
+        """Return the columns of dy that belong to each adapter. No adapter lies in two parts."""
+        starts = [sum(self.parts[:number]) for number in range(len(self.parts))]
+        found = []
+        for columns in self.columns:
+            number = max(index for index, start in enumerate(starts) if start <= columns.start)
+            found.append(dy[number][:, columns.start - starts[number] : columns.stop - starts[number]])
+        return found
+
+
+def _exact_product(left: Tensor, right: Tensor) -> Tensor:
+    """Return left @ right in float32 (float64 for float64)."""
+    if left.device.type == "cuda" and left.dtype in (torch.bfloat16, torch.float16):
+        return torch.mm(left, right, out_dtype=torch.float32)
+    return (left @ right).to(torch.promote_types(left.dtype, torch.float32))

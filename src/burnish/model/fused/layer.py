@@ -1,0 +1,173 @@
+"""A decoder layer of a known family, computed by the functions of this folder in place of transformers' own.
+
+The submodules stay those of the layer that is replaced, under the same names: weights, adapters and what is saved do not change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from transformers.activations import GELUTanh, SiLUActivation
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.gemma2.modeling_gemma2 import Gemma2DecoderLayer, eager_attention_forward
+from transformers.models.gemma3.modeling_gemma3 import Gemma3DecoderLayer
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+from transformers.models.mistral.modeling_mistral import MistralDecoderLayer
+from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
+from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
+
+from burnish.model.fused.formulas import Activation, Formulas
+from burnish.model.fused.frozen import Form
+from burnish.model.fused.functions import Norm, gated_product, normed_product, post_norm, product, rotated_heads
+from burnish.model.fused.group import AdaptedGroup
+from burnish.model.load import is_nf4
+from burnish.model.lora_linear import LoraLinear
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SANDWICHED = (Gemma2DecoderLayer, Gemma3DecoderLayer)
+"""Families that norm before and after attention and feed-forward layer, with norms whose weight is stored less 1."""
+HEAD_NORMED = (Qwen3DecoderLayer, Gemma3DecoderLayer)
+"""Families that norm queries and keys within each head."""
+KNOWN = (LlamaDecoderLayer, MistralDecoderLayer, Qwen2DecoderLayer, *HEAD_NORMED, Gemma2DecoderLayer)
+
+
+def plain_reason(layer: nn.Module) -> str | None:
+    """Return why a decoder layer takes the plain path, or None when it can be fused."""
+    if not isinstance(layer, KNOWN):
+        return f"{type(layer).__name__} is not one of the layers that are known"
+    if _activation(layer.mlp.act_fn) is None:
+        return f"{type(layer.mlp.act_fn).__name__} is not one of the activations that are known"
+    attention, mlp = layer.self_attn, layer.mlp
+    groups = ([attention.q_proj, attention.k_proj, attention.v_proj], [attention.o_proj], [mlp.gate_proj, mlp.up_proj], [mlp.down_proj])  # fmt: skip
+    for group in groups:
+        bases = [linear.base if isinstance(linear, LoraLinear) else linear for linear in group]
+        if len({type(base) for base in bases}) > 1 or not all(type(base) is nn.Linear or is_nf4(base) for base in bases):
+            return f"its linear layers are {', '.join(sorted({type(base).__name__ for base in bases}))}"
+        if len({base.bias is None for base in bases}) > 1:
+            return "some of its linear layers have a bias and others have none"
+    return None
+
+
+class FusedLayer(GradientCheckpointingLayer):
+    """One decoder layer: norm, q k v, rotation, attention, o, norm, gate up, down; frozen weights, LoRA beside them."""
+
+    def __init__(self, layer: nn.Module, formulas: Formulas, *, form: Form) -> None:
+        super().__init__()
+        for name, child in layer.named_children():
+            self.add_module(name, child)
+        self.train(layer.training)
+        self.formulas = formulas
+        self.sandwiched = isinstance(layer, SANDWICHED)
+        attention, mlp = layer.self_attn, layer.mlp
+        config = attention.config
+        self.sizes = config.num_attention_heads, config.num_key_value_heads
+        self.scaling, self.window, self.softcap = attention.scaling, _window(layer), _softcap(layer)
+        self.attention_dropout = attention.attention_dropout
+        self.activation: Activation = _activation(mlp.act_fn)  # type: ignore[assignment]
+        offset = self.sandwiched
+        self.attention_norm = _norm_of(layer.input_layernorm, offset)
+        self.attention_post_norm = _norm_of(layer.post_attention_layernorm, offset) if offset else None
+        self.mlp_norm = _norm_of(layer.pre_feedforward_layernorm if offset else layer.post_attention_layernorm, offset)
+        self.mlp_post_norm = _norm_of(layer.post_feedforward_layernorm, offset) if offset else None
+        normed = isinstance(layer, HEAD_NORMED)
+        self.head_norms = (_norm_of(attention.q_norm, offset), _norm_of(attention.k_norm, offset)) if normed else None
+
+        def group(layers: Sequence[nn.Module], *, parts: Sequence[int]) -> AdaptedGroup:
+            return AdaptedGroup(layers, parts, form=form, formulas=formulas)
+
+        qkv, gates = [attention.q_proj, attention.k_proj, attention.v_proj], [mlp.gate_proj, mlp.up_proj]
+        self.qkv = group(qkv, parts=[sum(_outputs(linear) for linear in qkv)])
+        self.o = group([attention.o_proj], parts=[_outputs(attention.o_proj)])
+        self.gate_up = group(gates, parts=[_outputs(linear) for linear in gates])
+        self.down = group([mlp.down_proj], parts=[_outputs(mlp.down_proj)])
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        position_embeddings: tuple[Tensor, Tensor] | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: object | None = None,
+        use_cache: bool | None = False,
+        **kwargs: object,
+    ) -> Tensor:
+        """Return what the layer makes of the hidden states (B, T, D); the arguments are those transformers gives its layers."""
+        batch, tokens, _ = hidden_states.shape
+        assert position_embeddings is not None
+        x_TD = hidden_states.flatten(0, 1)
+        cos_TD, sin_TD = (_each_row(angles, batch) for angles in position_embeddings)
+        x_TD, qkv_TO = normed_product(x_TD, None, self.attention_norm, self.qkv, self.formulas)
+        q, k, v = rotated_heads(qkv_TO, cos_TD, sin_TD, self.sizes, self.head_norms, self.formulas)
+        del qkv_TO
+        by_head = (x_THD.unflatten(0, (batch, tokens)).transpose(1, 2) for x_THD in (q, k, v))
+        mixed = self._attend(*by_head, attention_mask, kwargs)
+        y_TD = product(mixed.reshape(batch * tokens, -1), self.o)
+        if self.attention_post_norm is not None:
+            y_TD = post_norm(y_TD, self.attention_post_norm, self.formulas)
+        x_TD, g_TI, u_TI = normed_product(x_TD, y_TD, self.mlp_norm, self.gate_up, self.formulas)
+        read = self.mlp_post_norm is not None
+        y_TD = gated_product(g_TI, u_TI, self.activation, self.down, self.formulas, read=read)
+        if self.mlp_post_norm is not None:
+            y_TD = post_norm(y_TD, self.mlp_post_norm, self.formulas)
+        return (x_TD + y_TD).view(hidden_states.shape)
+
+    def _attend(
+        self, q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, mask: Tensor | None, kwargs: dict[str, object]
+    ) -> Tensor:
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.self_attn.config._attn_implementation, eager_attention_forward
+        )
+        extra = {"softcap": self.softcap} if self.softcap is not None else {}
+        dropout = self.attention_dropout if self.training else 0.0
+        mixed, _ = attend(
+            self.self_attn, q_BHTD, k_BKTD, v_BKTD, mask, dropout=dropout, scaling=self.scaling,
+            sliding_window=self.window, **extra, **kwargs,
+        )  # fmt: skip
+        return mixed
+
+
+def _norm_of(norm: nn.Module, offset: bool) -> Norm:
+    return Norm(norm.weight, norm.eps if offset else norm.variance_epsilon, offset)
+
+
+def _window(layer: nn.Module) -> int | None:
+    if isinstance(layer, LlamaDecoderLayer):
+        return None
+    if isinstance(layer, MistralDecoderLayer):
+        return layer.self_attn.config.sliding_window
+    return layer.self_attn.sliding_window
+
+
+def _softcap(layer: nn.Module) -> float | None:
+    return layer.self_attn.attn_logit_softcapping if isinstance(layer, Gemma2DecoderLayer) else None
+
+
+def _activation(act: nn.Module) -> Activation | None:
+    if isinstance(act, (nn.SiLU, SiLUActivation)):
+        return "silu"
+    return "gelu_tanh" if isinstance(act, GELUTanh) else None
+
+
+def _outputs(linear: nn.Module) -> int:
+    return linear.out_features
+
+
+def _each_row(angles: Tensor, batch: int) -> Tensor:
+    """Return cosines or sines (B T, D) of angles (1 or B, T, D)."""
+    return angles.expand(batch, -1, -1).reshape(-1, angles.shape[-1])
+
+
+def decoder_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the decoder layers of a model by name: what transformers can recompute."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, GradientCheckpointingLayer)}
+
+
+def dtype_of(layer: nn.Module) -> torch.dtype:
+    """Return the dtype a layer computes in."""
+    return layer.input_layernorm.weight.dtype

@@ -1,0 +1,184 @@
+"""Fused layers give the losses and gradients of PEFT on transformers' own layers, in each family and each form of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, Gemma2Config, MistralConfig, PreTrainedModel
+
+from burnish.core.artifacts import MethodPlan
+from burnish.model.attention import PackedLayout, Segment, packing
+from burnish.model.fused.frozen import join, joined_weight
+from burnish.model.fused.layer import FusedLayer
+from burnish.model.fused.replace import fused
+from burnish.model.load import quantise_nf4
+from burnish.model.lora import adapter_off, attach_lora, lora_layers, lora_parameters
+from burnish.model.memory import checkpoint_layers
+
+IDS = torch.tensor([[5, 17, 90, 3, 44, 8, 101, 2], [7, 7, 12, 60, 61, 62, 1, 0]])
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3")
+Make = Callable[..., MethodPlan]
+Tiny = Callable[..., PreTrainedModel]
+
+
+def base(make_tiny: Tiny, family: str) -> PreTrainedModel:
+    if family not in ("mistral", "gemma2"):
+        return make_tiny(family)
+    sizes = {
+        "vocab_size": 131, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 16, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2,
+        "sliding_window": 6,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    config = MistralConfig(**sizes) if family == "mistral" else Gemma2Config(**sizes, query_pre_attn_scalar=16)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(4)
+    return model.eval().requires_grad_(False)
+
+
+def adapted(model: PreTrainedModel, method: MethodPlan) -> PreTrainedModel:
+    attach_lora(model, method, seed=0)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in lora_parameters(model).values():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
+    return model.train()
+
+
+def loss_and_gradients(model: torch.nn.Module, parameters: list[torch.nn.Parameter]) -> tuple[float, torch.Tensor]:
+    torch.manual_seed(11)  # dropout
+    loss = model(input_ids=IDS, labels=IDS).loss
+    loss.backward()
+    gradients = torch.cat([parameter.grad.flatten() for parameter in parameters])
+    for parameter in parameters:
+        parameter.grad = None
+    return loss.item(), gradients
+
+
+def assert_same(found: tuple[float, torch.Tensor], expected: tuple[float, torch.Tensor]) -> None:
+    assert found[0] == pytest.approx(expected[0], rel=1e-5)
+    assert ((found[1] - expected[1]).abs().max() / expected[1].abs().max()).item() < 1e-5
+
+
+def peft_of(model: PreTrainedModel, ours: PreTrainedModel, **changes: object) -> tuple[torch.nn.Module, list[torch.nn.Parameter]]:
+    """Put PEFT's adapter with the weights of ours on another model; return it and its weights in our order."""
+    targets = sorted(lora_layers(ours))
+    config = LoraConfig(**{"r": 4, "lora_alpha": 8, "target_modules": targets, "task_type": "CAUSAL_LM", **changes})
+    peft = get_peft_model(model, config).train()
+    named = dict(peft.named_parameters())
+    theirs = [named[f"base_model.model.{name}.default.weight"] for name in lora_parameters(ours)]
+    with torch.no_grad():
+        for mine, other in zip(lora_parameters(ours).values(), theirs, strict=True):
+            other.copy_(mine)
+    return peft, theirs
+
+
+@pytest.mark.parametrize("form", ["one by one", "joined", "nf4", "nf4 joined"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_losses_and_gradients_equal_those_of_peft(make_tiny: Tiny, method: MethodPlan, family: str, form: str) -> None:
+    ours, theirs = base(make_tiny, family), base(make_tiny, family)
+    for model in (ours, theirs) if "nf4" in form else ():
+        quantise_nf4(model, double_quantisation=True, device="cpu", dtype=torch.float32)
+    adapted(ours, method)
+    peft, weights = peft_of(theirs, ours)
+    expected = loss_and_gradients(peft, weights)
+    with fused(ours, join_weights="joined" in form) as alone:
+        assert not alone
+        assert sum(isinstance(module, FusedLayer) for module in ours.modules()) == 3
+        for _ in range(2):
+            assert_same(loss_and_gradients(ours, list(lora_parameters(ours).values())), expected)
+    assert not any(isinstance(module, FusedLayer) for module in ours.modules())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_recomputed_layers_give_the_same(make_tiny: Tiny, make_method: Make, family: str) -> None:
+    model = adapted(base(make_tiny, family), make_method(dropout=0.1))
+    parameters = list(lora_parameters(model).values())
+    with fused(model):
+        expected = loss_and_gradients(model, parameters)
+        with checkpoint_layers(model, 2):
+            for _ in range(2):
+                assert_same(loss_and_gradients(model, parameters), expected)
+
+
+def test_the_last_product_of_a_layer_is_not_computed_twice(make_tiny: Tiny, method: MethodPlan) -> None:
+    model = adapted(make_tiny(), method)
+    with fused(model), checkpoint_layers(model, 3):
+        counted = []
+        for layer in model.model.layers:
+            for group in (layer.gate_up, layer.down):
+                product = group.frozen.product
+                group.frozen.product = lambda x, product=product, group=group: counted.append(id(group)) or product(x)
+        loss_and_gradients(model, list(lora_parameters(model).values()))
+        gate_up, down = model.model.layers[0].gate_up, model.model.layers[0].down
+        assert counted.count(id(gate_up)) == 2
+        assert counted.count(id(down)) == 1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_dropout_draws_what_peft_draws(make_tiny: Tiny, make_method: Make, family: str) -> None:
+    ours = adapted(base(make_tiny, family), make_method(dropout=0.25))
+    peft, weights = peft_of(base(make_tiny, family), ours, lora_dropout=0.25)
+    expected = loss_and_gradients(peft, weights)
+    with fused(ours):
+        assert_same(loss_and_gradients(ours, list(lora_parameters(ours).values())), expected)
+
+
+@pytest.mark.parametrize("targets", [("q_proj", "v_proj"), ("o_proj",), ("up_proj",), ("down_proj", "k_proj")])
+def test_some_layers_may_have_no_adapter(make_tiny: Tiny, make_method: Make, targets: tuple[str, ...]) -> None:
+    ours = adapted(make_tiny("qwen2"), make_method(targets=targets))
+    peft, weights = peft_of(make_tiny("qwen2"), ours)
+    expected = loss_and_gradients(peft, weights)
+    with fused(ours, join_weights=True):
+        assert_same(loss_and_gradients(ours, list(lora_parameters(ours).values())), expected)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_with_the_adapter_off_fused_layers_give_the_base(make_tiny: Tiny, method: MethodPlan, family: str) -> None:
+    model = base(make_tiny, family)
+    with torch.no_grad():
+        expected = model(input_ids=IDS).logits
+        adapted(model, method)
+        with fused(model), adapter_off(model):
+            torch.testing.assert_close(model(input_ids=IDS).logits, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_packed_row_gives_each_sample_what_it_gets_alone(make_tiny: Tiny, method: MethodPlan, family: str) -> None:
+    model = adapted(base(make_tiny, family), method)
+    alone = [model.base_model(input_ids=row[None], use_cache=False).last_hidden_state[0] for row in IDS]
+    positions = torch.tensor([*range(8), *range(8)])
+    layout = PackedLayout((Segment(0, 8), Segment(8, 16)), positions)
+    with packing(model), fused(model):
+        packed = model.base_model(
+            input_ids=IDS.reshape(1, -1), position_ids=positions[None], use_cache=False, packed=layout
+        ).last_hidden_state[0]
+    torch.testing.assert_close(packed, torch.cat(alone), rtol=1e-4, atol=1e-4)
+
+
+def test_joined_weights_stay_the_weights_of_their_layers(make_tiny: Tiny) -> None:
+    attention = make_tiny().model.layers[0].self_attn
+    linears = [attention.q_proj, attention.k_proj, attention.v_proj]
+    before = [linear.weight.clone() for linear in linears]
+    assert joined_weight(linears) is None
+    join(linears)
+    together = joined_weight(linears)
+    assert torch.equal(together, torch.cat(before))
+    assert all(torch.equal(linear.weight, weight) for linear, weight in zip(linears, before, strict=True))
+    together[0, 0] = 5.0
+    assert linears[0].weight[0, 0] == 5.0
+
+
+def test_layers_of_unknown_kinds_take_the_plain_path_and_are_named(make_tiny: Tiny, method: MethodPlan) -> None:
+    model = adapted(make_tiny(), method)
+    model.model.layers[1].mlp.act_fn = torch.nn.ReLU()
+    with fused(model) as alone:
+        assert len(alone) == 1
+        assert alone[0].startswith("model.layers.1: ReLU")
+        loss_and_gradients(model, list(lora_parameters(model).values()))
