@@ -22,7 +22,7 @@ from burnish.core.packing import pack, packed_tokens
 from burnish.core.rows import TokenRow
 from burnish.model.attention import packing
 from burnish.model.bases import resolve_base
-from burnish.model.lean import lean
+from burnish.model.fused.replace import fused
 from burnish.model.load import load_base
 from burnish.model.lora import attach_lora, lora_parameters
 from burnish.train import sft
@@ -70,7 +70,7 @@ def main() -> None:
     process = psutil.Process()
     model.train()
     computed = given = wall = busy = 0.0
-    with packing(model), lean(model):
+    with packing(model), fused(model):
         for number, members in enumerate(packed):
             row = pack_row([rows[index] for index in members], torch.device("cpu"))
             began, began_busy = time.perf_counter(), time.process_time()

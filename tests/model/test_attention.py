@@ -8,7 +8,16 @@ import torch.nn.functional as F
 from transformers import PreTrainedModel
 
 from burnish.core.errors import BaseModelError
-from burnish.model.attention import PackedLayout, Segment, packed_attention, packing, row_mask
+from burnish.model.attention import (
+    KERNELS,
+    Attending,
+    PackedLayout,
+    Segment,
+    fits,
+    packed_attention,
+    packing,
+    row_mask,
+)
 
 # two groups: a prefix of 3 with tails of 2 and 4, and one sample of 3 without a prefix
 LAYOUT = PackedLayout(
@@ -59,10 +68,55 @@ def test_values_and_gradients_equal_one_masked_attention(window: int | None) -> 
         torch.testing.assert_close(ours[name].grad, theirs[name].grad)
 
 
-def test_score_caps_are_refused_instead_of_ignored() -> None:
+@pytest.mark.parametrize("window", [None, 3])
+def test_capped_scores_and_their_gradients_equal_the_formula(window: int | None) -> None:
+    torch.manual_seed(0)
+    ours = [torch.randn(1, heads, 12, 8, dtype=torch.float64, requires_grad=True) for heads in (4, 2, 2)]
+    theirs = [tensor.detach().clone().requires_grad_() for tensor in ours]
+    found, _ = packed_attention(
+        torch.nn.Module(), *ours, None, packed=LAYOUT, scaling=0.9, sliding_window=window, softcap=1.5
+    )
+    query, key, value = theirs[0], *(x.repeat_interleave(2, dim=1) for x in theirs[1:])
+    scores = 1.5 * torch.tanh(0.9 * query @ key.transpose(2, 3) / 1.5)
+    hidden = ~row_mask(LAYOUT, torch.device("cpu"), window)
+    expected = (scores.masked_fill(hidden, float("-inf")).softmax(dim=-1) @ value).transpose(1, 2)
+    weight = torch.randn_like(expected)
+    (found * weight).sum().backward()
+    (expected * weight).sum().backward()
+    torch.testing.assert_close(found, expected)
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine.grad, other.grad)
+
+
+def test_dropout_of_attention_weights_is_refused_instead_of_ignored() -> None:
     x = torch.randn(1, 2, 12, 8)
-    with pytest.raises(BaseModelError, match="caps its attention scores"):
-        packed_attention(torch.nn.Module(), x, x, x, None, packed=LAYOUT, scaling=1.0, softcap=30.0)
+    with pytest.raises(BaseModelError, match="attention_dropout"):
+        packed_attention(torch.nn.Module(), x, x, x, None, packed=LAYOUT, scaling=1.0, dropout=0.1)
+
+
+@pytest.mark.parametrize(("window", "softcap"), [(None, None), (3, None), (3, 1.5)])
+def test_flex_attention_follows_the_same_rule(window: int | None, softcap: float | None) -> None:
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(12, heads, 8) for heads in (4, 2, 2))
+    asked = Attending(LAYOUT, 0.9, window, softcap)
+    torch.testing.assert_close(KERNELS["flex"](q, k, v, asked), KERNELS["segments"](q, k, v, asked), rtol=1e-5, atol=1e-5)
+
+
+def test_a_kernel_that_does_not_fit_is_not_used() -> None:
+    query = torch.randn(1, 4, 12, 8)
+    for kernel in ("varlen", "blocks", "flex"):
+        assert not fits(kernel, query, Attending(LAYOUT, 1.0, None, None))
+    assert not fits("masked", query, Attending(LAYOUT, 1.0, None, 30.0))
+
+
+def test_samples_of_one_length_are_a_batch() -> None:
+    torch.manual_seed(0)
+    layout = PackedLayout((Segment(0, 6), Segment(6, 12)), torch.tensor([*range(6)] * 2))
+    q, k, v = (torch.randn(12, heads, 8) for heads in (4, 2, 2))
+    asked = Attending(layout, 0.9, None, None)
+    expected = KERNELS["segments"](q, k, v, asked)
+    torch.testing.assert_close(KERNELS["blocks"](q, k, v, asked), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(KERNELS["masked"](q, k, v, asked), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_packing_gives_the_model_back_as_it_was(make_tiny: Callable[..., PreTrainedModel]) -> None:

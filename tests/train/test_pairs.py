@@ -13,8 +13,7 @@ from transformers import PreTrainedModel
 
 from burnish.core.errors import TrainingError
 from burnish.model.attention import packing
-from burnish.model.joined import joined
-from burnish.model.lean import lean
+from burnish.model.fused.replace import fused
 from burnish.model.lora import adapter_off, lora_parameters
 from burnish.model.preference_loss import PreferenceKind, preference_losses
 from burnish.train.pairs import TokenPair, lay_pairs, log_probabilities, pack_pairs, reference_log_probabilities
@@ -57,7 +56,7 @@ def test_shared_prompts_give_the_loss_and_gradients_of_unshared_ones(
     pairs = some_pairs(5)
     ours, theirs = make_adapted(architecture), make_adapted(architecture)
     row = lay_pairs(pairs, CPU)
-    with packing(ours), lean(ours), joined(ours):
+    with packing(ours), fused(ours):
         policy, reference = log_probabilities(ours, row), reference_log_probabilities(ours, row)
         found = preference_losses(policy, reference, row.lengths_2P, kind=kind, beta=0.1).sum()
         found.backward()

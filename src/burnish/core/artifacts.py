@@ -120,9 +120,12 @@ class CostPlan(Record):
 
 
 class MethodPlan(Record):
-    """The adapter method with every number resolved. `plain`: every fast path of training is off."""
+    """The adapter method with every number resolved. `plain`: every fast path of training is off.
 
-    WHEN_SET: ClassVar[frozenset[str]] = frozenset({"plain"})
+    `base_dtype`: "fp8" where training multiplies frozen weights in float8; `rslora`: the scale is alpha / sqrt(rank).
+    """
+
+    WHEN_SET: ClassVar[frozenset[str]] = frozenset({"plain", "base_dtype", "rslora"})
     kind: Literal["lora", "qlora"]
     rank: int
     alpha: float
@@ -131,6 +134,13 @@ class MethodPlan(Record):
     quantisation: Literal["none", "nf4"]
     double_quantisation: bool
     plain: Literal[True] | None = None
+    base_dtype: Literal["fp8"] | None = None
+    rslora: Literal[True] | None = None
+
+    @property
+    def scale(self) -> float:
+        """What the low-rank product is multiplied by: alpha / rank, or alpha / sqrt(rank) with rsLoRA (arXiv:2312.03732)."""
+        return self.alpha / (self.rank**0.5 if self.rslora else self.rank)
 
 
 class TrainPlan(Record):

@@ -40,6 +40,14 @@ class Method(Section):
     )
     double_quantisation: bool = Field(True, description="With qlora: store the block constants as 8 bits too.")
 
+    rslora: bool = Field(
+        False, description="Multiply the adapter's output by alpha / sqrt(rank) instead (rsLoRA), for high ranks."
+    )
+    base_dtype: Literal["auto", "fp8"] = Field(
+        "auto",
+        description="With lora on Ada, Hopper or newer cards: `fp8` multiplies the frozen weights in 8 bits, faster and a "
+        "little less exact. The adapter, and the base it is served on, stay what they are.",
+    )
     plain: bool = Field(
         False, description="Train without the fast paths: each layer as transformers and the LoRA equation write it."
     )

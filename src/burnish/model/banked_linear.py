@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from burnish.core.errors import BaseModelError
-from burnish.model.joined import ATTENTION, GATED, SAME_INPUT
+from burnish.model.families import ATTENTION, GATED, SAME_INPUT
 from burnish.model.lora import adaptable_layers
 from burnish.model.lora_bank import Group, Layout, LoraBank, Member, Stack, runs
 from burnish.model.lora_linear import AdaptedLinear

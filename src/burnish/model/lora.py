@@ -30,7 +30,7 @@ ALL_LINEAR = "all-linear"
 RANK_LIMIT = 1024
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PEFT_PREFIX = "base_model.model."
-UNSUPPORTED = ("use_dora", "use_rslora", "fan_in_fan_out", "rank_pattern", "alpha_pattern", "modules_to_save", "layer_replication",
+UNSUPPORTED = ("use_dora", "fan_in_fan_out", "rank_pattern", "alpha_pattern", "modules_to_save", "layer_replication",
                "megatron_config", "trainable_token_indices", "lora_bias", "use_qalora", "layers_to_transform", "exclude_modules",
                "target_parameters", "arrow_config", "alora_invocation_tokens")  # fmt: skip
 
@@ -69,7 +69,7 @@ def attach_lora(model: PreTrainedModel, method: MethodPlan, *, seed: int) -> Non
     for name in resolve_targets(model, method.targets):
         generator = torch.Generator().manual_seed(_seed_of(seed, name))
         base = model.get_submodule(name)
-        layer = LoraLinear(base, rank=method.rank, alpha=method.alpha, dropout=method.dropout, generator=generator)
+        layer = LoraLinear(base, rank=method.rank, scale=method.scale, dropout=method.dropout, generator=generator)
         model.set_submodule(name, layer.train(model.training))
 
 
@@ -140,7 +140,7 @@ def peft_config(model: PreTrainedModel, method: MethodPlan, base_name: str) -> d
         "fan_in_fan_out": False,
         "inference_mode": True,
         "init_lora_weights": True,
-        "use_rslora": False,
+        "use_rslora": bool(method.rslora),
         "use_dora": False,
         "modules_to_save": None,
     }
@@ -225,7 +225,7 @@ def method_of(config: dict[str, Any], folder: Path, *, rank_limit: int = RANK_LI
         )
     return MethodPlan(
         kind="lora", rank=rank, alpha=float(alpha), dropout=float(dropout), targets=tuple(str(target) for target in targets),
-        quantisation="none", double_quantisation=False,
+        quantisation="none", double_quantisation=False, rslora=True if config.get("use_rslora") else None,
     )  # fmt: skip
 
 

@@ -1,18 +1,14 @@
-"""One adapted layer: y = W x + (alpha / rank) B A x with W frozen (Hu et al. 2021, arXiv:2106.09685, equation 3)."""
+"""One adapted layer: y = W x + scale B A x with W frozen (Hu et al. 2021, arXiv:2106.09685, equation 3)."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from burnish.model.load import linear_weight
-
-if TYPE_CHECKING:
-    from burnish.model.joined import JoinedLayers
 
 
 class _LoraProduct(torch.autograd.Function):
@@ -64,17 +60,13 @@ class AdaptedLinear(nn.Module):
 
 
 class LoraLinear(AdaptedLinear):
-    """A frozen linear layer and its low-rank correction. `active` False gives the base alone.
+    """A frozen linear layer and its low-rank correction. `active` False gives the base alone."""
 
-    `joined` is the group it is computed with, if there is one (model/joined.py).
-    """
-
-    def __init__(self, base: nn.Linear, *, rank: int, alpha: float, dropout: float, generator: torch.Generator) -> None:
+    def __init__(self, base: nn.Linear, *, rank: int, scale: float, dropout: float, generator: torch.Generator) -> None:
         super().__init__(base)
-        self.scale = alpha / rank
+        self.scale = scale
         self.dropout = dropout
         self.active = True
-        self.joined: JoinedLayers | None = None
         a_RI = torch.empty(rank, base.in_features, dtype=torch.float32)
         nn.init.kaiming_uniform_(a_RI, a=math.sqrt(5), generator=generator)  # as PEFT initialises it
         self.lora_A = nn.Parameter(a_RI.to(base.weight.device))
@@ -84,8 +76,6 @@ class LoraLinear(AdaptedLinear):
         """Return (..., out) of x (..., in)."""
         if not self.active:
             return self.base(x)
-        if self.joined is not None:
-            return self.joined.take(self, x)
         if self.training and self.dropout > 0.0:
             h = F.dropout(x, self.dropout) @ self.lora_A.to(x.dtype).t()
             return self.base(x) + (h @ self.lora_B.to(x.dtype).t()) * self.scale

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
+from typing import Any, Literal
 
 from burnish.core.artifacts import (
     BaseRef,
@@ -189,12 +189,32 @@ def _decide(
         quantisation="nf4" if nf4 else "none",
         double_quantisation=nf4 and asked.double_quantisation,
         plain=True if asked.plain else None,
+        base_dtype=_base_dtype(recipe, device, dtype, because),
+        rslora=True if asked.rslora else None,
     )
     steps = cut(recipe, data, device, architecture.context, order)
     because.update(steps.because)
     mix = None if order is None else order.mix
     measured = None if probe is None else Measured(probe, device)
     return _Run(recipe, architecture, hardware, device, dtype, method, data, steps, mix, measured)
+
+
+def _base_dtype(recipe: Recipe, device: Device, dtype: Dtype, because: dict[str, str]) -> Literal["fp8"] | None:
+    """Return "fp8" where the recipe asks for it. Raises RecipeError where it cannot be had."""
+    asked = recipe.method
+    if asked.base_dtype == "auto":
+        return None
+    trouble = None
+    if asked.kind == "qlora":
+        trouble = "qlora stores the frozen weights in 4 bits. Use `kind: lora`, or leave base_dtype out."
+    elif asked.plain:
+        trouble = "`plain: true` switches float8 off with every other fast path. Leave one of the two out."
+    elif device == "cpu" or dtype != "bfloat16":
+        trouble = "float8 products need an NVIDIA card of Ada, Hopper or newer. Leave base_dtype out."
+    if trouble is not None:
+        raise RecipeError(f"recipe {recipe.name}", [Problem("method.base_dtype", "fp8", trouble)])
+    because["method.base_dtype"] = "the recipe asks for frozen weights multiplied in float8"
+    return "fp8"
 
 
 def _device(recipe: Recipe, hardware: Hardware, because: dict[str, str]) -> Device:

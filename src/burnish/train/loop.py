@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,9 +15,7 @@ from torch import nn
 from burnish.core.artifacts import Plan, TrainMeasured, TrainPlan
 from burnish.core.errors import Interrupted, TrainingError
 from burnish.core.events import Checkpointed, Emit, Note, StepDone
-from burnish.model.attention import packing
-from burnish.model.joined import joined
-from burnish.model.lean import lean
+from burnish.model.fused.paths import PLAIN, Paths, on_paths, usual_paths
 from burnish.model.lora import lora_parameters, save_adapter
 from burnish.model.memory import MemoryPeak, checkpoint_layers, trim_heap
 from burnish.model.probe import check_base
@@ -33,11 +31,13 @@ Parameters = Mapping[str, nn.Parameter]
 
 
 def train(
-    plan: Plan, objective: Objective[P], model: PreTrainedModel, *, folder: Path, emit: Emit, stop: Callable[[], bool]
+    plan: Plan, objective: Objective[P], model: PreTrainedModel, *, folder: Path, emit: Emit, stop: Callable[[], bool],
+    paths: Paths | None = None,
 ) -> TrainMeasured:  # fmt: skip
     """Train the adapter on `model` as the plan says and write it to `folder/adapter`.
 
-    objective: what is learned from which rows (`sft.objective`, `dpo.objective`).
+    objective: what is learned from which rows (`sft.objective`, `dpo.objective`). paths: the ways the parts of a step take;
+    those that suit the device unless said.
 
     Goes on from the last checkpoint in `folder`; the final weights are then bit-identical to those of an undisturbed
     run with the same threads. `stop()` is asked after each step: when true, the state is saved and Interrupted raised.
@@ -50,7 +50,8 @@ def train(
     events = EventFile(folder / "events.jsonl")
     first_step = _go_on(plan, folder / "checkpoints", parameters, optimizer, events, emit)
     peak = MemoryPeak(device)
-    with _ready(model, plan, device, emit):
+    paths = PLAIN if plan.method.plain else paths or usual_paths(model)
+    with _ready(model, plan, paths, device, emit):
         if first_step < numbers.steps:
             _hold_longest(model, objective, peak)
         for step, batch in enumerate(objective.batches(first_step), start=first_step):
@@ -113,36 +114,25 @@ def _go_on(
 
 
 @contextmanager
-def _ready(model: PreTrainedModel, plan: Plan, device: torch.device, emit: Emit) -> Iterator[None]:
-    """Within the block the model trains: packed attention, fast paths, chosen layers recomputed, threads as planned."""
+def _ready(model: PreTrainedModel, plan: Plan, paths: Paths, device: torch.device, emit: Emit) -> Iterator[None]:
+    """Within the block the model trains: packed rows on the chosen paths, chosen layers recomputed, threads as planned."""
     numbers = plan.train
     threads = torch.get_num_threads()
     torch.set_num_threads(numbers.threads)
     layers = checkpoint_layers(model, numbers.checkpointed_layers)
     try:
         with (
-            packing(model),
-            _fast_paths(model, plan, emit),
+            on_paths(model, paths, fp8=plan.method.base_dtype == "fp8") as alone,
             layers,
             torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
         ):
+            if alone:
+                emit(Note("train", f"plain path for {len(alone)} layers, such as {alone[0]}"))
             model.train()
             yield
     finally:
         model.eval()
         torch.set_num_threads(threads)
-
-
-@contextmanager
-def _fast_paths(model: PreTrainedModel, plan: Plan, emit: Emit) -> Iterator[None]:
-    """Within the block layers are lean and joined, unless method.plain; a note says which layers are not joined, and why."""
-    with ExitStack() as paths:
-        if not plan.method.plain:
-            paths.enter_context(lean(model))
-            alone = paths.enter_context(joined(model))
-            if alone:
-                emit(Note("train", f"plain path for {len(alone)} modules, such as {alone[0]}"))
-        yield
 
 
 def _hold_longest(model: PreTrainedModel, objective: Objective[P], peak: MemoryPeak) -> None:

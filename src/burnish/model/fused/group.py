@@ -1,8 +1,7 @@
 """The adapters of linear layers that read one input: their A matrices stacked, beside the frozen product (Hu et al. 2021,
 arXiv:2106.09685, equation 3).
 
-Trained weights are float32; their copies in the dtype of the computation are made anew when a step has changed them. R is the
-sum of the ranks.
+Trained weights are float32; each forward pass copies them into the dtype of the computation. R is the sum of the ranks.
 """
 
 from __future__ import annotations
@@ -40,8 +39,9 @@ class AdaptedGroup:
             start += base.out_features
         self.ranks = [layer.lora_A.shape[0] for layer in self.adapters]
         self.scale = self.adapters[0].scale if self.adapters else 1.0
-        self._copied: tuple[object, ...] = ()
-        self._a_RI = self._b = None
+        self._dtype: torch.dtype | None = None
+        self._a_RI: Tensor
+        self._b: list[Tensor]
 
     @property
     def active(self) -> bool:
@@ -61,16 +61,21 @@ class AdaptedGroup:
         return [layer.lora_A for layer in self.adapters] + [layer.lora_B for layer in self.adapters]
 
     def matrices(self, dtype: torch.dtype) -> tuple[Tensor, list[Tensor]]:
-        """Return the stacked A (R, in) and each B (out, rank) in `dtype`, copied when a step has changed them."""
-        trained = [layer.lora_A for layer in self.adapters] + [layer.lora_B for layer in self.adapters]
-        state = (dtype, *((weight._version, weight.data_ptr()) for weight in trained))
-        if state != self._copied:
-            half = len(trained) // 2
-            with torch.no_grad():
-                self._a_RI = torch.cat([a_RI.detach().to(dtype) for a_RI in trained[:half]])
-                self._b = [b_OR.detach().to(dtype) for b_OR in trained[half:]]
-            self._copied = state
+        """Return the stacked A (R, in) and each B (out, rank) in `dtype`, as they were when the last forward pass began."""
+        if self._dtype != dtype:
+            self.copy(dtype)
         return self._a_RI, self._b
+
+    @torch.no_grad()
+    def copy(self, dtype: torch.dtype) -> None:
+        """Copy what is trained into the dtype of the computation. (A fused optimizer does not tell that it changed a weight.)"""
+        sides = [layer.lora_A for layer in self.adapters], [layer.lora_B for layer in self.adapters]
+        if self._dtype != dtype:
+            first = sides[0][0]
+            self._a_RI = first.new_empty(sum(self.ranks), first.shape[1], dtype=dtype)
+            self._b = [b_OR.new_empty(b_OR.shape, dtype=dtype) for b_OR in sides[1]]
+            self._dtype = dtype
+        torch._foreach_copy_([*self._a_RI.split(self.ranks), *self._b], [*sides[0], *sides[1]])
 
     def product(self, n_TI: Tensor, kept: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
         """Return the joined outputs (T, O), and n A^T (T, R), which backward needs. `kept`: masks of the dropped inputs."""
@@ -87,6 +92,7 @@ class AdaptedGroup:
         """Return n A^T (T, R), of what is left of n; None when the adapters are switched off."""
         if not self.active:
             return None
+        self.copy(n_TI.dtype)
         a_RI, _ = self.matrices(n_TI.dtype)
         if not kept:
             return n_TI @ a_RI.t()

@@ -1,0 +1,63 @@
+"""Which of several ways each part of a training step takes. They differ in speed and memory alone; the numbers agree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from burnish.model.attention import Kernel, packing
+from burnish.model.fused.formulas import AS_WRITTEN, COMPILED
+from burnish.model.fused.replace import fused
+from burnish.model.losses import CHUNK, LossForm, likelihood, losses_as
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+LOGIT_BYTES = 512 * 2**20
+"""Logits of a chunk on a GPU: large enough for products at full speed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """The way of attention (None: the kernel that always works), of what stands between products, of the weights, of the loss.
+
+    fused False: transformers' own layers. compiled: one kernel for each formula. joined: weights that read one input are one
+    tensor. loss_chunk: positions whose logits exist at once.
+    """
+
+    fused: bool
+    attention: Kernel | None
+    compiled: bool
+    joined: bool
+    loss_chunk: int
+
+
+PLAIN = Paths(fused=False, attention=None, compiled=False, joined=False, loss_chunk=CHUNK)
+ON_CPU = Paths(fused=True, attention=None, compiled=False, joined=False, loss_chunk=CHUNK)
+
+
+def on_gpu(vocabulary: int) -> Paths:
+    """Return the paths of a GPU before anything is measured."""
+    chunk = max(CHUNK, LOGIT_BYTES // (2 * vocabulary) // CHUNK * CHUNK)
+    return Paths(fused=True, attention=None, compiled=True, joined=True, loss_chunk=chunk)
+
+
+def usual_paths(model: PreTrainedModel) -> Paths:
+    """Return the paths for the device that a model is on."""
+    head_VD = model.get_output_embeddings().weight
+    return ON_CPU if head_VD.device.type == "cpu" else on_gpu(head_VD.shape[0])
+
+
+@contextmanager
+def on_paths(model: PreTrainedModel, paths: Paths, *, fp8: bool = False) -> Iterator[list[str]]:
+    """Within the block the model trains on packed rows on these paths; yields the layers on the plain path, with reasons."""
+    formulas = COMPILED if paths.compiled else AS_WRITTEN
+    form = LossForm(paths.loss_chunk, formulas.likelihood if paths.compiled else likelihood)
+    with packing(model, paths.attention), losses_as(form):
+        if not paths.fused:
+            yield []
+            return
+        with fused(model, formulas, fp8=fp8, join_weights=paths.joined) as alone:
+            yield alone

@@ -1,0 +1,173 @@
+"""The same on a CUDA device: every kernel and every form of the weights against the plain path in higher precision."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, PreTrainedModel, Qwen3Config
+
+from burnish.core.artifacts import MethodPlan
+from burnish.model.attention import KERNELS, Attending, Kernel, PackedLayout, Segment, fits
+from burnish.model.fused import formulas
+from burnish.model.fused.paths import PLAIN, Paths, on_gpu, on_paths
+from burnish.model.load import quantise_nf4
+from burnish.model.lora import attach_lora, lora_parameters
+from burnish.model.losses import LossForm, losses_as, target_loss
+from burnish.model.memory import checkpoint_layers
+from burnish.train import sft
+from burnish.train.pack import PackedRow
+
+pytestmark = pytest.mark.gpu
+CUDA = torch.device("cuda")
+SIZES = {
+    "vocab_size": 1031, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 64, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2,
+}  # fmt: skip
+CONFIGS = {
+    "llama": lambda: LlamaConfig(**SIZES),
+    "qwen3": lambda: Qwen3Config(**SIZES),
+    "gemma2": lambda: Gemma2Config(**SIZES, sliding_window=48, query_pre_attn_scalar=64),
+}
+LAYOUTS = {
+    "alone": (Segment(0, 64), Segment(64, 128), Segment(128, 192), Segment(192, 256)),
+    "mixed": (Segment(0, 100), Segment(100, 103), Segment(103, 256)),
+    "prefix": (Segment(0, 40), Segment(40, 90, 0, 40), Segment(90, 150, 0, 40), Segment(150, 256)),
+}
+
+
+def layout(name: str) -> PackedLayout:
+    segments = LAYOUTS[name]
+    positions = [torch.arange(segment.end - segment.start) + segment.seen for segment in segments]
+    return PackedLayout(segments, torch.cat(positions).to(CUDA))
+
+
+def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return ((found.double() - expected.double()).norm() / expected.double().norm()).item()
+
+
+@pytest.mark.parametrize("softcap", [None, 5.0])
+@pytest.mark.parametrize("window", [None, 30])
+@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("kernel", ["varlen", "blocks", "flex", "masked"])
+def test_kernels_and_their_gradients_equal_the_segments_in_float64(
+    kernel: Kernel, name: str, window: int | None, softcap: float | None
+) -> None:
+    torch.manual_seed(0)
+    asked = Attending(layout(name), 0.125, window, softcap)
+    given = [torch.randn(256, heads, 64, device=CUDA) for heads in (4, 2, 2)]
+    ours = [x.to(torch.bfloat16).requires_grad_() for x in given]
+    if not fits(kernel, ours[0].transpose(0, 1)[None], asked):
+        pytest.skip("this kernel does not compute this")
+    theirs = [x.detach().double().requires_grad_() for x in ours]
+    weight = torch.randn(256, 4, 64, device=CUDA)
+    found, expected = KERNELS[kernel](*ours, asked), KERNELS["segments"](*theirs, asked)
+    assert relative(found, expected) < 1e-2
+    (found * weight).sum().backward()
+    (expected * weight).sum().backward()
+    for mine, other in zip(ours, theirs, strict=True):
+        assert relative(mine.grad, other.grad) < 1.5e-2
+
+
+def build(family: str, method: MethodPlan) -> PreTrainedModel:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(CONFIGS[family](), attn_implementation="sdpa").float()
+    model.eval().requires_grad_(False)
+    attach_lora(model, method, seed=0)
+    with torch.no_grad():
+        for parameter in lora_parameters(model).values():
+            parameter.add_(torch.randn(parameter.shape) * 0.02)
+    return model.train()
+
+
+def packed_row() -> PackedRow:
+    draw = torch.Generator().manual_seed(1)
+    at = torch.arange(0, 255, 2)
+    return PackedRow(
+        row_ids=("a",), tokens=256, ids_T=torch.randint(0, 1031, (256,), generator=draw).to(CUDA), layout=layout("mixed"),
+        at_N=at.to(CUDA), targets_N=torch.randint(0, 1031, at.shape, generator=draw).to(CUDA),
+    )  # fmt: skip
+
+
+def loss_and_gradients(model: PreTrainedModel, paths: Paths, *, fp8: bool = False, layers: int = 0) -> tuple[float, list[torch.Tensor]]:
+    with on_paths(model, paths, fp8=fp8) as alone, checkpoint_layers(model, layers):
+        assert not alone
+        loss = sft.loss(model, packed_row())
+        loss.backward()
+    gradients = [parameter.grad.clone() for parameter in lora_parameters(model).values()]
+    for parameter in lora_parameters(model).values():
+        parameter.grad = None
+    return loss.item(), gradients
+
+
+@pytest.mark.parametrize("layers", [0, 2])
+@pytest.mark.parametrize("family", CONFIGS)
+def test_compiled_joined_layers_equal_the_plain_path_in_float32(family: str, layers: int, make_method: Callable[..., MethodPlan]) -> None:
+    model = build(family, make_method()).to(CUDA)
+    expected = loss_and_gradients(model, PLAIN)
+    found = loss_and_gradients(model, on_gpu(1031), layers=layers)
+    assert found[0] == pytest.approx(expected[0], rel=1e-5)
+    for mine, other in zip(found[1], expected[1], strict=True):
+        assert (mine - other).abs().max() < 1e-4 * other.abs().max()
+
+
+@pytest.mark.parametrize("attention", ["varlen", "flex"])
+@pytest.mark.parametrize("form", ["bf16", "nf4"])
+@pytest.mark.parametrize("family", CONFIGS)
+def test_in_bfloat16_they_are_as_near_to_float32_as_the_plain_path(
+    family: str, form: str, attention: Kernel, make_method: Callable[..., MethodPlan]
+) -> None:
+    model = build(family, make_method(kind="qlora" if form == "nf4" else "lora", quantisation="nf4" if form == "nf4" else "none"))
+    exact = copy.deepcopy(model).to(CUDA)
+    half = model
+    adapters = lora_parameters(half)
+    for module in half.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if not any(parameter is adapter for adapter in adapters.values()):
+                setattr(module, name, torch.nn.Parameter(parameter.to(torch.bfloat16), requires_grad=False))
+    if form == "nf4":
+        for one, dtype in ((exact, torch.float32), (half, torch.bfloat16)):
+            quantise_nf4(one, double_quantisation=True, device="cuda", dtype=dtype)
+    half.to(CUDA)
+    expected = loss_and_gradients(exact, PLAIN)
+    plain = loss_and_gradients(half, PLAIN)
+    paths = on_gpu(1031)
+    fast = loss_and_gradients(half, Paths(**{**{n: getattr(paths, n) for n in Paths.__slots__}, "attention": attention}))
+    assert fast[0] == pytest.approx(expected[0], rel=5e-3)
+    worst = [max(relative(a, b) for a, b in zip(found[1], expected[1], strict=True)) for found in (plain, fast)]
+    assert worst[1] < max(1.5 * worst[0], 0.02), worst
+
+
+@pytest.mark.skipif(
+    not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 9), reason="needs a card that multiplies float8"
+)
+def test_with_a_float8_base_adapter_gradients_point_the_same_way(make_method: Callable[..., MethodPlan]) -> None:
+    model = build("llama", make_method())
+    adapters = lora_parameters(model)
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if not any(parameter is adapter for adapter in adapters.values()):
+                setattr(module, name, torch.nn.Parameter(parameter.to(torch.bfloat16), requires_grad=False))
+    model.to(CUDA)
+    expected = loss_and_gradients(model, on_gpu(1031))
+    found = loss_and_gradients(model, on_gpu(1031), fp8=True)
+    assert found[0] == pytest.approx(expected[0], rel=1e-2)
+    for mine, other in zip(found[1], expected[1], strict=True):
+        assert torch.nn.functional.cosine_similarity(mine.flatten(), other.flatten(), dim=0) > 0.99
+
+
+@pytest.mark.parametrize("chunk", [100, 1000])
+def test_the_compiled_loss_equals_cross_entropy(chunk: int) -> None:
+    torch.manual_seed(0)
+    hidden, head = torch.randn(777, 64, device=CUDA), torch.randn(1031, 64, device=CUDA)
+    targets = torch.randint(0, 1031, (777,), device=CUDA)
+    ours, theirs = (hidden.clone().requires_grad_() for _ in range(2))
+    with losses_as(LossForm(chunk, formulas.COMPILED.likelihood)):
+        found = target_loss(ours, head, targets)
+    expected = torch.nn.functional.cross_entropy(theirs @ head.t(), targets, reduction="sum")
+    found.backward()
+    expected.backward()
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert relative(ours.grad, theirs.grad) < 1e-5
