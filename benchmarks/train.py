@@ -7,6 +7,7 @@
 
 Random weights of a well-known shape; LoRA r=16, alpha=32, on all linear layers; 8,192 tokens a step; adapters and the optimizer's
 states in float32. burnish makes its weights on the GPU; for the peers they are written to a folder first (--folder keeps it).
+On `chat` rows a peer pads batches of 8, its default.
 `auto` recomputes no layer that fits into 90% of the card, `least` recomputes all, in rows of half the tokens.
 Tokens are those of the rows, without padding. MFU counts 4 operations a weight and token (6 for full fine-tuning), of the
 989 TFLOP/s that an H100's and an H200's data sheets give bfloat16. Seconds: medians between the ends of steps, the first 3 left out.
@@ -221,14 +222,15 @@ def measure_peer(setting: Setting, rows: list[dict[str, list[int]]], folder: Pat
     given = folder.parent / f"rows-{setting.rows}.json"
     given.write_text(json.dumps(rows), encoding="utf-8")
     command = [sys.executable, str(HERE / "peers" / "sft.py"), setting.who, "--model", str(folder), "--rows", str(given)]
-    command += ["--steps", str(setting.steps), *(["--nf4"] if setting.base == "nf4" else [])]
+    batch = 4 if setting.rows == "full" else 8
+    command += ["--steps", str(setting.steps), "--batch", str(batch), *(["--nf4"] if setting.base == "nf4" else [])]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     if not lines:
         raise SystemExit(f"{setting.who} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
     found = json.loads(lines[-1].removeprefix("RESULT "))
-    per_step = sum(len(row["ids"]) for row in rows) / (len(rows) / 4)
-    found["tokens"] = [TOKENS_PER_STEP if setting.rows == "full" else per_step] * len(found["seconds"])
+    per_step = batch * sum(len(row["ids"]) for row in rows) / len(rows)
+    found["tokens"] = [per_step] * len(found["seconds"])
     return found
 
 
@@ -242,7 +244,9 @@ def result(setting: Setting, found: dict[str, Any]) -> dict[str, Any]:
     layer = hidden * head * (2 * shape["num_attention_heads"] + 2 * shape["num_key_value_heads"]) + 3 * hidden * width
     weights = shape["num_hidden_layers"] * layer + 2 * shape["vocab_size"] * hidden
     seconds = statistics.median(found["seconds"])
-    speed = statistics.median(tokens / time for tokens, time in zip(found["tokens"], found["seconds"], strict=True))
+    speeds = [tokens / time for tokens, time in zip(found["tokens"], found["seconds"], strict=True)]
+    even = setting.rows == "full"  # chats make steps of unequal length: what they took together counts
+    speed = statistics.median(speeds) if even else sum(found["tokens"]) / sum(found["seconds"])
     versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft", "trl", "unsloth", "bitsandbytes",
                                                                      "liger_kernel", "triton") if _installed(name)}  # fmt: skip
     return {

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, Gemma2Config, MistralConfig, PreTrainedModel
 
 from burnish.core.artifacts import MethodPlan
+from burnish.core.errors import ResourceError
 from burnish.model.attention import PackedLayout, Segment, packing
+from burnish.model.fused.formulas import AS_WRITTEN, Activation, gate_backward_in_place
 from burnish.model.fused.frozen import join, joined_weight
 from burnish.model.fused.layer import FusedLayer
 from burnish.model.fused.replace import fused
@@ -66,6 +71,11 @@ def assert_same(found: tuple[float, torch.Tensor], expected: tuple[float, torch.
     assert ((found[1] - expected[1]).abs().max() / expected[1].abs().max()).item() < 1e-5
 
 
+def in_place(da: torch.Tensor, g: torch.Tensor, u: torch.Tensor, activation: Activation) -> tuple[torch.Tensor, ...]:
+    gate_backward_in_place(da, g, u, activation)
+    return g, u, da
+
+
 def peft_of(model: PreTrainedModel, ours: PreTrainedModel, **changes: object) -> tuple[torch.nn.Module, list[torch.nn.Parameter]]:
     """Put PEFT's adapter with the weights of ours on another model; return it and its weights in our order."""
     targets = sorted(lora_layers(ours))
@@ -79,7 +89,10 @@ def peft_of(model: PreTrainedModel, ours: PreTrainedModel, **changes: object) ->
     return peft, theirs
 
 
-@pytest.mark.parametrize("form", ["one by one", "joined", "nf4", "nf4 joined"])
+IN_PLACE = replace(AS_WRITTEN, gate_backward=in_place)
+
+
+@pytest.mark.parametrize("form", ["one by one", "joined", "joined in place", "nf4", "nf4 joined"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_losses_and_gradients_equal_those_of_peft(make_tiny: Tiny, method: MethodPlan, family: str, form: str) -> None:
     ours, theirs = base(make_tiny, family), base(make_tiny, family)
@@ -88,7 +101,8 @@ def test_losses_and_gradients_equal_those_of_peft(make_tiny: Tiny, method: Metho
     adapted(ours, method)
     peft, weights = peft_of(theirs, ours)
     expected = loss_and_gradients(peft, weights)
-    with fused(ours, join_weights="joined" in form) as alone:
+    formulas = IN_PLACE if "in place" in form else AS_WRITTEN
+    with fused(ours, formulas, join_weights="joined" in form) as alone:
         assert not alone
         assert sum(isinstance(module, FusedLayer) for module in ours.modules()) == 3
         for _ in range(2):
@@ -114,7 +128,7 @@ def test_the_last_product_of_a_layer_is_not_computed_twice(make_tiny: Tiny, meth
         for layer in model.model.layers:
             for group in (layer.gate_up, layer.down):
                 product = group.frozen.product
-                group.frozen.product = lambda x, product=product, group=group: counted.append(id(group)) or product(x)
+                group.frozen.product = lambda x, product=product, group=group, **kw: counted.append(id(group)) or product(x, **kw)
         loss_and_gradients(model, list(lora_parameters(model).values()))
         gate_up, down = model.model.layers[0].gate_up, model.model.layers[0].down
         assert counted.count(id(gate_up)) == 2
@@ -125,6 +139,14 @@ def test_the_last_product_of_a_layer_is_not_computed_twice(make_tiny: Tiny, meth
 def test_dropout_draws_what_peft_draws(make_tiny: Tiny, make_method: Make, family: str) -> None:
     ours = adapted(base(make_tiny, family), make_method(dropout=0.25))
     peft, weights = peft_of(base(make_tiny, family), ours, lora_dropout=0.25)
+    expected = loss_and_gradients(peft, weights)
+    with fused(ours):
+        assert_same(loss_and_gradients(ours, list(lora_parameters(ours).values())), expected)
+
+
+def test_rslora_equals_that_of_peft(make_tiny: Tiny, make_method: Make) -> None:
+    ours = adapted(make_tiny(), make_method(rslora=True))
+    peft, weights = peft_of(make_tiny(), ours, use_rslora=True)
     expected = loss_and_gradients(peft, weights)
     with fused(ours):
         assert_same(loss_and_gradients(ours, list(lora_parameters(ours).values())), expected)
@@ -182,3 +204,35 @@ def test_layers_of_unknown_kinds_take_the_plain_path_and_are_named(make_tiny: Ti
         assert len(alone) == 1
         assert alone[0].startswith("model.layers.1: ReLU")
         loss_and_gradients(model, list(lora_parameters(model).values()))
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma3"])
+def test_with_a_float8_base_gradients_point_the_same_way(
+    make_tiny: Tiny, method: MethodPlan, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU by the values of the float8 products; what rounding alone may change is a few hundredths."""
+    monkeypatch.setattr("burnish.model.fused.replace.has_fp8", lambda device: True)
+    model = adapted(base(make_tiny, family), method)
+    parameters = list(lora_parameters(model).values())
+    exact = loss_and_gradients(model, parameters)
+    with fused(model, fp8=True) as alone:
+        assert not alone
+        found = loss_and_gradients(model, parameters)
+    assert found[0] == pytest.approx(exact[0], rel=0.02)
+    assert torch.nn.functional.cosine_similarity(found[1], exact[1], dim=0) > 0.98
+    assert not torch.equal(found[1], exact[1])
+
+
+def test_float8_is_refused_where_no_card_multiplies_it(make_tiny: Tiny, method: MethodPlan) -> None:
+    with pytest.raises(ResourceError, match=r"needs a card that multiplies float8.*a CPU"), fused(
+        adapted(make_tiny(), method), fp8=True
+    ):
+        pass
+
+
+@given(st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=40))
+def test_rounding_to_float8_is_within_a_sixteenth_of_each_value_or_a_step_of_the_largest(row: list[float]) -> None:
+    x = torch.tensor([row])
+    rounded, scale = AS_WRITTEN.rounded(x)
+    error = (rounded.float() * scale - x).abs()
+    assert bool((error <= torch.maximum(x.abs() / 16, scale * 2.0**-10) * 1.001).all())

@@ -114,7 +114,10 @@ ACTIVATIONS: list[tuple[str, dict[str, Any]]] = [
     ("qwen2", {}),
     ("qwen3", {}),
     ("mistral", {}),
+    ("gemma2", {}),
     ("gemma3_text", {}),
+    ("gemma3_text", {"dropout": 0.1}),
+    ("qwen3", {"plain": True}),
     ("phi3", {"targets": ("down_proj", "gate_up_proj", "o_proj", "qkv_proj")}),
 ]
 
@@ -128,8 +131,7 @@ def test_activations_are_the_bytes_that_autograd_keeps(family: str, changes: dic
 
     from burnish.core.rows import TokenRow
     from burnish.model.attention import packing
-    from burnish.model.joined import joined
-    from burnish.model.lean import lean
+    from burnish.model.fused.replace import fused
     from burnish.model.load import quantise_nf4
     from burnish.model.lora import attach_lora
     from burnish.train import sft
@@ -144,7 +146,7 @@ def test_activations_are_the_bytes_that_autograd_keeps(family: str, changes: dic
         if plan.plain:
             yield
             return
-        with lean(model), joined(model):
+        with fused(model):
             yield
 
     def kept_bytes(layers: int) -> int:

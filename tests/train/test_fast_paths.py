@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from burnish.core.artifacts import MethodPlan, Plan
 from burnish.core.events import Event, Note, StepDone
 from burnish.core.rows import TokenRow
+from burnish.model.lora import lora_parameters
 from burnish.train import sft
 from burnish.train.loop import train
 
@@ -40,9 +42,29 @@ def test_what_takes_the_plain_path_is_told(
     make_plan: Callable[..., Plan], make_method: Callable[..., MethodPlan],
 ) -> None:  # fmt: skip
     rows = make_rows(6)
-    plan = make_plan(rows, method=make_method(dropout=0.1))
-    _, notes = run(make_adapted(dropout=0.1), plan, rows, tmp_path)
-    assert any("plain path for 6 modules" in note and "method.dropout" in note for note in notes)
+    plan = make_plan(rows, method=make_method())
+    model = make_adapted()
+    model.model.layers[1].mlp.act_fn = torch.nn.ReLU()
+    _, notes = run(model, plan, rows, tmp_path)
+    assert any("plain path for 1 layers" in note and "ReLU" in note for note in notes)
+
+
+def test_a_float16_step_that_overflows_is_skipped_and_told(
+    tmp_path: Path, make_adapted: Callable[..., object], make_rows: Callable[..., list[TokenRow]],
+    make_plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("burnish.train.optim.FIRST_SCALE", 2.0**40)
+    rows = make_rows(12)
+    plan = make_plan(rows, compute_dtype="float16", learning_rate=1e-3, epochs=30.0)
+    model = make_adapted()
+    trained = set(lora_parameters(model).values())
+    for parameter in model.parameters():
+        if parameter not in trained:
+            parameter.data = parameter.data.half()
+    losses, notes = run(model, plan, rows, tmp_path)
+    skipped = [note for note in notes if "skipped" in note]
+    assert 10 < len(skipped) < 40
+    assert losses[-1] < losses[0]
 
 
 def test_plans_made_before_plain_was_a_field_keep_their_id(make_method: Callable[..., MethodPlan]) -> None:

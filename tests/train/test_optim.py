@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -9,7 +10,7 @@ from torch import nn
 from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
 from burnish.core.artifacts import Plan
-from burnish.train.optim import adamw, clip, learning_rate
+from burnish.train.optim import adamw, learning_rate, loss_scale, update
 
 MakePlan = Callable[..., Plan]
 
@@ -65,8 +66,43 @@ def test_the_first_update_equals_adamw_by_hand(plan: MakePlan) -> None:
     assert optimizer.state[weight]["exp_avg"].dtype == torch.float32
 
 
-def test_clipping_returns_the_norm_and_keeps_the_direction() -> None:
-    weight = nn.Parameter(torch.zeros(2))
-    weight.grad = torch.tensor([3.0, 4.0])
-    assert clip([weight], 1.0).item() == 5.0
-    torch.testing.assert_close(weight.grad, torch.tensor([0.6, 0.8]))
+def moved(gradient: list[float], limit: float, scale: float) -> tuple[torch.Tensor, float]:
+    weight = nn.Parameter(torch.tensor([1.0, 1.0]))
+    weight.grad = torch.tensor(gradient)
+    optimizer = torch.optim.AdamW([weight], lr=0.1, eps=1.0, weight_decay=0.1, fused=True)
+    norm = update(optimizer, [weight], limit, scale).item()
+    return weight.detach(), norm
+
+
+def test_a_step_clips_the_norm_and_returns_the_one_that_was_there() -> None:
+    clipped, norm = moved([3.0, 4.0], 1.0, 1.0)
+    assert norm == 5.0
+    torch.testing.assert_close(clipped, moved([0.6, 0.8], 10.0, 1.0)[0], rtol=1e-5, atol=1e-6)
+    reference = nn.Parameter(torch.zeros(2))
+    reference.grad = torch.tensor([3.0, 4.0])
+    assert nn.utils.clip_grad_norm_([reference], 1.0).item() == norm
+    torch.testing.assert_close(moved(reference.grad.tolist(), 10.0, 1.0)[0], clipped, rtol=1e-5, atol=1e-6)
+
+
+def test_a_scaled_loss_gives_the_step_of_an_unscaled_one() -> None:
+    plain, scaled = moved([0.3, 0.4], 10.0, 1.0), moved([0.3 * 1024, 0.4 * 1024], 10.0, 1024.0)
+    torch.testing.assert_close(plain[0], scaled[0])
+    assert plain[1] == pytest.approx(scaled[1])
+
+
+@pytest.mark.parametrize("bad", [float("inf"), float("nan")])
+def test_a_step_with_a_gradient_that_is_not_finite_changes_nothing(bad: float) -> None:
+    weight, norm = moved([bad, 1.0], 1.0, 1.0)
+    assert weight.tolist() == [1.0, 1.0]
+    assert not math.isfinite(norm)
+
+
+def test_the_scale_of_a_float16_loss_halves_at_an_overflow_and_doubles_after_quiet_steps(plan: MakePlan) -> None:
+    scale = loss_scale(plan(compute_dtype="float16").train)
+    scale.patience = 3
+    followed = []
+    for finite in (True, False, False, True, True, True, True):
+        scale.follow(finite)
+        followed.append(scale.value / 2.0**16)
+    assert followed == [1.0, 0.5, 0.25, 0.25, 0.25, 0.5, 0.5]
+    assert loss_scale(plan(compute_dtype="bfloat16").train).fixed

@@ -91,8 +91,14 @@ def packed_attention(
     if dropout > 0.0:
         raise BaseModelError("this base drops attention weights (attention_dropout); packed training does not compute that.")
     asked = Attending(packed, scaling, sliding_window, softcap)
-    compute = KERNELS[kernel if kernel is not None and fits(kernel, query, asked) else _safe_kernel(query, asked)]
-    return compute(query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1), asked)[None], None
+    q_THD, k_TKD, v_TKD = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
+    return attend(q_THD, k_TKD, v_TKD, asked, kernel)[None], None
+
+
+def attend(q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, asked: Attending, kernel: Kernel | None = None) -> Tensor:
+    """Return what the queries see (T, heads, D), by `kernel` where it fits, else by the one that always works."""
+    chosen = kernel if kernel is not None and fits(kernel, q_THD, asked) else _safe_kernel(q_THD, asked)
+    return KERNELS[chosen](q_THD, k_TKD, v_TKD, asked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,13 +129,13 @@ def fits(kernel: Kernel, query: Tensor, asked: Attending) -> bool:
         return half and asked.softcap is None
     lengths = {segment.end - segment.start for segment in asked.packed.segments}
     alone = not any(segment.seen for segment in asked.packed.segments)
-    return asked.softcap is None and alone and len(lengths) == 1 and (asked.window or max(lengths)) >= max(lengths)
+    return half and asked.softcap is None and alone and len(lengths) == 1 and (asked.window or max(lengths)) >= max(lengths)
 
 
 def _safe_kernel(query: Tensor, asked: Attending) -> Kernel:
     if query.device.type == "cpu" or asked.softcap is not None:
         return "segments"
-    return "varlen" if fits("varlen", query, asked) else "masked"
+    return next(kernel for kernel in ("blocks", "varlen", "masked") if fits(kernel, query, asked))
 
 
 def _by_segments(q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, asked: Attending) -> Tensor:

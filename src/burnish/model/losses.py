@@ -54,29 +54,40 @@ class _SummedLoss(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, form: LossForm) -> Tensor:
-        gradient_ND = torch.empty_like(hidden_ND) if ctx.needs_input_grad[0] else None
-        total = torch.zeros((), dtype=torch.float64, device=hidden_ND.device)
-        for start in range(0, hidden_ND.shape[0], form.chunk):
+    def forward(
+        ctx, hidden_TD: Tensor, head_VD: Tensor, targets_N: Tensor, at_N: Tensor | None, form: LossForm
+    ) -> Tensor:
+        gradient_TD = torch.zeros_like(hidden_TD) if ctx.needs_input_grad[0] else None
+        total = torch.zeros((), dtype=torch.float64, device=hidden_TD.device)
+        for start in range(0, targets_N.shape[0], form.chunk):
             part = slice(start, start + form.chunk)
-            nats, dlogits_NV = form.likelihood(hidden_ND[part] @ head_VD.t(), targets_N[part])
+            hidden_CD = hidden_TD[part] if at_N is None else hidden_TD.index_select(0, at_N[part])
+            nats, dlogits_CV = form.likelihood(hidden_CD @ head_VD.t(), targets_N[part])
             total += nats.sum(dtype=torch.float64)
-            if gradient_ND is not None:
-                gradient_ND[part] = dlogits_NV.to(head_VD.dtype) @ head_VD
-        ctx.save_for_backward(gradient_ND)
-        return total.to(torch.promote_types(hidden_ND.dtype, torch.float32))
+            if gradient_TD is None:
+                continue
+            gradient_CD = dlogits_CV.to(head_VD.dtype) @ head_VD
+            if at_N is None:
+                gradient_TD[part] = gradient_CD
+            else:
+                gradient_TD.index_add_(0, at_N[part], gradient_CD)
+        ctx.save_for_backward(gradient_TD)
+        return total.to(torch.promote_types(hidden_TD.dtype, torch.float32))
 
     @staticmethod
     def backward(ctx, scale: Tensor):
-        (gradient_ND,) = ctx.saved_tensors
-        return gradient_ND * scale.to(gradient_ND.dtype), None, None, None
+        (gradient_TD,) = ctx.saved_tensors
+        return gradient_TD * scale.to(gradient_TD.dtype), None, None, None, None
 
 
-def target_loss(hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, chunk: int | None = None) -> Tensor:
+def target_loss(
+    hidden_TD: Tensor, head_VD: Tensor, targets_N: Tensor, chunk: int | None = None, *, at_N: Tensor | None = None
+) -> Tensor:
     """Return the summed negative log-likelihood in nats of `targets_N` under softmax(hidden head^T).
 
-    N positions with a target, D hidden size, V vocabulary. `head_VD` is frozen. Logits are in the dtype of `hidden`,
-    their softmax in float32 (float64 for float64), the sum in float64. chunk: positions whose logits exist at once.
+    T hidden states of size D, V vocabulary; target n is predicted at place at_N[n] (n where at_N is None). `head_VD` is frozen.
+    Logits are in the dtype of `hidden`, their softmax in float32 (float64 for float64), the sum in float64. chunk: positions
+    whose logits exist at once.
     """
     form = _form.get() if chunk is None else replace(_form.get(), chunk=chunk)
-    return _SummedLoss.apply(hidden_ND, head_VD, targets_N, form)
+    return _SummedLoss.apply(hidden_TD, head_VD, targets_N, at_N, form)

@@ -17,6 +17,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from burnish.core.errors import BaseModelError
 from burnish.model.fused.functions import recomputing
+from burnish.model.lora_linear import LoraLinear
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -35,8 +36,10 @@ def checkpoint_layers(model: PreTrainedModel, count: int) -> Iterator[None]:
         )
     # What the class documents: the flag, and the function to call. (model.gradient_checkpointing_enable sets both on every
     # layer, and is on its way out of transformers.)
+    random = any(isinstance(module, LoraLinear) and module.dropout > 0 for module in model.modules())
+    again = partial(checkpoint, use_reentrant=False, preserve_rng_state=random, context_fn=_contexts)
     for layer in layers[:count]:
-        layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False, context_fn=_contexts)
+        layer._gradient_checkpointing_func = again
         layer.gradient_checkpointing = True
     try:
         yield

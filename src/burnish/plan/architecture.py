@@ -93,7 +93,7 @@ class Architecture:
     counts numbers beside layers, token embedding and head's weight (the last norm, learned positions, the head's bias);
     `buffer_bytes` are rotary frequencies, always float32; `scalar_buffers` are numbers in the dtype of the weights.
     `part_of`: the model type of a model that sees or hears as well, of which this is the decoder.
-    `lean`: training replaces the norms and the feed-forward layer by ones that keep less for backward (model/lean.py).
+    `fused`: training replaces the layers by ones that keep less for backward (model/fused/).
     """
 
     model_type: str
@@ -114,7 +114,7 @@ class Architecture:
     outside: int
     buffer_bytes: int
     scalar_buffers: int
-    lean: bool
+    fused: bool
     part_of: str | None = None
 
     @property

@@ -73,7 +73,7 @@ class Family:
     rotary_tables: Callable[[Fields], int] = lambda fields: 1
     scalar_buffers: int = 0
     unread: frozenset[str] = frozenset()
-    lean: bool = False
+    fused: bool = False
 
 
 def _qwen_sparse(fields: Fields, layer: int) -> bool:
@@ -130,15 +130,17 @@ _QUERY_BIAS = separate(True, False)
 _NO_BIAS = separate(False, False)
 
 FAMILIES: dict[str, Family] = {
-    "llama": Family(_BOTH, gated("mlp_bias"), lean=True),
-    "mistral": Family(_NO_BIAS, gated(), {"num_key_value_heads": 8}, lean=True),
+    "llama": Family(_BOTH, gated("mlp_bias"), fused=True),
+    "mistral": Family(_NO_BIAS, gated(), {"num_key_value_heads": 8}, fused=True),
     "ministral3": Family(_NO_BIAS, gated(), {"num_key_value_heads": 8, "head_dim": 128}),
-    "qwen2": Family(_QUERY_BIAS, gated(), {"num_key_value_heads": 32}, lean=True),
+    "qwen2": Family(_QUERY_BIAS, gated(), {"num_key_value_heads": 32}, fused=True),
     "qwen3": Family(
-        _BOTH, gated(), {"num_key_value_heads": 32, "head_dim": 128}, query_key_norms=_head_norms, lean=True
+        _BOTH, gated(), {"num_key_value_heads": 32, "head_dim": 128}, query_key_norms=_head_norms, fused=True
     ),
     "gemma": Family(_BOTH, gated(), _GEMMA | {"num_key_value_heads": 16}, scalar_buffers=1),
-    "gemma2": Family(_BOTH, gated(), _GEMMA | {"num_key_value_heads": 4}, norms=lambda fields: 4, scalar_buffers=1),
+    "gemma2": Family(
+        _BOTH, gated(), _GEMMA | {"num_key_value_heads": 4}, norms=lambda fields: 4, scalar_buffers=1, fused=True
+    ),
     "gemma3_text": Family(
         _BOTH,
         gated(),
@@ -147,6 +149,7 @@ FAMILIES: dict[str, Family] = {
         query_key_norms=_head_norms,
         rotary_tables=_rotary_by_kind,
         scalar_buffers=1,
+        fused=True,
     ),
     "phi3": Family(fused("qkv_proj", "o_proj", False), fused_gate),
     "phi": Family(
@@ -364,7 +367,7 @@ def build(config: Mapping[str, Any], source: str) -> Architecture:
         # inv_freq and original_inv_freq of each table
         buffer_bytes=family.rotary_tables(fields) * 2 * frequencies * FLOAT32_BYTES,
         scalar_buffers=family.scalar_buffers + buffers,
-        lean=family.lean,
+        fused=family.fused,
     )  # fmt: skip
 
 

@@ -33,10 +33,14 @@ CHECKPOINT_BYTES = 16
 COPIED_RESULT = frozenset({"phi3"})
 """Families whose attention on a GPU gives a result that the output projection must copy: their rotary code joins a head from
 two parts, and the result has the layout of the queries (seen in what autograd keeps on an H100, torch 2.11, cuDNN)."""
-LOSS_CHUNK = 256
-"""Positions whose logits exist at once (model/losses.py)."""
+CAPPED = frozenset({"gemma2"})
+"""Families that cap their attention scores: a CPU keeps tanh of the scores beside their weights."""
+LOSS_CHUNK = 128
+"""Positions whose logits exist at once on a CPU (model/losses.py)."""
 LOGIT_COPIES = 2
-"""Chunks of logits alive at once: the logits and what logsumexp makes of them."""
+"""Chunks of logits alive at once: the logits, and what becomes of them in float32."""
+GPU_LOGIT_BYTES = 256 * 2**20
+"""Logits that exist at once on a GPU, in the dtype of the computation (model/fused/paths.py)."""
 
 COMPONENTS: dict[str, str] = {
     "process": "Python with torch, transformers and bitsandbytes, before any weight",
@@ -113,31 +117,62 @@ def layer_activation_bytes(
 def block_activation_bytes(
     architecture: Architecture, block: Block, method: MethodPlan, device: Device, dtype: Dtype, work: Workload
 ) -> int:
-    """Bytes that autograd keeps of one layer of this block.
+    """Bytes that autograd keeps of one layer of this block: of a fused layer (model/fused/), or of transformers' own.
 
-    Norms keep their input (in float32, unless they are lean) and its inverse root; attention its rotated queries, keys
-    and values, and the weight of each pair and head (on CUDA keys and values repeated to the query heads, and the row's
-    mask of a byte instead of weights); values that are a part of a fused projection keep all of it; the MLP gate, up and,
-    unless it is lean, silu(gate), or, without a gate, what its activation reads. LoRA keeps what its linears read, once
-    for those that read the same, and A x. With dropout each keeps what is left of its input, and the mask, instead.
+    Its own norms keep their input in float32 and its inverse root; attention its rotated queries, keys and values, and the
+    weight of each pair and head (a GPU its result and a sum for each head instead); values that are a part of a fused projection
+    keep all of it; the MLP gate, up and silu(gate), or, without a gate, what its activation reads. LoRA keeps what its linears
+    read, once for those that read the same, and A x. With dropout each keeps what is left of its input, and the mask, instead.
     """
     item = ITEM_BYTES[dtype]
+    if is_fused(architecture, method):
+        return _fused_bytes(architecture, block, method, device, item, work)
     queries, keys = architecture.query_size, architecture.key_value_size
-    norm_item = item if architecture.lean and not method.plain else ITEM_BYTES["float32"]
-    norms = architecture.hidden_norms * (norm_item * architecture.hidden + 4)
+    norms = architecture.hidden_norms * (ITEM_BYTES["float32"] * architecture.hidden + 4)
     if architecture.head_norms:
-        norms += norm_item * (queries + keys) + 4 * (architecture.heads + architecture.key_value_heads)
+        norms += ITEM_BYTES["float32"] * (queries + keys) + 4 * (architecture.heads + architecture.key_value_heads)
+    fused = sum(linear.reads == "attention norm" for linear in block.linears) == 1
+    attention = item * (queries + 2 * keys + (queries + keys if fused else 0))
     if device == "cuda":
-        attention = item * (4 * queries) + 4 * architecture.heads
-        if architecture.model_type in COPIED_RESULT and "o_proj" in method.targets:
+        attention += 4 * architecture.heads
+        if architecture.model_type in COPIED_RESULT or "o_proj" not in method.targets:
             attention += item * queries
-        pairs = work.row_tokens**2
-    else:
-        fused = sum(linear.reads == "attention norm" for linear in block.linears) == 1
-        attention = item * (queries + 2 * keys + (queries + keys if fused else 0))
-        pairs = item * architecture.heads * work.attended_pairs
-    mlp = item * (1 if not architecture.gated else 2 if _is_lean_mlp(architecture, method) else 3) * block.width
-    return work.row_tokens * (norms + attention + mlp + _lora_bytes(architecture, block, method, device, item)) + pairs
+    mlp = item * (3 if architecture.gated else 1) * block.width
+    per_token = norms + attention + mlp + _lora_bytes(architecture, block, method, device, item)
+    return work.row_tokens * per_token + _pair_bytes(architecture, device, item, work)
+
+
+def is_fused(architecture: Architecture, method: MethodPlan) -> bool:
+    """Return whether training computes the layers of this architecture with those of model/fused/."""
+    return architecture.fused and not method.plain
+
+
+def _pair_bytes(architecture: Architecture, device: Device, item: int, work: Workload) -> int:
+    """A CPU keeps the weight of each pair and head; a GPU makes it again."""
+    return item * architecture.heads * work.attended_pairs if device == "cpu" else 0
+
+
+def _fused_bytes(
+    architecture: Architecture, block: Block, method: MethodPlan, device: Device, item: int, work: Workload
+) -> int:
+    """Bytes that a fused layer keeps: the residual stream at each norm, q, k, v, the result of attention, gate and up, A x.
+
+    Queries and keys are kept before their own norms too. Dropout keeps a mask for each adapted linear.
+    """
+    queries, keys = architecture.query_size, architecture.key_value_size
+    token = architecture.hidden_norms * (item * architecture.hidden + 4) + item * (queries + 2 * keys)
+    if architecture.head_norms:
+        token += item * (queries + 2 * keys) + 4 * (architecture.heads + architecture.key_value_heads)
+    linears = adapted(block.linears, method.targets)
+    if device == "cuda":
+        token += item * queries + 4 * architecture.heads
+    elif any(linear.name == "o_proj" for linear in linears):
+        token += item * queries
+    token += item * (2 * block.width + method.rank * len(linears))
+    if method.dropout > 0:
+        token += item * sum(linear.inputs for linear in linears)
+    capped = 2 if architecture.model_type in CAPPED else 1
+    return work.row_tokens * token + capped * _pair_bytes(architecture, device, item, work)
 
 
 def _lora_bytes(architecture: Architecture, block: Block, method: MethodPlan, device: Device, item: int) -> int:
@@ -147,15 +182,7 @@ def _lora_bytes(architecture: Architecture, block: Block, method: MethodPlan, de
     if method.dropout > 0:
         mask = 1 if device == "cuda" else item
         return low_rank + (item + mask) * sum(linear.inputs for linear in linears)
-    read = {linear.reads: linear.inputs for linear in linears}
-    if _is_lean_mlp(architecture, method):
-        del read["mlp product"]
-    return low_rank + item * sum(read.values())
-
-
-def _is_lean_mlp(architecture: Architecture, method: MethodPlan) -> bool:
-    """Whether the feed-forward layer makes silu(gate) and its product again in backward: LoRA on `down`, no dropout."""
-    return architecture.lean and not method.plain and method.dropout == 0 and "down_proj" in method.targets
+    return low_rank + item * sum({linear.reads: linear.inputs for linear in linears}.values())
 
 
 def training_components(
@@ -187,7 +214,7 @@ def training_components(
         "optimizer": ADAM_STATES * 4 * trained,
         "activations": layer * (architecture.layers - checkpointed_layers) + inputs,
         "recomputed_layer": layer if _holds_one_again(architecture, device, checkpointed_layers) else 0,
-        "loss": _loss_bytes(architecture, dtype, work),
+        "loss": _loss_bytes(architecture, method, device, dtype, work),
         "dequantised_weight": _dequantised_bytes(architecture, device, item) if nf4 else 0,
     }
     if device == "cuda":
@@ -213,10 +240,13 @@ def _dequantised_bytes(architecture: Architecture, device: Device, item: int) ->
     return (1 if device == "cuda" else 2) * item * max(linear.weights for linear in architecture.linears)
 
 
-def _loss_bytes(architecture: Architecture, dtype: Dtype, work: Workload) -> int:
-    """A chunk of logits in float32, and the hidden states of trained tokens with their gradient (made in forward)."""
+def _loss_bytes(architecture: Architecture, method: MethodPlan, device: Device, dtype: Dtype, work: Workload) -> int:
+    """A chunk of logits, and the gradient of the hidden states, made in forward."""
+    item = ITEM_BYTES[dtype]
+    gradient = 2 * item * architecture.hidden * work.row_tokens
+    if device == "cuda" and not method.plain:
+        most = GPU_LOGIT_BYTES // (2 * architecture.vocabulary) // LOSS_CHUNK * LOSS_CHUNK
+        chunk = min(max(LOSS_CHUNK, most), max(1, work.trained_tokens))
+        return item * chunk * (architecture.vocabulary + 2 * architecture.hidden) + gradient
     chunk = min(LOSS_CHUNK, max(1, work.trained_tokens))
-    return (
-        LOGIT_COPIES * 4 * chunk * architecture.vocabulary
-        + 2 * ITEM_BYTES[dtype] * architecture.hidden * work.trained_tokens
-    )
+    return LOGIT_COPIES * 4 * chunk * architecture.vocabulary + gradient

@@ -28,12 +28,13 @@ WEIGHTS, OPTIMIZER, STATE = "adapter.safetensors", "optimizer.safetensors", "sta
 
 @dataclass(frozen=True, slots=True)
 class RunState:
-    """Where a run stands: steps done, the length of its event file then, and the plan it follows."""
+    """Where a run stands: steps done, the length of its event file then, the plan it follows, and the scale of its loss."""
 
     step: int
     plan: str
     events_bytes: int
     sha256: dict[str, str]
+    loss_scale: tuple[float, int] = (1.0, 0)
 
 
 def save_checkpoint(
@@ -44,6 +45,7 @@ def save_checkpoint(
     step: int,
     plan: str,
     events_bytes: int,
+    loss_scale: tuple[float, int] = (1.0, 0),
 ) -> Path:
     """Write `folder/step-N` and remove all but the last two. Raises StoreError or ResourceError when it cannot."""
     target = folder / f"step-{step:08d}"
@@ -56,7 +58,8 @@ def save_checkpoint(
         write_bytes(scratch / WEIGHTS, save({name: p.detach() for name, p in parameters.items()}))
         write_bytes(scratch / OPTIMIZER, save(states))
         hashes = {name: file_sha256(scratch / name) for name in (WEIGHTS, OPTIMIZER)}
-        write_json(scratch / STATE, asdict(RunState(step=step, plan=plan, events_bytes=events_bytes, sha256=hashes)))
+        state = RunState(step, plan, events_bytes, hashes, loss_scale)
+        write_json(scratch / STATE, asdict(state))
         scratch.rename(target)
         sync_folder(folder)
         for old in _whole_or_not(folder)[:-KEEP]:

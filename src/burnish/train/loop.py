@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from burnish.core.artifacts import Plan, TrainMeasured, TrainPlan
 from burnish.core.errors import Interrupted, TrainingError
@@ -22,12 +22,14 @@ from burnish.model.probe import check_base
 from burnish.train.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from burnish.train.events import EventFile
 from burnish.train.objective import Objective, P, Packed
-from burnish.train.optim import adamw, clip, learning_rate
+from burnish.train.optim import LossScale, adamw, learning_rate, loss_scale, update
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Parameters = Mapping[str, nn.Parameter]
+SMALLEST_SCALE = 1.0
+"""A float16 loss that overflows even so is no matter of its scale."""
 
 
 def train(
@@ -48,7 +50,8 @@ def train(
     device = next(iter(parameters.values())).device
     optimizer = adamw(numbers, parameters.values())
     events = EventFile(folder / "events.jsonl")
-    first_step = _go_on(plan, folder / "checkpoints", parameters, optimizer, events, emit)
+    scale = loss_scale(numbers)
+    first_step = _go_on(plan, folder / "checkpoints", parameters, optimizer, scale, events, emit)
     peak = MemoryPeak(device)
     paths = PLAIN if plan.method.plain else paths or usual_paths(model)
     with _ready(model, plan, paths, device, emit):
@@ -59,13 +62,13 @@ def train(
             torch.manual_seed(
                 numbers.seed * 1_000_003 + step
             )  # dropout of a step is the same in a run that was resumed
-            loss, told = _accumulate(model, objective, batch, peak)
-            norm = clip(parameters.values(), numbers.max_gradient_norm).item()
-            _check_finite(loss, norm, step, batch)
+            total, told = _accumulate(model, objective, batch, scale.value, peak)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(numbers, step)
-            optimizer.step()
+            length = update(optimizer, parameters.values(), numbers.max_gradient_norm, scale.value)
             optimizer.zero_grad(set_to_none=False)
+            loss, norm = torch.stack([total, length.to(total.dtype)]).tolist()  # the one time a step waits for the device
+            _check_finite(loss, norm, scale, step, batch, emit)
             done = _step_done(numbers, step, batch, loss, norm, began, peak, told)
             events.add(done)
             emit(done)
@@ -73,8 +76,9 @@ def train(
             if stopping or done.step % numbers.checkpoint_every == 0 or done.step == numbers.steps:
                 size = events.flush()
                 saved = save_checkpoint(
-                    folder / "checkpoints", parameters, optimizer, step=done.step, plan=plan.id, events_bytes=size
-                )
+                    folder / "checkpoints", parameters, optimizer, step=done.step, plan=plan.id, events_bytes=size,
+                    loss_scale=(scale.value, scale.clean),
+                )  # fmt: skip
                 emit(Checkpointed("train", step=done.step, folder=str(saved)))
                 trim_heap()
             if stopping:
@@ -99,8 +103,9 @@ def _trained(model: PreTrainedModel) -> Parameters:
 
 
 def _go_on(
-    plan: Plan, folder: Path, parameters: Parameters, optimizer: torch.optim.AdamW, events: EventFile, emit: Emit
-) -> int:
+    plan: Plan, folder: Path, parameters: Parameters, optimizer: torch.optim.AdamW, scale: LossScale, events: EventFile,
+    emit: Emit,
+) -> int:  # fmt: skip
     """Put the last checkpoint back, if there is one, and return the steps done."""
     found = latest_checkpoint(folder, plan.id)
     if found is None:
@@ -108,6 +113,7 @@ def _go_on(
         return 0
     path, state = found
     load_checkpoint(path, parameters, optimizer)
+    scale.value, scale.clean = state.loss_scale
     events.cut(state.events_bytes)
     emit(Note("train", f"going on after step {state.step} of {plan.train.steps}"))
     return state.step
@@ -147,24 +153,34 @@ def _hold_longest(model: PreTrainedModel, objective: Objective[P], peak: MemoryP
 
 
 def _accumulate(
-    model: PreTrainedModel, objective: Objective[P], batch: Sequence[P], peak: MemoryPeak
-) -> tuple[float, dict[str, float]]:
-    """Add the gradients of a step's rows; return its loss and what else is told of it, as means over all of its units."""
+    model: PreTrainedModel, objective: Objective[P], batch: Sequence[P], scale: float, peak: MemoryPeak
+) -> tuple[Tensor, dict[str, float]]:
+    """Add the gradients of a step's rows, times `scale`; return its loss and what else is told of it, as means over its units."""
     units = max(1, sum(row.units for row in batch))
-    loss, told = 0.0, dict[str, float]()
+    loss, told = torch.zeros((), dtype=torch.float64, device=peak.device), dict[str, float]()
     for row in batch:
         found = objective.loss(model, row)
         mean = found.total / units
         peak.look()
-        mean.backward()
-        loss += mean.item()
+        (mean * scale if scale != 1.0 else mean).backward()
+        loss += mean.detach()
         for name, total in found.told.items():
             told[name] = told.get(name, 0.0) + total / units
     return loss, told
 
 
-def _check_finite(loss: float, norm: float, step: int, batch: Sequence[Packed]) -> None:
-    if not (math.isfinite(loss) and math.isfinite(norm)):
+def _check_finite(
+    loss: float, norm: float, scale: LossScale, step: int, batch: Sequence[Packed], emit: Emit
+) -> None:
+    """Raise TrainingError for a loss or a gradient that is not finite, unless a smaller scale of the loss may help; say so then."""
+    finite = math.isfinite(loss) and math.isfinite(norm)
+    if not scale.fixed and math.isfinite(loss):
+        scale.follow(finite)
+        if not finite:
+            emit(Note("train", f"step {step + 1} skipped: a float16 gradient overflowed. The loss is now scaled by {scale.value:g}"))
+        if scale.value > SMALLEST_SCALE:
+            return
+    if not finite:
         names = ", ".join(row_id[:12] for row in batch for row_id in row.row_ids)
         raise TrainingError(
             f"step {step + 1}: the loss is {loss} and the gradient norm {norm}, which are not finite numbers. "

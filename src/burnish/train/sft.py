@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 CPU_TOKENS = 32
 """On a CPU the tokens of a packed row are rounded up to a multiple of this. Its bfloat16 products are compiled and kept for
 each number of tokens: hundreds of them cost more time and memory than a few tokens of filler."""
+GPU_TOKENS = 128
+"""On a GPU, for the same reason: rows of few shapes, and of shapes that its products and float8 like."""
 
 
 def objective(
@@ -78,8 +80,9 @@ def longest(
 
 
 def _row(plan: TrainPlan, rows: Sequence[TokenRow], device: torch.device) -> PackedRow:
-    compiled = device.type == "cpu" and plan.compute_dtype == "bfloat16"
-    return pack_row(rows, device, multiple_of=CPU_TOKENS if compiled else 1)
+    if device.type == "cuda":
+        return pack_row(rows, device, multiple_of=GPU_TOKENS)
+    return pack_row(rows, device, multiple_of=CPU_TOKENS if plan.compute_dtype == "bfloat16" else 1)
 
 
 def _packed(plan: TrainPlan, rows: Sequence[TokenRow], order: Sequence[Sequence[int]] | None = None) -> list[list[int]]:
@@ -96,4 +99,4 @@ def loss(model: PreTrainedModel, row: PackedRow) -> Tensor:
     hidden_BTD = model.base_model(
         input_ids=row.ids_T[None], position_ids=row.layout.positions_T[None], use_cache=False, packed=row.layout
     ).last_hidden_state
-    return target_loss(hidden_BTD[0, row.at_N], model.get_output_embeddings().weight, row.targets_N)
+    return target_loss(hidden_BTD.squeeze(0), model.get_output_embeddings().weight, row.targets_N, at_N=row.at_N)

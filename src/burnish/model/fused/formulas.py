@@ -107,7 +107,7 @@ def gate(g_TI: Tensor, u_TI: Tensor, activation: Activation) -> Tensor:
 
 
 def gate_backward(da_TI: Tensor, g_TI: Tensor, u_TI: Tensor, activation: Activation) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of g and u, and act(g) u again."""
+    """Return the gradients of g and u, and act(g) u again. May write them over u's, g's and da's own places."""
     da, g, u = _exact(da_TI), _exact(g_TI), _exact(u_TI)
     active = _activated(g, activation)
     if activation == "silu":
@@ -115,6 +115,14 @@ def gate_backward(da_TI: Tensor, g_TI: Tensor, u_TI: Tensor, activation: Activat
     else:
         dg = torch.ops.aten.gelu_backward(da * u, g, approximate="tanh")
     return dg.to(g_TI.dtype), (da * active).to(g_TI.dtype), (active * u).to(g_TI.dtype)
+
+
+def gate_backward_in_place(da_TI: Tensor, g_TI: Tensor, u_TI: Tensor, activation: Activation) -> None:
+    """Write `gate_backward`'s three results over g, u and da: backward has no other use of them."""
+    dg, du, a = gate_backward(da_TI, g_TI, u_TI, activation)
+    g_TI.copy_(dg)
+    u_TI.copy_(du)
+    da_TI.copy_(a)
 
 
 def rounded(x_TI: Tensor) -> tuple[Tensor, Tensor]:
@@ -125,13 +133,23 @@ def rounded(x_TI: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def likelihood(logits_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Return -log softmax(logits)[target] of each position in float32, and its gradient softmax - onehot in the logits' dtype."""
+    """Return -log softmax(logits)[target] of each position in float32, and its gradient softmax - onehot in the logits' dtype.
+
+    May write the gradient over the logits.
+    """
     exact = _exact(logits_NV)
     total_N1 = torch.logsumexp(exact, dim=-1, keepdim=True)
     hit = torch.arange(logits_NV.shape[-1], device=logits_NV.device)[None] == targets_N[:, None]
     nats_N = total_N1[:, 0] - exact.gather(-1, targets_N[:, None])[:, 0]
     gradient_NV = torch.exp(exact - total_N1) - hit.to(exact.dtype)
     return nats_N, gradient_NV.to(logits_NV.dtype)
+
+
+def likelihood_in_place(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
+    """Return the losses of `likelihood`, and write its gradient over the logits."""
+    nats_N, gradient_NV = likelihood(logits_NV, targets_N)
+    logits_NV.copy_(gradient_NV)
+    return nats_N
 
 
 def _exact(x: Tensor) -> Tensor:
@@ -166,13 +184,39 @@ class Formulas:
 
 
 AS_WRITTEN = Formulas()
+_gate_backward_in_place = torch.compile(gate_backward_in_place, fullgraph=True)
+
+
+def _gate_backward(da_TI: Tensor, g_TI: Tensor, u_TI: Tensor, activation: Activation) -> tuple[Tensor, Tensor, Tensor]:
+    _gate_backward_in_place(da_TI, g_TI, u_TI, activation)
+    return g_TI, u_TI, da_TI
+
+
+_likelihood_in_place = torch.compile(likelihood_in_place, fullgraph=True)
+
+
+def _likelihood(logits_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
+    return _likelihood_in_place(logits_NV, targets_N), logits_NV
+
+
+_rounded_compiled = torch.compile(rounded, fullgraph=True)
+
+
+def _rounded(x_TI: Tensor) -> tuple[Tensor, Tensor]:
+    from burnish.model.fused import kernels  # Triton comes with torch for CUDA alone
+
+    return kernels.rounded(x_TI) if x_TI.shape[1] <= kernels.WIDEST else _rounded_compiled(x_TI)
+
+
 COMPILED = Formulas(
     *(
         torch.compile(formula, fullgraph=True)
         for formula in (
-            norm, add_norm, norm_backward, heads, heads_backward, normed_heads, normed_heads_backward, gate, gate_backward,
-            rounded, likelihood,
+            norm, add_norm, norm_backward, heads, heads_backward, normed_heads, normed_heads_backward, gate,
         )
-    )  # fmt: skip
+    ),  # fmt: skip
+    gate_backward=_gate_backward,
+    rounded=_rounded,
+    likelihood=_likelihood,
 )
 """Nothing is compiled before its first call; a second number of tokens compiles a kernel for any number."""

@@ -5,10 +5,13 @@ O is the sum of the layers' outputs. Nothing here has a gradient: forward is x W
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import cache
+from importlib.util import find_spec
 from typing import Literal, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from burnish.model.fused.formulas import FP8, Formulas
@@ -23,14 +26,22 @@ _buffers: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 class Frozen(Protocol):
     """x W^T + bias of several linear layers as one (T, O), and the gradient of x.
 
-    `parts` are the widths of the gradients that `input_gradient` gets, one after another along O.
+    `parts` are the widths of the gradients that `input_gradient` gets, one after another along O. `onto`: a tensor of the result's
+    shape that the product is added to. `begins`: a product can begin with it, so that adding costs no pass over the result.
     """
 
-    def product(self, x_TI: Tensor) -> Tensor:
+    begins: bool
+
+    @property
+    def outputs(self) -> int:
+        """O."""
+        ...
+
+    def product(self, x_TI: Tensor, onto: Tensor | None = None) -> Tensor:
         """Return (T, O)."""
         ...
 
-    def input_gradient(self, parts: Sequence[Tensor]) -> Tensor:
+    def input_gradient(self, parts: Sequence[Tensor], onto: Tensor | None = None) -> Tensor:
         """Return dy W (T, I) of the gradient of the output, which comes in parts."""
         ...
 
@@ -42,7 +53,7 @@ def freeze(linears: Sequence[nn.Linear], *, parts: Sequence[int], form: Form, fo
     if is_nf4(linears[0]):
         return Unpacked(linears, parts)
     if form == "fp8":
-        return Rounded(linears, parts, formulas)
+        return Rounded(linears, formulas)
     join(linears)
     return Joined(linears, parts)
 
@@ -82,70 +93,72 @@ def joined_bias(linears: Sequence[nn.Linear]) -> Tensor | None:
 class Joined:
     """Weights that lie in one tensor: one product."""
 
+    begins = True
+
     def __init__(self, linears: Sequence[nn.Linear], parts: Sequence[int]) -> None:
-        weight_OI = joined_weight(linears)
+        self.linears, self.parts, self.bias = tuple(linears), tuple(parts), joined_bias(linears)
+        self.outputs = sum(linear.out_features for linear in linears)
+
+    def weight(self, dtype: torch.dtype) -> Tensor:
+        """Return the weights as one (O, I)."""
+        weight_OI = joined_weight(self.linears)
         assert weight_OI is not None
-        self.weight_OI, self.bias, self.parts = weight_OI, joined_bias(linears), tuple(parts)
+        return weight_OI
 
-    def product(self, x_TI: Tensor) -> Tensor:
+    def product(self, x_TI: Tensor, onto: Tensor | None = None) -> Tensor:
         """Return (T, O)."""
-        return torch.nn.functional.linear(x_TI, self.weight_OI, self.bias)
+        weight_OI = self.weight(x_TI.dtype)
+        if onto is None:
+            return F.linear(x_TI, weight_OI, self.bias)
+        onto.addmm_(x_TI, weight_OI.t())
+        return onto if self.bias is None else onto.add_(self.bias)
 
-    def input_gradient(self, parts: Sequence[Tensor]) -> Tensor:
+    def input_gradient(self, parts: Sequence[Tensor], onto: Tensor | None = None) -> Tensor:
         """Return dy W (T, I)."""
-        return _summed(parts, self.weight_OI.split(self.parts))
+        weight_OI = self.weight(parts[0].dtype)
+        together_TO = beside(parts)
+        if together_TO is not None:
+            return _added(onto, together_TO, weight_OI)
+        return _summed(parts, weight_OI.split(self.parts), onto)
+
+
+class Unpacked(Joined):
+    """NF4 weights (Dettmers et al. 2023, "QLoRA", section 3), unpacked one after another into one buffer: one product."""
+
+    def weight(self, dtype: torch.dtype) -> Tensor:
+        """Return the weights as one (O, I): the buffer, which the next call writes over."""
+        first = self.linears[0]
+        buffer_OI = _buffer(self.outputs * first.in_features, first.weight.device, dtype).view(-1, first.in_features)
+        sizes = [linear.out_features for linear in self.linears]
+        for linear, part_OI in zip(self.linears, buffer_OI.split(sizes), strict=True):
+            unpack_nf4(linear, part_OI)
+        return buffer_OI
 
 
 class OneByOne:
     """Weights as they were loaded, each multiplied by itself: on a CPU joining them gains nothing and costs a copy."""
 
+    begins = True
+
     def __init__(self, linears: Sequence[nn.Linear], parts: Sequence[int]) -> None:
-        self.linears, self.parts = tuple(linears), tuple(parts)
-        self.bias = joined_bias(linears)
+        self.linears, self.parts, self.bias = tuple(linears), tuple(parts), joined_bias(linears)
+        self.sizes = [linear.out_features for linear in linears]
+        self.outputs = sum(self.sizes)
 
-    def weights(self, dtype: torch.dtype) -> list[Tensor]:
-        """Return each weight (out, I)."""
-        return [linear_weight(linear, dtype) for linear in self.linears]
-
-    def product(self, x_TI: Tensor) -> Tensor:
+    def product(self, x_TI: Tensor, onto: Tensor | None = None) -> Tensor:
         """Return (T, O)."""
-        weights = self.weights(x_TI.dtype)
-        if len(weights) == 1:
-            return torch.nn.functional.linear(x_TI, weights[0], self.bias)
-        sizes = [weight.shape[0] for weight in weights]
-        y_TO = x_TI.new_empty(x_TI.shape[0], sum(sizes))
-        for weight, part in zip(weights, y_TO.split(sizes, dim=1), strict=True):
-            torch.mm(x_TI, weight.t(), out=part)
+        if len(self.linears) == 1 and onto is None:
+            return F.linear(x_TI, linear_weight(self.linears[0], x_TI.dtype), self.bias)
+        y_TO = x_TI.new_empty(x_TI.shape[0], self.outputs) if onto is None else onto
+        for linear, part in zip(self.linears, y_TO.split(self.sizes, dim=1), strict=True):
+            part.addmm_(x_TI, linear_weight(linear, x_TI.dtype).t(), beta=0 if onto is None else 1)
         return y_TO if self.bias is None else y_TO.add_(self.bias)
 
-    def input_gradient(self, parts: Sequence[Tensor]) -> Tensor:
+    def input_gradient(self, parts: Sequence[Tensor], onto: Tensor | None = None) -> Tensor:
         """Return dy W (T, I)."""
-        weights = self.weights(parts[0].dtype)
-        if len(parts) == 1 and len(weights) > 1:
-            parts = parts[0].split([weight.shape[0] for weight in weights], dim=1)
-        return _summed(parts, weights)
-
-
-class Unpacked(OneByOne):
-    """NF4 weights (Dettmers et al. 2023, "QLoRA", section 3), unpacked one after another into one buffer: one product."""
-
-    def weights(self, dtype: torch.dtype) -> list[Tensor]:
-        """Return each weight (out, I) as a part of the buffer, which the next call writes over."""
-        first = self.linears[0]
-        sizes = [linear.out_features for linear in self.linears]
-        buffer_OI = _buffer(sum(sizes) * first.in_features, first.weight.device, dtype).view(-1, first.in_features)
-        parts = list(buffer_OI.split(sizes))
-        for linear, part_OI in zip(self.linears, parts, strict=True):
-            unpack_nf4(linear, part_OI)
-        return parts
-
-    def product(self, x_TI: Tensor) -> Tensor:
-        """Return (T, O)."""
-        return torch.nn.functional.linear(x_TI, _whole(self.weights(x_TI.dtype)), self.bias)
-
-    def input_gradient(self, parts: Sequence[Tensor]) -> Tensor:
-        """Return dy W (T, I)."""
-        return _summed(parts, _whole(self.weights(parts[0].dtype)).split(self.parts))
+        if len(parts) == 1 and len(self.linears) > 1:
+            parts = parts[0].split(self.sizes, dim=1)
+        return _summed(parts, (linear_weight(linear, parts[0].dtype) for linear in self.linears), onto)
 
 
 class Rounded:
@@ -155,39 +168,47 @@ class Rounded:
     memory of bfloat16, at twice its speed. Rounding: Micikevicius et al. 2022, arXiv:2209.05433.
     """
 
-    def __init__(self, linears: Sequence[nn.Linear], parts: Sequence[int], formulas: Formulas) -> None:
+    begins = False
+
+    def __init__(self, linears: Sequence[nn.Linear], formulas: Formulas) -> None:
         self.formulas, self.bias = formulas, joined_bias(linears)
         weight_OI = torch.cat([linear.weight.data for linear in linears])
-        self.forward_OI, scale = formulas.rounded(weight_OI)
-        self.forward_scale = scale.t().contiguous()
-        self.backward = [
-            (rounded_IO, scale_I1.t().contiguous())
-            for part_OI in weight_OI.split(tuple(parts))
-            for rounded_IO, scale_I1 in (formulas.rounded(part_OI.t().contiguous()),)
-        ]
+        self.outputs = weight_OI.shape[0]
+        self.forward = _for_product(weight_OI, formulas)
+        self.backward = _for_product(weight_OI.t().contiguous(), formulas)
         empty = weight_OI.new_empty(0, weight_OI.shape[1])
         for linear in linears:  # the weights in bfloat16 are let go of; method.plain does not come here
             linear.weight.data = empty
 
-    def product(self, x_TI: Tensor) -> Tensor:
+    def product(self, x_TI: Tensor, onto: Tensor | None = None) -> Tensor:
         """Return (T, O)."""
-        return self._multiply(x_TI, self.forward_OI, self.forward_scale, self.bias)
+        return self._multiply(x_TI, self.forward, self.bias, onto)
 
-    def input_gradient(self, parts: Sequence[Tensor]) -> Tensor:
+    def input_gradient(self, parts: Sequence[Tensor], onto: Tensor | None = None) -> Tensor:
         """Return dy W (T, I)."""
-        products = [
-            self._multiply(dy_TO, rounded_IO, scale, None)
-            for dy_TO, (rounded_IO, scale) in zip(parts, self.backward, strict=True)
-        ]
-        for other in products[1:]:
-            products[0].add_(other)
-        return products[0]
+        together_TO = beside(parts)
+        return self._multiply(torch.cat(list(parts), dim=1) if together_TO is None else together_TO, self.backward, None, onto)
 
-    def _multiply(self, x_TI: Tensor, weight_OI: Tensor, scale_1O: Tensor, bias: Tensor | None) -> Tensor:
+    def _multiply(
+        self, x_TI: Tensor, weight: tuple[Tensor, Tensor], bias: Tensor | None, onto: Tensor | None
+    ) -> Tensor:
         rounded_TI, scale_T1 = self.formulas.rounded(x_TI)
-        return torch._scaled_mm(
-            rounded_TI, weight_OI.t(), scale_T1, scale_1O, bias=bias, out_dtype=x_TI.dtype, use_fast_accum=True
-        )
+        y_TO = multiply_fp8(rounded_TI, scale_T1, *weight, x_TI.dtype)
+        if bias is not None:
+            y_TO.add_(bias)
+        return y_TO if onto is None else onto.add_(y_TO)
+
+
+def multiply_fp8(x_TI: Tensor, x_scale_T1: Tensor, w_OI: Tensor, w_scale_1O: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return (x * scale) (w * scale)^T of float8 numbers in `dtype` (T, O). A CPU, which has no such product, computes its value."""
+    if x_TI.device.type == "cpu":
+        return ((x_TI.float() @ w_OI.float().t()) * x_scale_T1 * w_scale_1O).to(dtype)
+    return torch._scaled_mm(x_TI, w_OI.t(), x_scale_T1, w_scale_1O, out_dtype=dtype, use_fast_accum=True)
+
+
+def _for_product(weight_OI: Tensor, formulas: Formulas) -> tuple[Tensor, Tensor]:
+    rounded_OI, scale_O1 = formulas.rounded(weight_OI)
+    return rounded_OI, scale_O1.t().contiguous()
 
 
 def has_fp8(device: torch.device) -> bool:
@@ -195,12 +216,22 @@ def has_fp8(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9) and FP8 is not None
 
 
+@cache
+def has_triton() -> bool:
+    """Return whether Triton is installed, as it is with torch for CUDA on Linux."""
+    return find_spec("triton") is not None
+
+
 def unpack_nf4(linear: nn.Linear, out_OI: Tensor) -> None:
     """Write an NF4 weight into `out_OI` (out, I)."""
     from bitsandbytes.functional import dequantize_4bit
 
     state = linear.weight.quant_state
-    if out_OI.device.type == "cuda" and state.dtype == out_OI.dtype:  # bitsandbytes has no such product for a CPU
+    if out_OI.device.type == "cuda" and state.nested and state.blocksize == 64 and has_triton():
+        from burnish.model.fused.kernels import unpack
+
+        unpack(linear.weight.data, state, out_OI)
+    elif out_OI.device.type == "cuda" and state.dtype == out_OI.dtype:  # bitsandbytes has no such product for a CPU
         dequantize_4bit(linear.weight.data, state, out=out_OI)
     else:
         out_OI.copy_(linear_weight(linear, out_OI.dtype))
@@ -213,14 +244,27 @@ def _buffer(numbers: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     return held[:numbers]
 
 
-def _whole(parts: Sequence[Tensor]) -> Tensor:
-    rows = sum(part.shape[0] for part in parts)
-    return parts[0].as_strided((rows, parts[0].shape[1]), (parts[0].shape[1], 1))
+def beside(parts: Sequence[Tensor]) -> Tensor | None:
+    """Return parts (T, o) as one (T, O) if they lie beside each other in the rows of one tensor."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    width = sum(part.shape[1] for part in parts)
+    place = first.data_ptr()
+    for part in parts:
+        if part.stride() != (width, 1) or part.data_ptr() != place:
+            return None
+        place += part.shape[1] * part.element_size()
+    return first.as_strided((first.shape[0], width), (width, 1))
 
 
-def _summed(parts: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
+def _added(onto: Tensor | None, dy_TO: Tensor, weight_OI: Tensor) -> Tensor:
+    return dy_TO @ weight_OI if onto is None else onto.addmm_(dy_TO, weight_OI)
+
+
+def _summed(parts: Sequence[Tensor], weights: Iterable[Tensor], onto: Tensor | None) -> Tensor:
     """Return the sum of dy_i W_i over the parts."""
-    dx_TI = parts[0] @ weights[0]
-    for dy_TO, weight_OI in zip(parts[1:], weights[1:], strict=True):
-        dx_TI.addmm_(dy_TO, weight_OI)
-    return dx_TI
+    for dy_TO, weight_OI in zip(parts, weights, strict=True):
+        onto = _added(onto, dy_TO, weight_OI)
+    assert onto is not None
+    return onto

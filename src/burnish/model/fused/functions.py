@@ -77,7 +77,7 @@ class _Product(torch.autograd.Function):
     def forward(ctx, x_TI: Tensor, group: AdaptedGroup, *trained: Tensor) -> Tensor:
         kept = group.masks(x_TI)
         y_TO, h_TR = group.product(x_TI, kept)
-        ctx.save_for_backward(x_TI, h_TR, *kept)
+        ctx.save_for_backward(x_TI if h_TR is not None else None, h_TR, *kept)
         ctx.group = group
         return y_TO
 

@@ -79,14 +79,16 @@ class AdaptedGroup:
 
     def product(self, n_TI: Tensor, kept: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
         """Return the joined outputs (T, O), and n A^T (T, R), which backward needs. `kept`: masks of the dropped inputs."""
-        y_TO = self.frozen.product(n_TI)
         h_TR = self.low_rank(n_TI, kept)
         if h_TR is None:
-            return y_TO, None
+            return self.frozen.product(n_TI), None
         _, b = self.matrices(n_TI.dtype)
+        outputs = self.frozen.outputs
+        first = self.frozen.begins and sum(b_OR.shape[0] for b_OR in b) == outputs
+        y_TO = n_TI.new_empty(n_TI.shape[0], outputs) if first else self.frozen.product(n_TI)
         for b_OR, h, columns in zip(b, h_TR.split(self.ranks, dim=1), self.columns, strict=True):
-            y_TO[:, columns].addmm_(h, b_OR.t(), alpha=self.scale)
-        return y_TO, h_TR
+            y_TO[:, columns].addmm_(h, b_OR.t(), beta=0 if first else 1, alpha=self.scale)
+        return (self.frozen.product(n_TI, onto=y_TO) if first else y_TO), h_TR
 
     def low_rank(self, n_TI: Tensor, kept: Sequence[Tensor]) -> Tensor | None:
         """Return n A^T (T, R), of what is left of n; None when the adapters are switched off."""
@@ -117,10 +119,13 @@ class AdaptedGroup:
 
     def input_gradient(self, dy: Sequence[Tensor], dh_TR: Tensor | None, kept: Sequence[Tensor]) -> Tensor:
         """Return the gradient (T, in) of n."""
-        dn_TI = self.frozen.input_gradient(dy)
         if dh_TR is None:
-            return dn_TI
-        a_RI, _ = self.matrices(dn_TI.dtype)
+            return self.frozen.input_gradient(dy)
+        a_RI, _ = self.matrices(dh_TR.dtype)
+        if not kept and self.frozen.begins:
+            dn_TI = dh_TR.new_empty(dh_TR.shape[0], a_RI.shape[1]).addmm_(dh_TR, a_RI, beta=0, alpha=self.scale)
+            return self.frozen.input_gradient(dy, onto=dn_TI)
+        dn_TI = self.frozen.input_gradient(dy)
         if not kept:
             return dn_TI.addmm_(dh_TR, a_RI, alpha=self.scale)
         for dh, a, mask_TI in zip(dh_TR.split(self.ranks, dim=1), a_RI.split(self.ranks), kept, strict=True):

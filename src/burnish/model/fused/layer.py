@@ -6,9 +6,6 @@ The submodules stay those of the layer that is replaced, under the same names: w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-import torch
 from torch import Tensor, nn
 from transformers.activations import GELUTanh, SiLUActivation
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -20,15 +17,13 @@ from transformers.models.mistral.modeling_mistral import MistralDecoderLayer
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
+from burnish.model.attention import Attending, Kernel, PackedLayout, attend
 from burnish.model.fused.formulas import Activation, Formulas
 from burnish.model.fused.frozen import Form
 from burnish.model.fused.functions import Norm, gated_product, normed_product, post_norm, product, rotated_heads
 from burnish.model.fused.group import AdaptedGroup
 from burnish.model.load import is_nf4
 from burnish.model.lora_linear import LoraLinear
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 SANDWICHED = (Gemma2DecoderLayer, Gemma3DecoderLayer)
 """Families that norm before and after attention and feed-forward layer, with norms whose weight is stored less 1."""
@@ -57,12 +52,12 @@ def plain_reason(layer: nn.Module) -> str | None:
 class FusedLayer(GradientCheckpointingLayer):
     """One decoder layer: norm, q k v, rotation, attention, o, norm, gate up, down; frozen weights, LoRA beside them."""
 
-    def __init__(self, layer: nn.Module, formulas: Formulas, *, form: Form) -> None:
+    def __init__(self, layer: nn.Module, formulas: Formulas, *, form: Form, kernel: Kernel | None = None) -> None:
         super().__init__()
         for name, child in layer.named_children():
             self.add_module(name, child)
         self.train(layer.training)
-        self.formulas = formulas
+        self.formulas, self.kernel = formulas, kernel
         self.sandwiched = isinstance(layer, SANDWICHED)
         attention, mlp = layer.self_attn, layer.mlp
         config = attention.config
@@ -98,16 +93,15 @@ class FusedLayer(GradientCheckpointingLayer):
         **kwargs: object,
     ) -> Tensor:
         """Return what the layer makes of the hidden states (B, T, D); the arguments are those transformers gives its layers."""
-        batch, tokens, _ = hidden_states.shape
+        batch = hidden_states.shape[0]
         assert position_embeddings is not None
         x_TD = hidden_states.flatten(0, 1)
         cos_TD, sin_TD = (_each_row(angles, batch) for angles in position_embeddings)
         x_TD, qkv_TO = normed_product(x_TD, None, self.attention_norm, self.qkv, self.formulas)
         q, k, v = rotated_heads(qkv_TO, cos_TD, sin_TD, self.sizes, self.head_norms, self.formulas)
         del qkv_TO
-        by_head = (x_THD.unflatten(0, (batch, tokens)).transpose(1, 2) for x_THD in (q, k, v))
-        mixed = self._attend(*by_head, attention_mask, kwargs)
-        y_TD = product(mixed.reshape(batch * tokens, -1), self.o)
+        mixed_TO = self._mix(q, k, v, batch, attention_mask, kwargs)
+        y_TD = product(mixed_TO, self.o)
         if self.attention_post_norm is not None:
             y_TD = post_norm(y_TD, self.attention_post_norm, self.formulas)
         x_TD, g_TI, u_TI = normed_product(x_TD, y_TD, self.mlp_norm, self.gate_up, self.formulas)
@@ -117,19 +111,24 @@ class FusedLayer(GradientCheckpointingLayer):
             y_TD = post_norm(y_TD, self.mlp_post_norm, self.formulas)
         return (x_TD + y_TD).view(hidden_states.shape)
 
-    def _attend(
-        self, q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, mask: Tensor | None, kwargs: dict[str, object]
+    def _mix(
+        self, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, batch: int, mask: Tensor | None, kwargs: dict[str, object]
     ) -> Tensor:
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(
+        """Return the joined heads (T, heads x D) of what queries see: of a packed row, or as the model's configuration says."""
+        packed, dropout = kwargs.get("packed"), self.attention_dropout if self.training else 0.0
+        if isinstance(packed, PackedLayout) and dropout == 0.0:
+            asked = Attending(packed, self.scaling, self.window, self.softcap)
+            return attend(q_THD, k_TKD, v_TKD, asked, self.kernel).flatten(1)
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.self_attn.config._attn_implementation, eager_attention_forward
         )
         extra = {"softcap": self.softcap} if self.softcap is not None else {}
-        dropout = self.attention_dropout if self.training else 0.0
-        mixed, _ = attend(
-            self.self_attn, q_BHTD, k_BKTD, v_BKTD, mask, dropout=dropout, scaling=self.scaling,
-            sliding_window=self.window, **extra, **kwargs,
+        by_head = (x_THD.unflatten(0, (batch, -1)).transpose(1, 2) for x_THD in (q_THD, k_TKD, v_TKD))
+        mixed, _ = attention(
+            self.self_attn, *by_head, mask, dropout=dropout, scaling=self.scaling, sliding_window=self.window,
+            **extra, **kwargs,
         )  # fmt: skip
-        return mixed
+        return mixed.reshape(q_THD.shape[0], -1)
 
 
 def _norm_of(norm: nn.Module, offset: bool) -> Norm:
@@ -166,8 +165,3 @@ def _each_row(angles: Tensor, batch: int) -> Tensor:
 def decoder_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Return the decoder layers of a model by name: what transformers can recompute."""
     return {name: module for name, module in model.named_modules() if isinstance(module, GradientCheckpointingLayer)}
-
-
-def dtype_of(layer: nn.Module) -> torch.dtype:
-    """Return the dtype a layer computes in."""
-    return layer.input_layernorm.weight.dtype

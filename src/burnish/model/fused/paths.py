@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+
 from burnish.model.attention import Kernel, packing
 from burnish.model.fused.formulas import AS_WRITTEN, COMPILED
 from burnish.model.fused.replace import fused
@@ -15,8 +17,12 @@ from burnish.model.losses import CHUNK, LossForm, likelihood, losses_as
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-LOGIT_BYTES = 512 * 2**20
-"""Logits of a chunk on a GPU: large enough for products at full speed."""
+LOGIT_BYTES = 256 * 2**20
+"""Logits of a chunk on a GPU: enough for products at full speed, and less than what backward holds of a layer at that time."""
+
+
+RECOMPILE_LIMIT = 256
+"""A formula serves norms of several widths, dtypes and models of one process; torch's limit of 8 is meant for code that changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,5 +65,8 @@ def on_paths(model: PreTrainedModel, paths: Paths, *, fp8: bool = False) -> Iter
         if not paths.fused:
             yield []
             return
-        with fused(model, formulas, fp8=fp8, join_weights=paths.joined) as alone:
+        with (
+            fused(model, formulas, fp8=fp8, join_weights=paths.joined, kernel=paths.attention) as alone,
+            torch._dynamo.config.patch(recompile_limit=RECOMPILE_LIMIT),
+        ):
             yield alone

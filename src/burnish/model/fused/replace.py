@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from burnish.core.errors import ResourceError
+from burnish.model.attention import Kernel
 from burnish.model.fused.formulas import AS_WRITTEN, Formulas
 from burnish.model.fused.frozen import Form, has_fp8
 from burnish.model.fused.layer import FusedLayer, decoder_layers, plain_reason
@@ -19,10 +20,16 @@ if TYPE_CHECKING:
 
 @contextmanager
 def fused(
-    model: PreTrainedModel, formulas: Formulas = AS_WRITTEN, *, fp8: bool = False, join_weights: bool = False
+    model: PreTrainedModel,
+    formulas: Formulas = AS_WRITTEN,
+    *,
+    fp8: bool = False,
+    join_weights: bool = False,
+    kernel: Kernel | None = None,
 ) -> Iterator[list[str]]:
     """Within the block the decoder layers of known families are fused ones; afterwards they are as they were.
 
+    kernel: of attention within packed rows, where it fits.
     join_weights: float weights that read one input become one tensor, for one product; on a CPU that gains nothing.
     fp8: frozen weights are rounded to float8 and let go of: the model can be trained further, and nothing else, afterwards.
     Yields the names of the layers that take the plain path, each with the reason. Raises ResourceError for fp8 on a device
@@ -40,7 +47,7 @@ def fused(
     for name, layer in before.items():
         reason = plain_reason(layer)
         if reason is None:
-            model.set_submodule(name, FusedLayer(layer, formulas, form=form))
+            model.set_submodule(name, FusedLayer(layer, formulas, form=form, kernel=kernel))
         else:
             alone.append(f"{name}: {reason}")
     try:
