@@ -10,17 +10,19 @@ from __future__ import annotations
 import json
 
 import torch
-from train import Setting, build, make_rows, plan_of  # the same folder
 
 from burnish.core.rows import TokenRow
 from burnish.model.fused.paths import on_paths, usual_paths
 from burnish.model.lora import attach_lora, lora_parameters
 from burnish.train import sft
 from burnish.train.pack import pack_row
+from train import Setting, build, make_rows, plan_of  # the same folder
 
 
 def main() -> None:
-    rows = [TokenRow(str(i), tuple(row["ids"]), tuple(row["mask"]), 0, 1) for i, row in enumerate(make_rows("full", 1)[:2])]
+    rows = [
+        TokenRow(str(i), tuple(row["ids"]), tuple(row["mask"]), 0, 1) for i, row in enumerate(make_rows("full", 1)[:2])
+    ]
     model = build("llama-3.1-8b")
     attach_lora(model, plan_of(Setting("burnish"), rows, 0).method, seed=0)
     model.to("cuda")
@@ -38,7 +40,9 @@ def main() -> None:
             parameter.grad = None
     for form in ("again", "fp8"):
         cosines = {
-            name: torch.nn.functional.cosine_similarity(gradient.flatten(), found["bfloat16"][1][name].flatten(), dim=0).item()
+            name: torch.nn.functional.cosine_similarity(
+                gradient.flatten(), found["bfloat16"][1][name].flatten(), dim=0
+            ).item()
             for name, gradient in found[form][1].items()
         }
         worst = min(cosines, key=lambda name: cosines[name])

@@ -1,7 +1,8 @@
+# ruff: noqa: B023 (each function is timed before its loop goes on)
 """The parts of a training step on a GPU, each in several ways, at the shapes of Llama 3.1 8B: milliseconds (medians).
 
-    python benchmarks/gpu_parts.py                # all
-    python benchmarks/gpu_parts.py products fp8   # some: products lora fp8 nf4 attention loss formulas
+python benchmarks/gpu_parts.py                # all
+python benchmarks/gpu_parts.py products fp8   # some: products lora fp8 nf4 attention loss formulas
 """
 
 from __future__ import annotations
@@ -68,7 +69,12 @@ def lora() -> None:
     out = torch.empty_like(y)
     say("gate_up alone", lambda: torch.mm(x, gate_up.t(), out=out))
     say("h = x A^T", lambda: x @ a.t(), 0, 2 * x.numel())
-    say("y += h B^T, in parts", lambda: [p.addmm_(i, j) for p, i, j in zip(y.split(WIDTH, 1), hs, bt, strict=True)], 0, 4 * y.numel())
+    say(
+        "y += h B^T, in parts",
+        lambda: [p.addmm_(i, j) for p, i, j in zip(y.split(WIDTH, 1), hs, bt, strict=True)],
+        0,
+        4 * y.numel(),
+    )
     whole = torch.block_diag(*b)
     say("y += h B^T, whole", lambda: y.addmm_(h, whole.t()), 0, 4 * y.numel())
 
@@ -82,27 +88,56 @@ def lora() -> None:
     say("y = [x h] [W B]^T", lambda: torch.mm(wide_x, wide_w.t(), out=out))
     say("[dx dh] = dy [W B]", lambda: y @ wide_w)
     say("dx = dy W", lambda: y @ gate_up)
-    say("dh = dy B, in parts", lambda: torch.cat([p @ j for p, j in zip(y.split(WIDTH, 1), b, strict=True)], 1), 0, 2 * y.numel())
+    say(
+        "dh = dy B, in parts",
+        lambda: torch.cat([p @ j for p, j in zip(y.split(WIDTH, 1), b, strict=True)], 1),
+        0,
+        2 * y.numel(),
+    )
     say("dh = dy B, whole", lambda: y @ whole, 0, 2 * y.numel())
-    say("dB = dy^T h, parts, float32 out", lambda: [torch.mm(p.t(), i, out_dtype=torch.float32) for p, i in zip(y.split(WIDTH, 1), hs, strict=True)], 0, 2 * y.numel())
-    say("dB^T = h^T dy, parts", lambda: [i.t() @ p for p, i in zip(y.split(WIDTH, 1), hs, strict=True)], 0, 2 * y.numel())
+    say(
+        "dB = dy^T h, parts, float32 out",
+        lambda: [torch.mm(p.t(), i, out_dtype=torch.float32) for p, i in zip(y.split(WIDTH, 1), hs, strict=True)],
+        0,
+        2 * y.numel(),
+    )
+    say(
+        "dB^T = h^T dy, parts",
+        lambda: [i.t() @ p for p, i in zip(y.split(WIDTH, 1), hs, strict=True)],
+        0,
+        2 * y.numel(),
+    )
     say("dB^T = h^T dy, whole", lambda: h.t() @ y, 0, 2 * y.numel())
     say("dA = dh^T x, float32 out", lambda: torch.mm(h.t(), x, out_dtype=torch.float32), 0, 2 * x.numel())
     say("dx += dh A", lambda: x.addmm_(h, a, alpha=1e-3), 0, 4 * x.numel())
 
 
 def fp8() -> None:
-    for name, inner, outer in (("qkv", D, 6144), ("gate_up", D, 2 * WIDTH), ("down", WIDTH, D), ("d gate", WIDTH, D), ("o", D, D)):
+    for name, inner, outer in (
+        ("qkv", D, 6144),
+        ("gate_up", D, 2 * WIDTH),
+        ("down", WIDTH, D),
+        ("d gate", WIDTH, D),
+        ("o", D, D),
+    ):
         x, w = new(T, inner, scale=1), new(outer, inner)
         (xq, xs), (wq, ws) = AS_WRITTEN.rounded(x), AS_WRITTEN.rounded(w)
         ws = ws.t().contiguous()
         one = torch.ones((), device="cuda")
         flops = 2 * T * inner * outer
         for fast in (True, False):
-            say(f"{name} rows, fast {fast}", lambda: torch._scaled_mm(xq, wq.t(), xs, ws, out_dtype=BF16, use_fast_accum=fast), flops)  # noqa: B023
-            say(f"{name} tensor, fast {fast}", lambda: torch._scaled_mm(xq, wq.t(), one, one, out_dtype=BF16, use_fast_accum=fast), flops)  # noqa: B023
-        say(f"{name} bfloat16", lambda: x @ w.t(), flops)  # noqa: B023
-        say(f"{name} rounding x", lambda: COMPILED.rounded(x), 0, 3 * x.numel())  # noqa: B023
+            say(
+                f"{name} rows, fast {fast}",
+                lambda: torch._scaled_mm(xq, wq.t(), xs, ws, out_dtype=BF16, use_fast_accum=fast),
+                flops,
+            )
+            say(
+                f"{name} tensor, fast {fast}",
+                lambda: torch._scaled_mm(xq, wq.t(), one, one, out_dtype=BF16, use_fast_accum=fast),
+                flops,
+            )
+        say(f"{name} bfloat16", lambda: x @ w.t(), flops)
+        say(f"{name} rounding x", lambda: COMPILED.rounded(x), 0, 3 * x.numel())
 
 
 def nf4() -> None:
@@ -130,12 +165,16 @@ def attention() -> None:
         for kernel in ("varlen", "blocks", "flex"):
             if not fits(kernel, q.transpose(0, 1)[None], asked):
                 continue
-            say(f"{name} {kernel} forward", lambda: KERNELS[kernel](q, k, v, asked), forward)  # noqa: B023
+            say(f"{name} {kernel} forward", lambda: KERNELS[kernel](q, k, v, asked), forward)
             try:
                 out = KERNELS[kernel](q, k, v, asked)
             except Exception:  # noqa: BLE001
                 continue
-            say(f"{name} {kernel} backward", lambda: torch.autograd.grad(out, (q, k, v), dout, retain_graph=True), 2.5 * forward)  # noqa: B023
+            say(
+                f"{name} {kernel} backward",
+                lambda: torch.autograd.grad(out, (q, k, v), dout, retain_graph=True),
+                2.5 * forward,
+            )
         cudnn(name, q, k, v, asked, dout, forward)
 
 
@@ -151,7 +190,11 @@ def cudnn(name: str, q: Any, k: Any, v: Any, asked: Attending, dout: Any, forwar
                 out = KERNELS["blocks"](q, k, v, asked)
             except RuntimeError:
                 continue
-            say(f"{name} blocks {backend.name} backward", lambda: torch.autograd.grad(out, (q, k, v), dout, retain_graph=True), 2.5 * forward)  # noqa: B023
+            say(
+                f"{name} blocks {backend.name} backward",
+                lambda: torch.autograd.grad(out, (q, k, v), dout, retain_graph=True),
+                2.5 * forward,
+            )
 
 
 def loss() -> None:
@@ -176,18 +219,26 @@ def formulas() -> None:
     cos, sin = new(T, 128, scale=1), new(T, 128, scale=1)
     qkv = new(T, 6144)
     for name, forms in (("compiled", COMPILED), ("as written", AS_WRITTEN)):
-        say(f"norm {name}", lambda: forms.norm(x, w, 1e-5, False), 0, 4 * x.numel())  # noqa: B023
-        say(f"add_norm {name}", lambda: forms.add_norm(x, x, w, 1e-5, False), 0, 8 * x.numel())  # noqa: B023
+        say(f"norm {name}", lambda: forms.norm(x, w, 1e-5, False), 0, 4 * x.numel())
+        say(f"add_norm {name}", lambda: forms.add_norm(x, x, w, 1e-5, False), 0, 8 * x.numel())
         _, inverse = forms.norm(x, w, 1e-5, False)
-        say(f"norm_backward {name}", lambda: forms.norm_backward(x, x, w, inverse, False, x), 0, 10 * x.numel())  # noqa: B023
-        say(f"gate {name}", lambda: forms.gate(gate, up, "silu"), 0, 6 * u.numel())  # noqa: B023
-        say(f"gate_backward {name}", lambda: forms.gate_backward(u, gate, up, "silu"), 0, 12 * u.numel())  # noqa: B023
+        say(f"norm_backward {name}", lambda: forms.norm_backward(x, x, w, inverse, False, x), 0, 10 * x.numel())
+        say(f"gate {name}", lambda: forms.gate(gate, up, "silu"), 0, 6 * u.numel())
+        say(f"gate_backward {name}", lambda: forms.gate_backward(u, gate, up, "silu"), 0, 12 * u.numel())
         q, k, v = forms.heads(qkv, cos, sin, (32, 8))
-        say(f"heads {name}", lambda: forms.heads(qkv, cos, sin, (32, 8)), 0, 4 * qkv.numel())  # noqa: B023
-        say(f"heads_backward {name}", lambda: forms.heads_backward(q, k, v, cos, sin), 0, 4 * qkv.numel())  # noqa: B023
+        say(f"heads {name}", lambda: forms.heads(qkv, cos, sin, (32, 8)), 0, 4 * qkv.numel())
+        say(f"heads_backward {name}", lambda: forms.heads_backward(q, k, v, cos, sin), 0, 4 * qkv.numel())
 
 
-PARTS = {"products": products, "lora": lora, "fp8": fp8, "nf4": nf4, "attention": attention, "loss": loss, "formulas": formulas}
+PARTS = {
+    "products": products,
+    "lora": lora,
+    "fp8": fp8,
+    "nf4": nf4,
+    "attention": attention,
+    "loss": loss,
+    "formulas": formulas,
+}
 
 if __name__ == "__main__":
     torch.manual_seed(0)

@@ -10,7 +10,8 @@ states in float32. burnish makes its weights on the GPU; for the peers they are 
 On `chat` rows a peer pads batches of 8, its default.
 `auto` recomputes no layer that fits into 90% of the card, `least` recomputes all, in rows of half the tokens.
 Tokens are those of the rows, without padding. MFU counts 4 operations a weight and token (6 for full fine-tuning), of the
-989 TFLOP/s that an H100's and an H200's data sheets give bfloat16. Seconds: medians between the ends of steps, the first 3 left out.
+989 TFLOP/s that an H100's and an H200's data sheets give bfloat16. Seconds: medians between the
+ends of steps, the first 3 left out.
 Peers that are not installed are passed over, which is said. Rows are added to --out (benchmarks/results/train.jsonl).
 """
 
@@ -41,6 +42,7 @@ HERE = Path(__file__).parent
 PEAK_FLOPS = 989e12
 TOKENS_PER_STEP, ROW = 8192, 2048
 PEERS = {"unsloth": ("unsloth", "trl"), "trl": ("trl",), "trl_liger": ("trl", "liger_kernel")}
+LIBRARIES = ("torch", "transformers", "peft", "trl", "unsloth", "bitsandbytes", "liger_kernel", "triton")
 SHAPES: dict[str, dict[str, Any]] = {
     "llama-3.1-8b": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32},
     "llama-3.2-1b": {
@@ -84,7 +86,9 @@ def make_rows(kind: str, steps: int) -> list[dict[str, list[int]]]:
     while sum(len(row["ids"]) for row in rows) < wanted:
         length = ROW if kind == "full" else min(ROW, max(16, round(180 * math.exp(draw.gauss(0, 0.9)))))
         prompt = 1 if kind == "full" else length // 2
-        rows.append({"ids": [draw.randrange(3, 49_000) for _ in range(length)], "mask": [0] * prompt + [1] * (length - prompt)})
+        rows.append(
+            {"ids": [draw.randrange(3, 49_000) for _ in range(length)], "mask": [0] * prompt + [1] * (length - prompt)}
+        )
     return rows  # fmt: skip
 
 
@@ -108,7 +112,15 @@ def plan_of(setting: Setting, rows: list[Any], layers: int) -> Any:
     import torch
 
     from burnish.core.artifacts import (
-        BaseRef, Interval, Memory, MethodPlan, Parameters, Plan, TimePlan, TokenPlan, TrainPlan,
+        BaseRef,
+        Interval,
+        Memory,
+        MethodPlan,
+        Parameters,
+        Plan,
+        TimePlan,
+        TokenPlan,
+        TrainPlan,
     )  # fmt: skip
     from burnish.core.packing import count_steps, pack
     from burnish.train.pack import lengths_of
@@ -154,7 +166,9 @@ def measure_burnish(setting: Setting, rows: list[dict[str, list[int]]]) -> dict[
     model = build(setting.shape)
     if setting.base == "nf4":
         quantise_nf4(model, double_quantisation=True, device=_device(), dtype=torch.bfloat16)
-    given = [TokenRow(str(i), tuple(row["ids"]), tuple(row["mask"]), 0, row["mask"].index(1)) for i, row in enumerate(rows)]
+    given = [
+        TokenRow(str(i), tuple(row["ids"]), tuple(row["mask"]), 0, row["mask"].index(1)) for i, row in enumerate(rows)
+    ]
     all_layers = model.config.num_hidden_layers
     layers = setting.layers if setting.layers is not None else all_layers if setting.memory == "least" else 0
     plan = plan_of(setting, given, layers)
@@ -177,10 +191,16 @@ def measure_burnish(setting: Setting, rows: list[dict[str, list[int]]]) -> dict[
 
     with tempfile.TemporaryDirectory() as folder, profiled(setting.profile):
         train(
-            plan, sft.objective(plan.train, given), model, folder=Path(folder), emit=note, stop=lambda: False, paths=paths
+            plan,
+            sft.objective(plan.train, given),
+            model,
+            folder=Path(folder),
+            emit=note,
+            stop=lambda: False,
+            paths=paths,
         )
     found = {
-        "seconds": [later - earlier for earlier, later in zip(stamps[2:], stamps[3:], strict=False)],
+        "seconds": [later - earlier for earlier, later in itertools.pairwise(stamps)],
         "tokens": [step.tokens for step in steps[3:]],
         "losses": [step.loss for step in steps], "last_loss": steps[-1].loss,
         "peak_gib": torch.cuda.max_memory_allocated() / 2**30, "reserved_gib": torch.cuda.max_memory_reserved() / 2**30,
@@ -221,7 +241,15 @@ def measure_peer(setting: Setting, rows: list[dict[str, list[int]]], folder: Pat
     """Run a peer in a process of its own and return what it saw."""
     given = folder.parent / f"rows-{setting.rows}.json"
     given.write_text(json.dumps(rows), encoding="utf-8")
-    command = [sys.executable, str(HERE / "peers" / "sft.py"), setting.who, "--model", str(folder), "--rows", str(given)]
+    command = [
+        sys.executable,
+        str(HERE / "peers" / "sft.py"),
+        setting.who,
+        "--model",
+        str(folder),
+        "--rows",
+        str(given),
+    ]
     batch = 4 if setting.rows == "full" else 8
     command += ["--steps", str(setting.steps), "--batch", str(batch), *(["--nf4"] if setting.base == "nf4" else [])]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -247,8 +275,8 @@ def result(setting: Setting, found: dict[str, Any]) -> dict[str, Any]:
     speeds = [tokens / time for tokens, time in zip(found["tokens"], found["seconds"], strict=True)]
     even = setting.rows == "full"  # chats make steps of unequal length: what they took together counts
     speed = statistics.median(speeds) if even else sum(found["tokens"]) / sum(found["seconds"])
-    versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft", "trl", "unsloth", "bitsandbytes",
-                                                                     "liger_kernel", "triton") if _installed(name)}  # fmt: skip
+    versions = {name: importlib.metadata.version(name) for name in LIBRARIES if _installed(name)}
+    device = torch.cuda.get_device_name() if _device() == "cuda" else "cpu"
     return {
         "who": setting.who, "model": f"{setting.shape}-shape", "method": "qlora" if setting.base == "nf4" else "lora",
         "base_dtype": setting.base, "memory": setting.memory, "rows": setting.rows, "rank": setting.rank,
@@ -256,7 +284,7 @@ def result(setting: Setting, found: dict[str, Any]) -> dict[str, Any]:
         "tokens_per_step": TOKENS_PER_STEP, "attention": setting.attention, "tok_s": round(speed), "step_s": round(seconds, 4),
         "peak_gib": round(found["peak_gib"], 2), "reserved_gib": round(found["reserved_gib"], 2),
         "mfu": round(4 * weights * speed / PEAK_FLOPS, 3), "last_loss": round(found["last_loss"], 4),
-        "device": torch.cuda.get_device_name() if _device() == "cuda" else "cpu", "date": date.today().isoformat(), "versions": versions,
+        "device": device, "date": date.today().isoformat(), "versions": versions,
     }  # fmt: skip
 
 

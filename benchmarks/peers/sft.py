@@ -9,10 +9,12 @@ Rows are {"ids": [...], "mask": [...]}; rows of unequal length are padded to the
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import tempfile
 import time
+from pathlib import Path
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -36,8 +38,7 @@ def main() -> None:
     from transformers import AutoTokenizer, DataCollatorForSeq2Seq, TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
-    with open(asked.rows, encoding="utf-8") as file:
-        rows = json.load(file)
+    rows = json.loads(Path(asked.rows).read_text(encoding="utf-8"))
     longest = max(len(row["ids"]) for row in rows)
     tokenizer = AutoTokenizer.from_pretrained(asked.model)
     if asked.who == "unsloth":
@@ -75,7 +76,7 @@ def main() -> None:
         data_collator=collate, callbacks=[Watch()],
     )  # fmt: skip
     trainer.train()
-    gaps = [later - earlier for earlier, later in zip(stamps[2:], stamps[3:], strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(stamps)]
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     found = {
         "seconds": gaps, "last_loss": losses[-1], "losses": losses,

@@ -99,7 +99,9 @@ def test_flex_attention_follows_the_same_rule(window: int | None, softcap: float
     torch.manual_seed(0)
     q, k, v = (torch.randn(12, heads, 8) for heads in (4, 2, 2))
     asked = Attending(LAYOUT, 0.9, window, softcap)
-    torch.testing.assert_close(KERNELS["flex"](q, k, v, asked), KERNELS["segments"](q, k, v, asked), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        KERNELS["flex"](q, k, v, asked), KERNELS["segments"](q, k, v, asked), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_a_kernel_that_does_not_fit_is_not_used() -> None:

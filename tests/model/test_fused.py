@@ -76,7 +76,9 @@ def in_place(da: torch.Tensor, g: torch.Tensor, u: torch.Tensor, activation: Act
     return g, u, da
 
 
-def peft_of(model: PreTrainedModel, ours: PreTrainedModel, **changes: object) -> tuple[torch.nn.Module, list[torch.nn.Parameter]]:
+def peft_of(
+    model: PreTrainedModel, ours: PreTrainedModel, **changes: object
+) -> tuple[torch.nn.Module, list[torch.nn.Parameter]]:
     """Put PEFT's adapter with the weights of ours on another model; return it and its weights in our order."""
     targets = sorted(lora_layers(ours))
     config = LoraConfig(**{"r": 4, "lora_alpha": 8, "target_modules": targets, "task_type": "CAUSAL_LM", **changes})
@@ -128,7 +130,9 @@ def test_the_last_product_of_a_layer_is_not_computed_twice(make_tiny: Tiny, meth
         for layer in model.model.layers:
             for group in (layer.gate_up, layer.down):
                 product = group.frozen.product
-                group.frozen.product = lambda x, product=product, group=group, **kw: counted.append(id(group)) or product(x, **kw)
+                group.frozen.product = lambda x, product=product, group=group, **kw: (
+                    counted.append(id(group)) or product(x, **kw)
+                )
         loss_and_gradients(model, list(lora_parameters(model).values()))
         gate_up, down = model.model.layers[0].gate_up, model.model.layers[0].down
         assert counted.count(id(gate_up)) == 2
@@ -224,8 +228,9 @@ def test_with_a_float8_base_gradients_point_the_same_way(
 
 
 def test_float8_is_refused_where_no_card_multiplies_it(make_tiny: Tiny, method: MethodPlan) -> None:
-    with pytest.raises(ResourceError, match=r"needs a card that multiplies float8.*a CPU"), fused(
-        adapted(make_tiny(), method), fp8=True
+    with (
+        pytest.raises(ResourceError, match=r"needs a card that multiplies float8.*a CPU"),
+        fused(adapted(make_tiny(), method), fp8=True),
     ):
         pass
 

@@ -91,7 +91,9 @@ def packed_row() -> PackedRow:
     )  # fmt: skip
 
 
-def loss_and_gradients(model: PreTrainedModel, paths: Paths, *, fp8: bool = False, layers: int = 0) -> tuple[float, list[torch.Tensor]]:
+def loss_and_gradients(
+    model: PreTrainedModel, paths: Paths, *, fp8: bool = False, layers: int = 0
+) -> tuple[float, list[torch.Tensor]]:
     with on_paths(model, paths, fp8=fp8) as alone, checkpoint_layers(model, layers):
         assert not alone
         loss = sft.loss(model, packed_row())
@@ -104,7 +106,9 @@ def loss_and_gradients(model: PreTrainedModel, paths: Paths, *, fp8: bool = Fals
 
 @pytest.mark.parametrize("layers", [0, 2])
 @pytest.mark.parametrize("family", CONFIGS)
-def test_compiled_joined_layers_equal_the_plain_path_in_float32(family: str, layers: int, make_method: Callable[..., MethodPlan]) -> None:
+def test_compiled_joined_layers_equal_the_plain_path_in_float32(
+    family: str, layers: int, make_method: Callable[..., MethodPlan]
+) -> None:
     model = build(family, make_method()).to(CUDA)
     expected = loss_and_gradients(model, PLAIN)
     found = loss_and_gradients(model, on_gpu(1031), layers=layers)
@@ -119,7 +123,9 @@ def test_compiled_joined_layers_equal_the_plain_path_in_float32(family: str, lay
 def test_in_bfloat16_they_are_as_near_to_float32_as_the_plain_path(
     family: str, form: str, attention: Kernel, make_method: Callable[..., MethodPlan]
 ) -> None:
-    model = build(family, make_method(kind="qlora" if form == "nf4" else "lora", quantisation="nf4" if form == "nf4" else "none"))
+    model = build(
+        family, make_method(kind="qlora" if form == "nf4" else "lora", quantisation="nf4" if form == "nf4" else "none")
+    )
     exact = copy.deepcopy(model).to(CUDA)
     half = model
     adapters = lora_parameters(half)
@@ -134,14 +140,17 @@ def test_in_bfloat16_they_are_as_near_to_float32_as_the_plain_path(
     expected = loss_and_gradients(exact, PLAIN)
     plain = loss_and_gradients(half, PLAIN)
     paths = on_gpu(1031)
-    fast = loss_and_gradients(half, Paths(**{**{n: getattr(paths, n) for n in Paths.__slots__}, "attention": attention}))
+    fast = loss_and_gradients(
+        half, Paths(**{**{n: getattr(paths, n) for n in Paths.__slots__}, "attention": attention})
+    )
     assert fast[0] == pytest.approx(expected[0], rel=5e-3)
     worst = [max(relative(a, b) for a, b in zip(found[1], expected[1], strict=True)) for found in (plain, fast)]
     assert worst[1] < max(1.5 * worst[0], 0.02), worst
 
 
 @pytest.mark.skipif(
-    not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 9), reason="needs a card that multiplies float8"
+    not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 9),
+    reason="needs a card that multiplies float8",
 )
 def test_with_a_float8_base_adapter_gradients_point_the_same_way(make_method: Callable[..., MethodPlan]) -> None:
     model = build("llama", make_method())

@@ -223,7 +223,6 @@ def change_config(folder: Path, **changes: object) -> None:
         ({"r": "4"}, "r = '4'"),
         ({"peft_type": "IA3"}, "not plain LoRA"),
         ({"use_dora": True}, "not plain LoRA.*use_dora"),
-        ({"use_dora": True}, "not plain LoRA.*use_dora"),
         ({"bias": "all"}, "not plain LoRA"),
         ({"lora_alpha": None}, "lora_alpha = None"),
         ({"target_modules": ["nothing"]}, 'no linear layer called "nothing"'),

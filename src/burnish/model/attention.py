@@ -89,7 +89,9 @@ def packed_attention(
     takes the one that always works. Raises BaseModelError for dropout of attention weights, which is not computed.
     """
     if dropout > 0.0:
-        raise BaseModelError("this base drops attention weights (attention_dropout); packed training does not compute that.")
+        raise BaseModelError(
+            "this base drops attention weights (attention_dropout); packed training does not compute that."
+        )
     asked = Attending(packed, scaling, sliding_window, softcap)
     q_THD, k_TKD, v_TKD = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
     return attend(q_THD, k_TKD, v_TKD, asked, kernel)[None], None
@@ -129,7 +131,13 @@ def fits(kernel: Kernel, query: Tensor, asked: Attending) -> bool:
         return half and asked.softcap is None
     lengths = {segment.end - segment.start for segment in asked.packed.segments}
     alone = not any(segment.seen for segment in asked.packed.segments)
-    return half and asked.softcap is None and alone and len(lengths) == 1 and (asked.window or max(lengths)) >= max(lengths)
+    return (
+        half
+        and asked.softcap is None
+        and alone
+        and len(lengths) == 1
+        and (asked.window or max(lengths)) >= max(lengths)
+    )
 
 
 def _safe_kernel(query: Tensor, asked: Attending) -> Kernel:
@@ -177,12 +185,23 @@ def _blocks(q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, asked: Attending) -> Te
 
 def _flex(q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, asked: Attending) -> Tensor:
     """FlexAttention (Dong et al. 2024, arXiv:2412.05496): the row's rule, and the cap of scores, compiled into the kernel."""
-    mask = _made(asked.packed, f"block mask {asked.window}", lambda: block_mask(asked.packed, q_THD.device, asked.window))
-    cap = asked.softcap
-    score = None if cap is None else lambda score, b, h, q, k: cap * torch.tanh(score / cap)
+    mask = _made(
+        asked.packed, f"block mask {asked.window}", lambda: block_mask(asked.packed, q_THD.device, asked.window)
+    )
+    score = None if asked.softcap is None else _capped(asked.softcap)
     attend = _compiled_flex() if q_THD.device.type == "cuda" else flex_attention
     by_head = (x_THD.transpose(0, 1)[None] for x_THD in (q_THD, k_TKD, v_TKD))
     return attend(*by_head, score_mod=score, block_mask=mask, scale=asked.scale, enable_gqa=True)[0].transpose(0, 1)
+
+
+@cache
+def _capped(cap: float) -> Callable[..., Tensor]:
+    """Return the cap as a function: the same one each time, as the kernel is compiled for each."""
+
+    def capped(score: Tensor, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        return cap * torch.tanh(score / cap)
+
+    return capped
 
 
 @cache

@@ -1,7 +1,7 @@
 """Matrices of many LoRA adapters of one base, stacked so that a step reads each adapter it needs once and nothing else.
 
 An adapter is one flat row of numbers: for each group of layers that read the same input its A matrices (members x rank,
-inputs), then the B matrix (rank, outputs) of each member, scaled by alpha / rank. Rows of the same padded rank lie one under
+inputs), then the B matrix (rank, outputs) of each member, scaled as its method says. Rows of the same padded rank lie one under
 the other, so that the A matrices of any neighbouring adapters are one strided batch of matrices: no copy, no table of pointers.
 The adapters in use are kept next to each other (the gathered products of Chen et al. 2023, "Punica", arXiv:2310.18547, and
 Sheng et al. 2023, "S-LoRA", arXiv:2311.03285, without kernels of their own).
@@ -85,7 +85,7 @@ def padded_rank(rank: int) -> int:
 def pack(layout: Layout, method: MethodPlan, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> PackedAdapter:
     """Return an adapter (matrices as `read_adapter` gives them) as a row. Layers without matrices get zeros."""
     rank, padded = method.rank, padded_rank(method.rank)
-    scale = method.alpha / rank
+    scale = method.scale
     row = torch.zeros(layout.unit * padded, dtype=dtype)
     for group in layout.groups:
         size = len(group.members) * padded * group.inputs

@@ -33,7 +33,8 @@ def likelihood(logits_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
     return nats, softmax_NV
 
 
-_form: ContextVar[LossForm] = ContextVar("loss form", default=LossForm(CHUNK, likelihood))
+_USUAL = LossForm(CHUNK, likelihood)
+_form: ContextVar[LossForm] = ContextVar("loss form", default=_USUAL)
 
 
 @contextmanager

@@ -47,7 +47,7 @@ COMPONENTS: dict[str, str] = {
     "context": "what CUDA takes on the device before the first tensor",
     "weights": "the base model as loaded",
     "quantisation_constants": "scales and tables of NF4, which the footprint of the weights does not count",
-    "adapter": "A and B of each target, float32",
+    "adapter": "A and B of each target, float32, and on a GPU their copy in the dtype of the computation",
     "gradients": "one float32 number for each trained one",
     "optimizer": "AdamW's two float32 states for each trained number",
     "activations": "what autograd keeps of the fullest packed row, all layers",
@@ -209,13 +209,13 @@ def training_components(
         "process" if device == "cpu" else "context": round(constant(f"{device}_process_bytes")),
         "weights": weight_bytes(architecture, method.quantisation, dtype),
         "quantisation_constants": scales,
-        "adapter": 4 * trained,
+        "adapter": (4 + (item if device == "cuda" and is_fused(architecture, method) else 0)) * trained,
         "gradients": 4 * trained,
         "optimizer": ADAM_STATES * 4 * trained,
         "activations": layer * (architecture.layers - checkpointed_layers) + inputs,
         "recomputed_layer": layer if _holds_one_again(architecture, device, checkpointed_layers) else 0,
         "loss": _loss_bytes(architecture, method, device, dtype, work),
-        "dequantised_weight": _dequantised_bytes(architecture, device, item) if nf4 else 0,
+        "dequantised_weight": _dequantised_bytes(architecture, method, device, item) if nf4 else 0,
     }
     if device == "cuda":
         asked = sum(components.values()) - components["context"]
@@ -235,8 +235,13 @@ def _holds_one_again(architecture: Architecture, device: Device, checkpointed_la
     return checkpointed_layers == architecture.layers if device == "cuda" else checkpointed_layers > 0
 
 
-def _dequantised_bytes(architecture: Architecture, device: Device, item: int) -> int:
-    """The largest NF4 weight unpacked; a CPU's product holds it a second time."""
+def _dequantised_bytes(architecture: Architecture, method: MethodPlan, device: Device, item: int) -> int:
+    """The largest NF4 weight unpacked; fused layers on a GPU unpack those that read one input, a CPU's product holds one twice."""
+    if device == "cuda" and is_fused(architecture, method):
+        together: dict[str, int] = {}
+        for linear in architecture.blocks[0].linears:
+            together[linear.reads] = together.get(linear.reads, 0) + linear.weights
+        return item * max(together.values())
     return (1 if device == "cuda" else 2) * item * max(linear.weights for linear in architecture.linears)
 
 

@@ -67,7 +67,9 @@ def train(
                 group["lr"] = learning_rate(numbers, step)
             length = update(optimizer, parameters.values(), numbers.max_gradient_norm, scale.value)
             optimizer.zero_grad(set_to_none=False)
-            loss, norm = torch.stack([total, length.to(total.dtype)]).tolist()  # the one time a step waits for the device
+            loss, norm = torch.stack(
+                [total, length.to(total.dtype)]
+            ).tolist()  # the one time a step waits for the device
             _check_finite(loss, norm, scale, step, batch, emit)
             done = _step_done(numbers, step, batch, loss, norm, began, peak, told)
             events.add(done)
@@ -169,15 +171,18 @@ def _accumulate(
     return loss, told
 
 
-def _check_finite(
-    loss: float, norm: float, scale: LossScale, step: int, batch: Sequence[Packed], emit: Emit
-) -> None:
+def _check_finite(loss: float, norm: float, scale: LossScale, step: int, batch: Sequence[Packed], emit: Emit) -> None:
     """Raise TrainingError for a loss or a gradient that is not finite, unless a smaller scale of the loss may help; say so then."""
     finite = math.isfinite(loss) and math.isfinite(norm)
     if not scale.fixed and math.isfinite(loss):
         scale.follow(finite)
         if not finite:
-            emit(Note("train", f"step {step + 1} skipped: a float16 gradient overflowed. The loss is now scaled by {scale.value:g}"))
+            emit(
+                Note(
+                    "train",
+                    f"step {step + 1} skipped: a float16 gradient overflowed. The loss is now scaled by {scale.value:g}",
+                )
+            )
         if scale.value > SMALLEST_SCALE:
             return
     if not finite:

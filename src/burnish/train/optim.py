@@ -53,10 +53,10 @@ def update(optimizer: torch.optim.AdamW, parameters: Iterable[nn.Parameter], lim
 
 @dataclass(slots=True)
 class LossScale:
-    """What a loss is multiplied by so that float16 gradients do not vanish (Micikevicius et al. 2018, arXiv:1710.03740, section 3.2).
+    """What a loss is multiplied by so that float16 gradients do not vanish.
 
-    Halved, and the step skipped, when a gradient overflows; doubled after `patience` steps without. bfloat16 and float32 need none:
-    there it stays 1, and an overflow is an error.
+    Micikevicius et al. 2018, arXiv:1710.03740, section 3.2. Halved, and the step skipped, when a gradient overflows; doubled after
+    `patience` steps without. bfloat16 and float32 need none: there it stays 1, and an overflow is an error.
     """
 
     value: float = 1.0

@@ -212,9 +212,16 @@ COMPILED = Formulas(
     *(
         torch.compile(formula, fullgraph=True)
         for formula in (
-            norm, add_norm, norm_backward, heads, heads_backward, normed_heads, normed_heads_backward, gate,
+            norm,
+            add_norm,
+            norm_backward,
+            heads,
+            heads_backward,
+            normed_heads,
+            normed_heads_backward,
+            gate,
         )
-    ),  # fmt: skip
+    ),
     gate_backward=_gate_backward,
     rounded=_rounded,
     likelihood=_likelihood,

@@ -187,7 +187,9 @@ class Rounded:
     def input_gradient(self, parts: Sequence[Tensor], onto: Tensor | None = None) -> Tensor:
         """Return dy W (T, I)."""
         together_TO = beside(parts)
-        return self._multiply(torch.cat(list(parts), dim=1) if together_TO is None else together_TO, self.backward, None, onto)
+        return self._multiply(
+            torch.cat(list(parts), dim=1) if together_TO is None else together_TO, self.backward, None, onto
+        )
 
     def _multiply(
         self, x_TI: Tensor, weight: tuple[Tensor, Tensor], bias: Tensor | None, onto: Tensor | None
@@ -200,7 +202,7 @@ class Rounded:
 
 
 def multiply_fp8(x_TI: Tensor, x_scale_T1: Tensor, w_OI: Tensor, w_scale_1O: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return (x * scale) (w * scale)^T of float8 numbers in `dtype` (T, O). A CPU, which has no such product, computes its value."""
+    """Return (x * scale) (w * scale)^T of float8 numbers in `dtype` (T, O); on a CPU by float32 products."""
     if x_TI.device.type == "cpu":
         return ((x_TI.float() @ w_OI.float().t()) * x_scale_T1 * w_scale_1O).to(dtype)
     return torch._scaled_mm(x_TI, w_OI.t(), x_scale_T1, w_scale_1O, out_dtype=dtype, use_fast_accum=True)

@@ -57,7 +57,9 @@ class _NormedProduct(torch.autograd.Function):
         x_TD, inverse, h_TR, *kept = ctx.saved_tensors
         group, norm = ctx.group, ctx.norm
         dh_TR = group.low_rank_gradient(dy) if h_TR is not None else None
-        if not (ctx.needs_input_grad[0] or ctx.needs_input_grad[1]):  # the embeddings are frozen: the first layer's input needs no gradient
+        if not (
+            ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        ):  # the embeddings are frozen: the first layer's input needs no gradient
             n_TD = _normed(x_TD, norm, inverse, ctx.formulas)
             return None, None, None, None, None, *group.weight_gradients(dy, dh_TR, n_TD, h_TR, kept)
         dn_TD = group.input_gradient(dy, dh_TR, kept)
@@ -200,7 +202,7 @@ def rotated_heads(
     qkv_TO: Tensor, cos_TD: Tensor, sin_TD: Tensor, sizes: tuple[int, int], norms: tuple[Norm, Norm] | None,
     formulas: Formulas,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Return queries, keys and values (T, heads, D) of the joined projections; queries and keys normed first where there are norms."""
+    """Return queries, keys and values (T, heads, D) of the joined projections. norms: of queries and keys, before they turn."""
     if norms is None:
         return _Heads.apply(qkv_TO, cos_TD, sin_TD, sizes, formulas)
     return _NormedHeads.apply(qkv_TO, cos_TD, sin_TD, sizes, *norms, formulas)

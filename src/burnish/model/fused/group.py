@@ -1,7 +1,7 @@
-"""The adapters of linear layers that read one input: their A matrices stacked, beside the frozen product (Hu et al. 2021,
-arXiv:2106.09685, equation 3).
+"""The adapters of linear layers that read one input: their A matrices stacked, beside the frozen product.
 
-Trained weights are float32; each forward pass copies them into the dtype of the computation. R is the sum of the ranks.
+Hu et al. 2021, arXiv:2106.09685, equation 3. Trained weights are float32; each forward pass copies them into the dtype of the
+computation. R is the sum of the ranks.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class AdaptedGroup:
 
     @torch.no_grad()
     def copy(self, dtype: torch.dtype) -> None:
-        """Copy what is trained into the dtype of the computation. (A fused optimizer does not tell that it changed a weight.)"""
+        """Copy what is trained into the dtype of the computation. (A fused optimizer does not tell that it changed a weight.)."""
         sides = [layer.lora_A for layer in self.adapters], [layer.lora_B for layer in self.adapters]
         if self._dtype != dtype:
             first = sides[0][0]

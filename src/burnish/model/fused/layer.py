@@ -6,6 +6,7 @@ The submodules stay those of the layer that is replaced, under the same names: w
 from __future__ import annotations
 
 from collections.abc import Sequence
+
 from torch import Tensor, nn
 from transformers.activations import GELUTanh, SiLUActivation
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -18,6 +19,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
 from burnish.model.attention import Attending, Kernel, PackedLayout, attend
+from burnish.model.families import SAME_INPUT
 from burnish.model.fused.formulas import Activation, Formulas
 from burnish.model.fused.frozen import Form
 from burnish.model.fused.functions import Norm, gated_product, normed_product, post_norm, product, rotated_heads
@@ -39,10 +41,15 @@ def plain_reason(layer: nn.Module) -> str | None:
     if _activation(layer.mlp.act_fn) is None:
         return f"{type(layer.mlp.act_fn).__name__} is not one of the activations that are known"
     attention, mlp = layer.self_attn, layer.mlp
-    groups = ([attention.q_proj, attention.k_proj, attention.v_proj], [attention.o_proj], [mlp.gate_proj, mlp.up_proj], [mlp.down_proj])  # fmt: skip
-    for group in groups:
+    groups = [
+        [module.get_submodule(name) for name in names]
+        for module, names in zip((attention, mlp), SAME_INPUT, strict=True)
+    ]
+    for group in [*groups, [attention.o_proj], [mlp.down_proj]]:
         bases = [linear.base if isinstance(linear, LoraLinear) else linear for linear in group]
-        if len({type(base) for base in bases}) > 1 or not all(type(base) is nn.Linear or is_nf4(base) for base in bases):
+        if len({type(base) for base in bases}) > 1 or not all(
+            type(base) is nn.Linear or is_nf4(base) for base in bases
+        ):
             return f"its linear layers are {', '.join(sorted({type(base).__name__ for base in bases}))}"
         if len({base.bias is None for base in bases}) > 1:
             return "some of its linear layers have a bias and others have none"
