@@ -24,8 +24,8 @@ from burnish.plan.memory import (
 )
 
 CALIBRATION = Path(__file__).with_name("calibration.jsonl")
-"""Rows of calibrate.py, measured on two AMD EPYC 7002 cores, glibc 2.36, torch 2.13.0+cpu, 2026-11-22; lora with rows of 512 and 0 or 30 layers again
-on another EPYC with fused layers, float32, 2026-11-29."""
+"""Rows of calibrate.py, measured on two AMD EPYC 7002 cores, glibc 2.36, torch 2.13.0+cpu, 2026-11-22; lora with rows of 512
+and 0 or 30 layers again with fused layers, in float32, 2026-11-29."""
 LLAMA = read_architecture(find_config("llama-3.1-8b-instruct"))
 SMOL = read_architecture(find_config("smollm2-135m-instruct"))
 TINY: dict[str, Any] = {
