@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 A = TypeVar("A", bound=Artifact)
 Stage = Literal["prepare", "plan", "train", "evaluate", "release"]
-REVISIONS: dict[Stage, int] = {"prepare": 10, "plan": 2, "train": 2, "evaluate": 1, "release": 1}
+REVISIONS: dict[Stage, int] = {"prepare": 11, "plan": 2, "train": 2, "evaluate": 1, "release": 1}
 """Raised when a stage's code changes what it makes from the same inputs, so that old results are not taken for new ones."""
 
 

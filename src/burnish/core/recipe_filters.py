@@ -48,11 +48,11 @@ class Filters(Section):
     profanity: FilterAction = _told("Answers with English swear words or slurs. A signal: words, not what is meant.")
     length: FilterAction = _told("Answers far longer or shorter than those of their source.")
     length_deviations: float = Field(
-        6.0,
-        ge=2.0,
+        4.0,
+        ge=1.0,
         le=100.0,
-        description="How far is far: distance of the logarithm of an answer's words from the source's median, in robust standard "
-        "deviations (1.4826 times the median absolute deviation).",
+        description="How far is far: distance of the logarithm of an answer's words from those of the middle nine tenths of the "
+        "source, in robust standard deviations (1.4826 times the median absolute deviation).",
     )
     language: FilterAction = _told(
         "Rows in another language than those in `languages`; without that, than most rows. Rows too short to tell stay."

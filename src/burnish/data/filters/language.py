@@ -19,6 +19,8 @@ UNKNOWN = 0
 """Language of texts that are too short to tell; languages are numbered from 1 as `LANGUAGES` has them."""
 LEAST_LETTERS = 20
 """Letters below which no language is told; scripts in which a letter says more need a fifth of that."""
+LEAST_CONFIDENCE = 0.6
+"""Names of places and numbers make any language likely: what is less sure than this is not told."""
 MOST_CHARACTERS = 100
 """What of a text is looked at: more says no more, and costs (benchmarks/languages.py, benchmarks/filters.py)."""
 _DENSE = re.compile(
@@ -32,15 +34,16 @@ def language_of(text: str) -> int:
     letters = sum(map(str.isalpha, text))
     if letters < LEAST_LETTERS and letters + 4 * len(_DENSE.findall(text)) < LEAST_LETTERS:
         return UNKNOWN
-    code: str = _identifier().classify(text)[0]  # pyright: ignore[reportUnknownVariableType]
-    return _numbers()[code]
+    code: str
+    code, confidence = _identifier().classify(text)  # pyright: ignore[reportUnknownVariableType]
+    return _numbers()[code] if confidence >= LEAST_CONFIDENCE else UNKNOWN
 
 
 @cache
 def _identifier():
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-    identifier = LanguageIdentifier.from_model_file(MODEL_FILE)
+    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
     identifier.set_languages(LANGUAGES)
     return identifier
 

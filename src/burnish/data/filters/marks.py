@@ -17,6 +17,8 @@ LEAST_ROWS = 20
 """Rows that a source must have before the length of one says anything."""
 LEAST_DEVIATION = 0.1
 """Of the logarithm of words: where all answers are nearly the same length, one is not far off for a word more."""
+_TAIL = 0.05
+"""Where one answer in twenty is so long, that is one of the lengths that answers have: a source may have several."""
 _MAD_TO_DEVIATION = 1.4826
 """Of normal numbers the standard deviation is so many times the median absolute deviation."""
 
@@ -78,7 +80,8 @@ class Marks:
             if len(own) < LEAST_ROWS:
                 continue
             words = np.log1p(columns["size"][own].astype(np.float64))
-            centre = np.median(words)
+            low, centre, high = np.quantile(words, [_TAIL, 0.5, 1 - _TAIL])
             spread = max(_MAD_TO_DEVIATION * float(np.median(np.abs(words - centre))), LEAST_DEVIATION)
-            marked[own] = np.abs(words - centre) > self.said.length_deviations * spread
+            far = self.said.length_deviations * spread
+            marked[own] = (words < low - far) | (words > high + far)
         return marked
