@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from burnish.cli import synthetic
 from burnish.cli.verbs import AddVerb, Run, add_common, print_json
 
 DATASET = "a dataset: the beginning of its id, or latest"
@@ -21,6 +22,7 @@ def add_verbs(verb: AddVerb) -> None:
         parser.set_defaults(run=run)
         return parser
 
+    synthetic.add_verbs(sub)
     show = sub("show", "print what a dataset is made of, and where its tokens went", _show)
     show.add_argument("dataset", nargs="?", default="latest", help=DATASET)
     show.add_argument("--report", type=Path, metavar="FILE", help="write the HTML page about it here too")

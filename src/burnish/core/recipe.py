@@ -14,6 +14,7 @@ from pydantic import Field, field_validator
 from burnish.core.errors import did_you_mean
 from burnish.core.recipe_data import ONLY, Data, DataSource, Mix, Order, order_section
 from burnish.core.recipe_filters import Filters
+from burnish.core.recipe_synthesize import Synthesize
 from burnish.core.section import Name, Section
 
 METRICS = ("exact_match", "field_f1", "json_valid")
@@ -279,6 +280,9 @@ class Recipe(Section):
     )
     train: Train = Field(default_factory=lambda: Train.model_validate({}), description="The training loop.")
     evaluate: Evaluate = Field(default_factory=lambda: Evaluate.model_validate({}), description="What is measured.")
+    synthesize: Synthesize | None = Field(
+        None, description="Rows that a model writes, for `burnish data synthesize`. Default: none."
+    )
 
     def sources(self) -> dict[str, DataSource]:
         """Return the sources of data by name, in order, each with the columns that apply to it; one alone is called `data`."""

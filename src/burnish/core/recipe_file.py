@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from burnish.core.errors import Problem, RecipeError, did_you_mean
 from burnish.core.recipe import Recipe
 from burnish.core.recipe_data import FORMS, source_problems
+from burnish.core.recipe_synthesize import UNSHOWN
 from burnish.core.section import Section
 from burnish.core.yaml_text import KeyTwiceError, load_yaml, yaml_problem
 
@@ -93,7 +94,7 @@ def _apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> list[Prob
 def _problem(item: Any) -> Problem:
     location = _place(item["loc"])
     key = ".".join(str(part) for part in location) or "recipe"
-    found = _show(item["input"])
+    found = "(not shown)" if location and location[-1] in UNSHOWN else _show(item["input"])
     if item["type"] == "missing":
         return Problem(key, "missing", f"required. {_description(location)}")
     if item["type"] == "extra_forbidden":

@@ -5,6 +5,7 @@ Stage rooms are imported inside the functions: a command that needs no torch loa
 
 from burnish.wiring.base import Base, load_for_serving, open_base
 from burnish.wiring.evaluating import evaluate, subjects
+from burnish.wiring.own_rows import synthesize_section, without_synthetic
 from burnish.wiring.planning import estimate, plan, plan_inputs, planning_inputs, stored_errors
 from burnish.wiring.preparing import prepare, prepare_inputs, private_key, vault_path
 from burnish.wiring.probing import probe
@@ -19,6 +20,7 @@ from burnish.wiring.releasing import (
     write_report,
 )
 from burnish.wiring.serving import intent_picker, prompt_counter
+from burnish.wiring.synthesizing import synthesize
 from burnish.wiring.training import interruptible, train, train_rows
 
 __all__ = [
@@ -45,9 +47,12 @@ __all__ = [
     "sqlite_uri_of",
     "stored_errors",
     "subjects",
+    "synthesize",
+    "synthesize_section",
     "tracking_uri",
     "train",
     "train_rows",
     "vault_path",
+    "without_synthetic",
     "write_report",
 ]

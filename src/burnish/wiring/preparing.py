@@ -14,6 +14,7 @@ from burnish.core.events import Emit, Progress
 from burnish.core.recipe import Recipe
 from burnish.store.home import Home
 from burnish.wiring.base import Base
+from burnish.wiring.own_rows import check_made
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,6 +25,7 @@ def prepare_inputs(recipe: Recipe, base: Base, home: Home) -> dict[str, Any]:
     """Return everything that decides what `prepare` makes: bytes of the data, settings, tokenizer and template."""
     from burnish.data.versions.forgotten import read_forgotten
 
+    check_made(recipe)
     forgotten = read_forgotten(home.root)
     return {
         **({"forgotten": [f"{word:016x}" for word in forgotten.tolist()]} if len(forgotten) else {}),
@@ -58,10 +60,11 @@ def data_sha256(source: str) -> str:
 
 
 def prepare(recipe: Recipe, base: Base, home: Home, folder: Path, emit: Emit) -> Manifest:
-    """Make the dataset."""
+    """Make the dataset. Raises DataError first of all for synthetic rows that are not made yet."""
     from burnish.data.prepare import prepare as prepare_stage
     from burnish.data.versions.forgotten import read_forgotten
 
+    check_made(recipe)
     return prepare_stage(
         recipe,
         tokenizer=base.tokenizer,
@@ -83,6 +86,11 @@ def _embedder_name() -> str:
     from burnish.model.embed import MODEL
 
     return MODEL
+
+
+def sentence_embedder_for(recipe: Recipe, emit: Emit) -> Callable[[Sequence[str]], NDArray[np.float32]] | None:
+    """Return the sentence embedder where the recipe compares rows by embeddings; else None."""
+    return None if recipe.prepare.semantic_duplicate is None else _embedder(emit)
 
 
 def _embedder(emit: Emit) -> Callable[[Sequence[str]], NDArray[np.float32]]:
