@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from teacher import Teacher, teaching
 
-from burnish.core.completion import Ask, Turn
-from burnish.core.recipe_synthesize import Model
+from burnish.core.recipe_augment import Model
 from burnish.endpoint.budget import Budget
 from burnish.endpoint.cache import Cache
 from burnish.endpoint.client import Client
@@ -40,7 +39,3 @@ def asking(teacher: Teacher, tmp_path: Path) -> Iterator[Callable[..., Asking]]:
     for asks, budget in made:
         asks.close()
         budget.close()
-
-
-def ask(text: str, *, max_tokens: int = 50, seed: int = 0) -> Ask:
-    return Ask((Turn("user", text),), max_tokens, 0.5, seed)

@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from asks import ask
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from teacher import Teacher, teaching
 
 from burnish.core.completion import NO_BUDGET, Reply
 from burnish.core.errors import ResourceError, StoreError, UsageError
-from burnish.core.recipe_synthesize import Model
+from burnish.core.recipe_augment import Model
 from burnish.endpoint.budget import Budget, Prices
 from burnish.endpoint.client import Client, retry_after
 from burnish.endpoint.complete import Asking
-from conftest import ask
 
 Make = Callable[..., Asking]
 
@@ -279,7 +279,7 @@ def test_whatever_is_reserved_and_settled_within_it_the_limit_holds(
 SCRIPT = """
 import sys, pathlib
 from burnish.core.completion import Ask, Turn
-from burnish.core.recipe_synthesize import Model
+from burnish.core.recipe_augment import Model
 from burnish.endpoint.budget import Budget
 from burnish.endpoint.cache import Cache
 from burnish.endpoint.client import Client

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from burnish.core.recipe_synthesize import Synthesize
+from burnish.core.recipe_augment import Synthesize
 from burnish.data.splits.leakage import exact_hash
 from burnish.data.synthesize.checks import find_quote, goes_round, problem_of
 from burnish.data.synthesize.draft import Draft

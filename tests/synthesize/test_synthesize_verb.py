@@ -407,7 +407,7 @@ def test_burnish_itself_can_be_the_teacher(
     assert report["spent"]["tokens"] > 40
 
 
-def test_rows_that_are_not_made_yet_are_asked_for_by_name_and_tags_go_with_an_export(
+def test_rows_that_are_not_made_yet_are_asked_for_by_name(
     project: Any, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = project({"template": TEMPLATE}, data={"own": "rows.jsonl", "made": "made/rows.jsonl"})
@@ -416,10 +416,3 @@ def test_rows_that_are_not_made_yet_are_asked_for_by_name_and_tags_go_with_an_ex
         assert "`burnish data synthesize` writes it" in json.loads(capsys.readouterr().out)["error"]["message"]
     assert run()[0] == 0
     assert main(["prepare", str(path), "--home", "home", "--json", "-q"]) == 0
-    assert main(["data", "export", "latest", "out", "--home", "home", "--json"]) == 0
-    from pyarrow import parquet
-
-    rows = [row for file in Path("out/data/train").iterdir() for row in parquet.read_table(file).to_pylist()]
-    made = [row for row in rows if row["synthetic"] == "template"]
-    assert len(made) == 6
-    assert {(row["license"], row["teacher"].partition(" ")[0]) for row in made} == {("MIT", "scripted")}

@@ -46,13 +46,14 @@ def _synthesize(options: argparse.Namespace) -> int:
     from burnish.store.home import Home
     from burnish.terminal import Terminal
     from burnish.views.synthetic import print_synthesized
+    from burnish.wiring.synthesizing import synthesize
 
     recipe = load_recipe(options.recipe, options.set)
     home = Home(options.home)
     own_rows = wiring.without_synthetic(recipe)
     with Terminal(quiet=options.quiet, verbose=options.verbose) as terminal:
         prepared = None if own_rows is None else pipeline.run(own_rows, home, terminal.emit, until="prepare").manifest
-        report = wiring.synthesize(recipe, prepared, home, terminal.emit)
+        report = synthesize(recipe, prepared, home, terminal.emit)
     print_json(report) if options.json else print_synthesized(report)
     return 0
 

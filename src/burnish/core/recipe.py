@@ -12,9 +12,9 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from burnish.core.errors import did_you_mean
+from burnish.core.recipe_augment import Synthesize
 from burnish.core.recipe_data import ONLY, Data, DataSource, Mix, Order, order_section
 from burnish.core.recipe_filters import Filters
-from burnish.core.recipe_synthesize import Synthesize
 from burnish.core.section import Name, Section
 
 METRICS = ("exact_match", "field_f1", "json_valid")

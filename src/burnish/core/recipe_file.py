@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from burnish.core.errors import Problem, RecipeError, did_you_mean
 from burnish.core.recipe import Recipe
+from burnish.core.recipe_augment import UNSHOWN
 from burnish.core.recipe_data import FORMS, source_problems
-from burnish.core.recipe_synthesize import UNSHOWN
 from burnish.core.section import Section
 from burnish.core.yaml_text import KeyTwiceError, load_yaml, yaml_problem
 

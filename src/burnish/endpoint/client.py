@@ -19,7 +19,7 @@ import httpx
 
 from burnish.core.completion import Reply
 from burnish.core.errors import ResourceError, UsageError
-from burnish.core.recipe_synthesize import LOOPBACK, Model
+from burnish.core.recipe_augment import LOOPBACK, Model
 
 CONNECT_S = 10.0
 LONGEST_WAIT_S = 300.0

@@ -20,7 +20,6 @@ from burnish.wiring.releasing import (
     write_report,
 )
 from burnish.wiring.serving import intent_picker, prompt_counter
-from burnish.wiring.synthesizing import synthesize
 from burnish.wiring.training import interruptible, train, train_rows
 
 __all__ = [
@@ -47,7 +46,6 @@ __all__ = [
     "sqlite_uri_of",
     "stored_errors",
     "subjects",
-    "synthesize",
     "synthesize_section",
     "tracking_uri",
     "train",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from burnish.core.errors import DataError, UsageError
 from burnish.core.recipe import Recipe
-from burnish.core.recipe_synthesize import Synthesize
+from burnish.core.recipe_augment import Synthesize
 
 
 def without_synthetic(recipe: Recipe) -> Recipe | None:

@@ -10,7 +10,7 @@ from burnish.core.artifacts import Manifest
 from burnish.core.events import Emit, Note, Progress
 from burnish.core.ids import content_id
 from burnish.core.recipe import Recipe
-from burnish.core.recipe_synthesize import LOOPBACK, Model, Synthesize
+from burnish.core.recipe_augment import LOOPBACK, Model, Synthesize
 from burnish.core.units import format_seconds
 from burnish.store.home import Home
 from burnish.wiring.own_rows import synthesize_section

@@ -18,7 +18,7 @@ import yaml
 
 from burnish.core.completion import Ask, Turn
 from burnish.core.errors import DataError
-from burnish.core.recipe_synthesize import Synthesize, Template
+from burnish.core.recipe_augment import Synthesize, Template
 from burnish.data.synthesize import prompts
 from burnish.data.synthesize.draft import Draft
 from burnish.data.synthesize.material import Piece, Seed

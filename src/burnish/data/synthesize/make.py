@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from burnish.core.completion import NO_BUDGET, Complete
-from burnish.core.recipe_synthesize import Synthesize
+from burnish.core.recipe_augment import Synthesize
 from burnish.data.synthesize.asking import Answered, ask_checked
 from burnish.data.synthesize.checks import problem_of
 from burnish.data.synthesize.draft import Draft

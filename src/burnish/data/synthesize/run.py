@@ -14,7 +14,7 @@ from burnish.core.artifacts import Manifest
 from burnish.core.completion import NO_BUDGET, Complete
 from burnish.core.errors import DataError
 from burnish.core.recipe import Recipe
-from burnish.core.recipe_synthesize import Model, Synthesize
+from burnish.core.recipe_augment import Model, Synthesize
 from burnish.data.formats.columns import compile_mapping
 from burnish.data.formats.read import read as read_row
 from burnish.data.formats.refusal import RowRefused

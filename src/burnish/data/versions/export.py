@@ -31,14 +31,13 @@ def export_datasets(version: Version | Manifest, root: Path, folder: Path) -> di
     """Write a folder that `datasets.load_dataset(folder)` reads, and return the rows of each split.
 
     Each split is a folder of Parquet files, named by their content and ending after the same rows as in every other export, so that
-    two versions differ in few files. They have a column for each key of the rows' contents beside `id`, `source`, `file`, `line`,
-    and where any row has them `license`, `synthetic` (how a model made it) and `teacher` (which).
+    two versions differ in few files. They have a column for each key of the rows' contents beside `id`, `source`, `file`, `line`.
     Keys whose values have no one type (a tool's JSON schema) become JSON text. Holds one split in memory.
     """
     splits: dict[str, list[dict[str, Any]]] = {}
     for row in held(version, root):
         place = {"id": row.row_id, "source": row.span.source, "file": row.span.file, "line": row.span.line}
-        splits.setdefault(row.split, []).append({**json.loads(row.content), **dict(row.tags), **place})
+        splits.setdefault(row.split, []).append({**json.loads(row.content), **place})
     types = _columns([row for rows in splits.values() for row in rows])
     files: list[dict[str, Any]] = []
     written: set[Path] = set()

@@ -97,17 +97,13 @@ class Place(Protocol):
         ...
 
 
-TAGS = ("license", "synthetic", "teacher")
-
-
 class HeldRow(NamedTuple):
-    """A row that a version holds; `content` is canonical JSON. tags: licence and, of synthetic rows, kind and teacher."""
+    """A row that a version holds; `content` is canonical JSON."""
 
     row_id: Id
     split: str
     span: Span
     content: str
-    tags: tuple[tuple[str, str], ...] = ()
 
 
 class Shard(Record):
@@ -204,11 +200,10 @@ def held(version: Version | Manifest, root: Path) -> Iterator[HeldRow]:
         return
     for name, split in version.splits.items():
         for path in indexed(root / split.file.path):
-            for row in _read(path, ["id", "messages", "source", "line", "start", "end", "source_name", *TAGS]):
+            for row in _read(path, ["id", "messages", "source", "line", "start", "end", "source_name"]):
                 content = f'{{"messages":{row["messages"]}}}'
                 span = Span(row.get("source_name") or "", row["source"], row["line"], row["start"], row["end"])
-                tags = tuple((tag, row[tag]) for tag in TAGS if row.get(tag) is not None)
-                yield HeldRow(row["id"], name, span, content, tags)
+                yield HeldRow(row["id"], name, span, content)
 
 
 def _read(path: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
