@@ -540,6 +540,33 @@ def test_metrics_count_and_their_labels_are_bounded(upstream: BadUpstream, tmp_p
     assert key.split("_")[1] not in text
 
 
+def test_a_call_is_a_span_without_texts_beneath_the_clients_own(upstream: BadUpstream, tmp_path: Path) -> None:
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    from burnish.gateway.tracing import Tracing
+
+    spans, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    running = Running(upstream.url, tmp_path, extra={"tracing": Tracing(provider)})
+    parent = f"00-{'a' * 32}-{'b' * 16}-01"
+    try:
+        key = running.key()
+        running.ask(key, headers={"traceparent": parent}, messages=[{"role": "user", "content": "the-secret-prompt"}])
+        running.ask(key, "fails")
+        running.used(key)
+        (good, bad) = spans.get_finished_spans()
+    finally:
+        running.close()
+    assert upstream.headers[-2]["traceparent"] == parent
+    assert (good.name, format(good.context.trace_id, "032x")) == ("chat ok", "a" * 32)
+    assert good.attributes["gen_ai.usage.output_tokens"] == 5
+    assert bad.attributes["http.response.status_code"] == 503
+    assert "the-secret-prompt" not in good.to_json()
+    assert key not in good.to_json()
+
+
 def test_content_is_kept_only_when_asked_for_redacted_and_for_its_days(upstream: BadUpstream, tmp_path: Path) -> None:
     redact = lambda text: text.replace("secret", "***")  # noqa: E731
     old = tmp_path / "content" / "2020-01-01.jsonl"

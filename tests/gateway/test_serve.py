@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -194,6 +195,16 @@ def test_settings_never_repeat_a_password(tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         load_settings(path)
     assert "hunter2" not in str(caught.value)
+
+
+def test_tracing_without_its_packages_says_what_to_install(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if importlib.util.find_spec("opentelemetry.exporter") is not None:
+        pytest.skip("the exporter is installed here")
+    path = tmp_path / "serve.yaml"
+    path.write_text("tracing: true\n")
+    flags = ["--upstream", "http://127.0.0.1:1", "--config", str(path), "--home", str(tmp_path), "--port", "0"]
+    assert main(["serve", *flags]) == 5
+    assert "burnish[tracing]" in capsys.readouterr().err
 
 
 def test_flags_go_before_the_file(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from burnish.gateway.redis_ledger import RedisLedger
 from burnish.gateway.route import Router
 from burnish.gateway.settings import Settings, load_settings
 from burnish.gateway.sql_ledger import SqlLedger
+from burnish.gateway.tracing import Tracing, exporting_provider
 from burnish.store.home import Home
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def serve(
             Parts(
                 settings, database, secret, ledger, upstream, router, count=engine.count if engine else None,
                 pick=engine.pick(settings, emit) if engine else None, content=_content(settings, folder), assets=assets(),
-                workers=SHARED_WORKERS if shared else 1,
+                workers=SHARED_WORKERS if shared else 1, tracing=Tracing(exporting_provider()) if settings.tracing else None,
             )
         )  # fmt: skip
         scheme = "http" if settings.tls_certificate is None else "https"

@@ -41,6 +41,7 @@ from burnish.gateway.refusal import Headers, Refusal, send_bytes, send_json
 from burnish.gateway.route import Router
 from burnish.gateway.serve_model import ModelCalls
 from burnish.gateway.settings import Settings
+from burnish.gateway.tracing import Tracing
 
 log = logging.getLogger("burnish.gateway")
 R = TypeVar("R")
@@ -75,6 +76,7 @@ class Parts:
     count: CountTokens | None = None
     pick: Pick | None = None
     content: ContentLog | None = None
+    tracing: Tracing | None = None
     assets: Mapping[str, tuple[bytes, bytes, Headers]] = field(default_factory=dict[str, tuple[bytes, bytes, Headers]])
     workers: int = 1
 
@@ -111,8 +113,10 @@ class Gateway:
             await asyncio.wait(set(self._background))
 
     def close(self) -> None:
-        """Give the threads back."""
+        """Give the threads back and send what was traced."""
         self._pool.shutdown()
+        if self.parts.tracing is not None:
+            self.parts.tracing.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, whatever happens, in OpenAI's error format."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import os
+import queue
 import sqlite3
 import threading
 import time
@@ -20,6 +21,8 @@ Clock = Callable[[], int]
 """Microseconds since 1970."""
 VERSION = 1
 BUSY_S = 30.0
+CONNECTIONS = 8
+"""Of one process to PostgreSQL: a server allows a hundred by default, and other programs want some."""
 TABLES = """
 CREATE TABLE IF NOT EXISTS gateway_meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS gateway_keys (
@@ -77,7 +80,7 @@ class Cursor(Protocol):
 
 
 class Database(Protocol):
-    """A place of tables. Each thread has a connection of its own."""
+    """A place of tables. Threads share its connections."""
 
     def transaction(self, account: str | None = None) -> AbstractContextManager[Cursor]:
         """Begin a transaction that writes. With an account, no other transaction of that account runs beside it."""
@@ -231,9 +234,9 @@ class PostgresDatabase:
                 "PostgreSQL needs the package psycopg. Install it: pip install 'burnish[scale]'"
             ) from error
         self._psycopg, self._url, self._clock = psycopg, url, clock
-        self._own = threading.local()
-        self._lock = threading.Lock()
-        self._all: list[Any] = []
+        self._free: queue.LifoQueue[Any] = queue.LifoQueue()
+        for _ in range(CONNECTIONS):
+            self._free.put(None)  # opened when it is first needed
         with self._connected() as connection, connection.transaction(), connection.cursor() as cursor:
             cursor.execute("SELECT pg_advisory_xact_lock(7150873)")  # two replicas may start at once
             cursor.execute(TABLES.format(bytes="BYTEA"))
@@ -241,22 +244,22 @@ class PostgresDatabase:
 
     @contextmanager
     def _connected(self) -> Generator[Any]:
-        """Give this thread's connection, made again when the server closed it. Errors of the server become StoreError."""
+        """Lend a connection; one that the server closed is made again. Errors of the server become StoreError."""
         where = urlsplit(self._url).hostname or "the local socket"
-        connection = self._own.__dict__.get("connection")
-        if connection is None or connection.closed:
-            try:
-                connection = self._psycopg.connect(self._url, autocommit=True, connect_timeout=10)
-            except self._psycopg.OperationalError as error:
-                raise ResourceError(f"PostgreSQL at {where} does not answer: {error}") from error
-            self._own.connection = connection
-            with self._lock:
-                self._all.append(connection)
+        connection = self._free.get()
         try:
-            yield connection
-        except self._psycopg.OperationalError as error:
-            connection.close()
-            raise StoreError(f"PostgreSQL at {where} failed: {error}") from error
+            if connection is None or connection.closed:
+                try:
+                    connection = self._psycopg.connect(self._url, autocommit=True, connect_timeout=10)
+                except self._psycopg.OperationalError as error:
+                    raise ResourceError(f"PostgreSQL at {where} does not answer: {error}") from error
+            try:
+                yield connection
+            except self._psycopg.OperationalError as error:
+                connection.close()
+                raise StoreError(f"PostgreSQL at {where} failed: {error}") from error
+        finally:
+            self._free.put(connection)
 
     @contextmanager
     def transaction(self, account: str | None = None) -> Generator[Cursor]:
@@ -268,8 +271,8 @@ class PostgresDatabase:
             yield _PostgresCursor(raw, self._clock)
 
     def close(self) -> None:
-        """Close the connections of all threads."""
-        with self._lock:
-            for connection in self._all:
+        """Close the connections, each as soon as nobody uses it."""
+        for _ in range(CONNECTIONS):
+            connection = self._free.get()
+            if connection is not None:
                 connection.close()
-            self._all.clear()

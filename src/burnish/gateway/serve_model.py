@@ -115,7 +115,8 @@ class ModelCalls:
         if parts.content is not None:
             usage.pieces = []
         passage = Passage(exchange.send, usage, told, keep_usage=asked.wants_usage)
-        scope = inner_scope("POST", asked.path, [(b"x-request-id", exchange.id.encode())])
+        trace = [(name, exchange.headers[name]) for name in (b"traceparent", b"tracestate") if name in exchange.headers]
+        scope = inner_scope("POST", asked.path, [(b"x-request-id", exchange.id.encode()), *trace])
         if choice.shadow is not None:
             self._copy(choice.shadow, asked)
         failed = status = 0
@@ -149,7 +150,12 @@ class ModelCalls:
             metrics.label(choice.model) if status == 200 else choice.model if choice.model in metrics.known else "other"
         )
         metrics.requests.labels(exchange.scope["path"], model, str(status)).inc()
-        metrics.seconds.labels(model).observe(time.perf_counter() - exchange.began)
+        seconds = time.perf_counter() - exchange.began
+        metrics.seconds.labels(model).observe(seconds)
+        tracing = self._gateway.parts.tracing
+        if tracing is not None:
+            path, first_s = exchange.scope["path"], passage.first_s
+            tracing.record(exchange.headers, path, choice, status, seconds, first_s, spent)
         if passage.first_s is not None:
             metrics.first.labels(model).observe(passage.first_s)
         if spent != (0, 0):
