@@ -39,13 +39,21 @@ class ToolFormat:
     own: bool
 
     def call_schema(self, tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Return the JSON schema of a call of one of the tools (OpenAI's tool objects)."""
+        """Return the JSON schema of a call of one of the tools (OpenAI's tool objects).
+
+        Arguments that a function does not name are left out unless its schema allows them: small models would go on inventing some.
+        """
         each: list[dict[str, Any]] = []
         for tool in tools:
             function = tool["function"]
             properties = {
                 self.name_key: {"const": function["name"]},
-                self.arguments_key: function.get("parameters") or {"type": "object", "properties": {}},
+                self.arguments_key: {
+                    "type": "object",
+                    "properties": {},
+                    "additionalProperties": False,
+                    **(function.get("parameters") or {}),
+                },
             }
             each.append(
                 {"type": "object", "properties": properties, "required": [*properties], "additionalProperties": False}
