@@ -285,13 +285,10 @@ class Decoder:
         return batch
 
     def _decode_order(self, decoding: list[_Sequence]) -> list[int]:
-        """Return the rows in the order in which their tokens are computed: those of one adapter next to each other."""
+        """Return the rows in the order in which their tokens are computed."""
         if self._banked is None:
             return list(range(len(decoding)))
-        bank = self._banked.bank
-        bank.bring_forward({sequence.adapter for sequence in decoding})
-        places = [bank.place(sequence.adapter) for sequence in decoding]
-        return sorted(range(len(decoding)), key=places.__getitem__)
+        return self._banked.order([sequence.adapter for sequence in decoding])
 
     def _decode_layout(self, decoding: list[_Sequence], order: list[int]) -> StepLayout:
         """Return the layout with the decoding sequences placed; sequences that read the same prefix are grouped."""

@@ -1,10 +1,11 @@
 """Matrices of many LoRA adapters of one base, stacked so that a step reads each adapter it needs once and nothing else.
 
-An adapter is one flat row of numbers: for each group of layers that read the same input its A matrices (members x rank,
-inputs), then the B matrix (rank, outputs) of each member, scaled as its method says. Rows of the same padded rank lie one under
-the other, so that the A matrices of any neighbouring adapters are one strided batch of matrices: no copy, no table of pointers.
-The adapters in use are kept next to each other (the gathered products of Chen et al. 2023, "Punica", arXiv:2310.18547, and
-Sheng et al. 2023, "S-LoRA", arXiv:2311.03285, without kernels of their own).
+An adapter travels as one flat row of numbers: for each group of layers that read the same input its A matrices (members x rank,
+inputs), then the B matrix (rank, outputs) of each member, scaled as its method says. In memory there is a block for each of these
+pieces, with the pieces of all adapters of one padded rank one under the other. So the A (or B) matrices of neighbouring adapters are
+one batch of matrices, and one tall matrix, without a copy or a table of pointers. The adapters in use are kept next to each other
+(the gathered products of Chen et al. 2023, "Punica", arXiv:2310.18547, and Sheng et al. 2023, "S-LoRA", arXiv:2311.03285, without
+kernels of their own).
 """
 
 from __future__ import annotations
@@ -47,6 +48,15 @@ class Layout:
 
     groups: tuple[Group, ...]
     unit: int
+
+    @property
+    def pieces(self) -> list[tuple[int, int]]:
+        """Offset and size of each piece, for each unit of rank, in the order of the row."""
+        found: list[tuple[int, int]] = []
+        for group in self.groups:
+            found.append((group.offset, group.inputs * len(group.members)))
+            found += [(member.offset, member.outputs) for member in group.members]
+        return found
 
     @classmethod
     def of(cls, groups: Sequence[Sequence[str]], sizes: Mapping[str, tuple[int, int]]) -> Layout:
@@ -100,28 +110,57 @@ def pack(layout: Layout, method: MethodPlan, tensors: Mapping[str, Tensor], dtyp
 
 
 class Stack:
-    """Rows of one padded rank. Slots 0 to `used` hold adapters; there may be room for more."""
+    """Adapters of one padded rank. Slots 0 to `used` hold adapters; there may be room for more.
+
+    blocks: by the offset of a piece in the layout, (slots, numbers of the piece).
+    """
 
     def __init__(self, layout: Layout, rank: int, dtype: torch.dtype, device: torch.device) -> None:
         self.rank = rank
         self.keys: list[Hashable] = []
         self.slots: dict[Hashable, int] = {}
-        self.rows = torch.empty((0, layout.unit * rank), dtype=dtype, device=device)
+        self.capacity = 0
+        self._views: dict[tuple[int, int, int, bool], Tensor] = {}
+        self.blocks = {
+            offset: torch.empty((0, size * rank), dtype=dtype, device=device) for offset, size in layout.pieces
+        }
+
+    @property
+    def bytes(self) -> int:
+        """Memory of all slots, used or not."""
+        return sum(block.numel() * block.element_size() for block in self.blocks.values())
+
+    def matrices(self, offset: int, first: int, count: int, columns: int, *, tall: bool) -> Tensor:
+        """Return a piece of `count` neighbouring adapters as one batch (count, rows, columns), or `tall` as one matrix.
+
+        Views are kept until the stack changes: making them costs as much as launching a kernel.
+        """
+        key = (offset, first, count, tall)
+        found = self._views.get(key)
+        if found is None:
+            some = self.blocks[offset].narrow(0, first, count)
+            found = self._views[key] = some.view(-1, columns) if tall else some.view(count, -1, columns)
+        return found
 
     def add(self, key: Hashable, row: Tensor) -> None:
         """Put an adapter into the next slot."""
-        if len(self.keys) == len(self.rows):
-            self._resize(max(1, 2 * len(self.rows)))
-        self.slots[key] = len(self.keys)
-        self.rows[len(self.keys)].copy_(row, non_blocking=True)
+        if len(self.keys) == self.capacity:
+            self._resize(max(1, 2 * self.capacity))
+        self.slots[key] = slot = len(self.keys)
+        for offset, block in self.blocks.items():
+            block[slot].copy_(row[offset * self.rank :][: block.shape[1]], non_blocking=True)
         self.keys.append(key)
+
+    def row(self, key: Hashable) -> Tensor:
+        """Return a copy of an adapter as the row that was added."""
+        return torch.cat([block[self.slots[key]] for block in self.blocks.values()])
 
     def remove(self, key: Hashable) -> None:
         """Free a slot: the last adapter moves into it, and the memory shrinks when half of it is unused."""
         self._swap(self.slots[key], len(self.keys) - 1)
         self.keys.pop()
         del self.slots[key]
-        if 2 * len(self.keys) <= len(self.rows):
+        if 2 * len(self.keys) <= self.capacity:
             self._resize(len(self.keys))
 
     def bring_forward(self, keys: Iterable[Hashable]) -> int:
@@ -136,16 +175,21 @@ class Stack:
     def _swap(self, one: int, other: int) -> None:
         if one == other:
             return
-        kept = self.rows[one].clone()
-        self.rows[one].copy_(self.rows[other])
-        self.rows[other].copy_(kept)
+        for block in self.blocks.values():
+            kept = block[one].clone()
+            block[one] = block[other]
+            block[other] = kept
         self.keys[one], self.keys[other] = self.keys[other], self.keys[one]
         self.slots[self.keys[one]], self.slots[self.keys[other]] = one, other
 
     def _resize(self, slots: int) -> None:
-        rows = self.rows.new_empty((slots, self.rows.shape[1]))
-        rows[: len(self.keys)] = self.rows[: len(self.keys)]
-        self.rows = rows
+        """Move to blocks of another size, one after the other: at no time is everything in memory twice."""
+        for offset, block in self.blocks.items():
+            moved = block.new_empty((slots, block.shape[1]))
+            moved[: len(self.keys)] = block[: len(self.keys)]
+            self.blocks[offset] = moved
+        self.capacity = slots
+        self._views.clear()
 
 
 class LoraBank:
@@ -170,7 +214,7 @@ class LoraBank:
     @property
     def bytes(self) -> int:
         """Memory of all slots, used or not."""
-        return sum(stack.rows.numel() * stack.rows.element_size() for stack in self.stacks.values())
+        return sum(stack.bytes for stack in self.stacks.values())
 
     def load(self, key: Hashable, adapter: PackedAdapter) -> None:
         """Put an adapter into a slot. Raises BaseModelError when the key has one already."""
@@ -191,7 +235,7 @@ class LoraBank:
     def packed(self, key: Hashable) -> PackedAdapter:
         """Return a copy of an adapter's row, from which it can be loaded again."""
         rank = self._rank_of[key]
-        return PackedAdapter(rank, self.stacks[rank].rows[self.stacks[rank].slots[key]].clone())
+        return PackedAdapter(rank, self.stacks[rank].row(key))
 
     def place(self, key: Hashable | None) -> tuple[int, int]:
         """Return (padded rank, slot) of an adapter; (0, 0) for the base. Sorting by it brings neighbours together."""
