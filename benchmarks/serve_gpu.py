@@ -1,7 +1,7 @@
 """Many adapters on one GPU: the shape of Llama 3.1 8B in bf16 with random weights, 64 adapters of rank 16, 256 streams.
 
-`python benchmarks/serve_gpu.py [--out FILE]` decodes 256 sequences with the engine's decoder, all with one adapter, each fourth with
-another of 64, and without one; arms take turns, medians of rounds. Needs CUDA and about 60 GiB. `--small` runs the same code on a
+`python benchmarks/serve_gpu.py [--out FILE]` decodes 256 sequences with the engine's decoder, all with one adapter, each with
+one of 64, and without one; arms take turns, medians of rounds. Needs CUDA and about 60 GiB. `--small` runs the same code on a
 tiny model on the CPU. Tokens per second count decoding steps in which all streams run. Also checks that every stream of the mixed
 batch gets the tokens it gets in a batch of its adapter alone, on a tiny model in float32.
 """

@@ -28,6 +28,7 @@ def weather(city: str) -> str:
 
 
 def main() -> None:
+    """Ask for one of each."""
     url, name, key = sys.argv[1:4]
     model = ChatOpenAI(model=name, base_url=url, api_key=SecretStr(key), max_completion_tokens=120, temperature=0)
     print("answer:", model.invoke("What is the capital of France?").content)

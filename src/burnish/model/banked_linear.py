@@ -1,8 +1,8 @@
 """Linear layers whose tokens may each have another adapter: y = W x + B_s (A_s x), s the adapter of the token.
 
 Before a step its tokens are sorted into parts: neighbouring tokens of one adapter are one plain product, tokens of many
-adapters one batched (CPU) or masked (GPU) product. The frozen product is one for all. Layers that read the same input are multiplied with the A
-matrices of all of them at once. See lora_bank.py for where the matrices lie.
+adapters one batched (CPU) or masked (GPU) product. The frozen product is one for all. Layers that read the same input are
+multiplied with the A matrices of all of them at once. See lora_bank.py for where the matrices lie.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Matrices of many LoRA adapters of one base, stacked so that a step reads each adapter it needs once and nothing else.
 
-An adapter travels as one flat row of numbers: for each group of layers that read the same input its A matrices (members x rank,
-inputs), then the B matrix (rank, outputs) of each member, scaled as its method says. In memory there is a block for each of these
-pieces, with the pieces of all adapters of one padded rank one under the other. So the A (or B) matrices of neighbouring adapters are
-one batch of matrices, and one tall matrix, without a copy or a table of pointers. The adapters in use are kept next to each other
-(the gathered products of Chen et al. 2023, "Punica", arXiv:2310.18547, and Sheng et al. 2023, "S-LoRA", arXiv:2311.03285, without
-kernels of their own).
+An adapter travels as one flat row of numbers: for each group of layers that read the same input its A matrices (members x
+rank, inputs), then the B matrix (rank, outputs) of each member, scaled as its method says. In memory there is a block for each of
+these pieces, with the pieces of all adapters of one padded rank one under the other. So the A (or B) matrices of neighbouring
+adapters are one batch of matrices, and one tall matrix, without a copy or a table of pointers. The adapters in use are kept
+next to each other (the gathered products of Chen et al. 2023, "Punica", arXiv:2310.18547, and Sheng et al. 2023, "S-LoRA",
+arXiv:2311.03285, without kernels of their own).
 """
 
 from __future__ import annotations
