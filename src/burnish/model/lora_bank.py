@@ -23,6 +23,9 @@ from burnish.core.errors import BaseModelError
 LEAST_RANK = 8
 """Ranks are padded with zeros to the next power of two from here on: few stacks, and products of friendly sizes."""
 
+MOST_VIEWS = 16384
+"""Views of a stack that are kept."""
+
 
 @dataclass(frozen=True, slots=True)
 class Member:
@@ -138,6 +141,8 @@ class Stack:
         key = (offset, first, count, tall)
         found = self._views.get(key)
         if found is None:
+            if len(self._views) >= MOST_VIEWS:
+                self._views.clear()
             some = self.blocks[offset].narrow(0, first, count)
             found = self._views[key] = some.view(-1, columns) if tall else some.view(count, -1, columns)
         return found
