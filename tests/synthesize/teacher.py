@@ -124,6 +124,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send(200, '{"choices": [{"message": {"content": "cut')
         elif fault == "no choices":
             self.send(200, json.dumps({"choices": []}))
+        elif fault == "bad gzip":
+            self.send(200, "this is no gzip", {"Content-Encoding": "gzip"})
         elif fault == "drip":
             self.drip()
         else:

@@ -60,7 +60,7 @@ def test_a_damaged_file_of_the_cache_is_asked_anew(teacher: Teacher, asking: Mak
     assert len(teacher.bodies) == 2
 
 
-@pytest.mark.parametrize("fault", ["429", "500", "503", "cut stream", "broken json", "no choices"])
+@pytest.mark.parametrize("fault", ["429", "500", "503", "cut stream", "broken json", "no choices", "bad gzip"])
 def test_what_is_temporary_is_tried_again(fault: str, teacher: Teacher, asking: Make) -> None:
     teacher.faults = [fault, fault]
     (reply,) = asking().complete([ask("x")])
@@ -332,3 +332,13 @@ def test_progress_tells_the_time_left(teacher: Teacher, asking: Make) -> None:
     assert [done for done, _, _ in heard] == [0, 1, 2, 3, 4, 5]
     assert heard[-1][2] == 0.0
     assert heard[0][2] is None
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_error_that_nobody_foresaw_ends_the_asking_instead_of_hanging(
+    teacher: Teacher, asking: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asks = asking()
+    monkeypatch.setattr(Client, "send", lambda *_: 1 / 0)
+    with pytest.raises(ResourceError, match="not foreseen"):
+        list(asks.complete([ask("x")]))

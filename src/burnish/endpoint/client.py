@@ -96,7 +96,7 @@ class Client:
             return Sent(Reply(trouble=f"cannot connect: {self._plain(error)}"), (0, 0), 0.0, unreachable=True)
         except _TooLong as error:
             return Sent(Reply(trouble=str(error)), None)
-        except (httpx.TransportError, _TooLate) as error:  # the request was sent, and may be billed
+        except (httpx.HTTPError, _TooLate) as error:  # the request was sent, and may be billed
             return Sent(Reply(trouble=f"{self._plain(error)}"), None, 0.0, unreachable=True)
         if response.status_code == 200:
             return self._read(content, most_tokens)

@@ -132,12 +132,18 @@ class Asking:
         todo: queue.SimpleQueue[int | None],
         done: queue.SimpleQueue[tuple[int, Reply | BaseException]],
     ) -> None:
-        while (number := todo.get()) is not None:
-            try:
+        failed: BurnishError | None = ResourceError(
+            "asking ended with an error that was not foreseen; it stands above."
+        )
+        try:
+            while (number := todo.get()) is not None:
                 done.put((number, self._one(asks[number])))
-            except BurnishError as error:
-                done.put((number, error))
-                return
+            failed = None
+        except BurnishError as error:
+            failed = error
+        finally:  # whatever happened, nobody waits for ever
+            if failed is not None:
+                done.put((-1, failed))
 
     def _one(self, ask: Ask) -> Reply:
         """Ask until there is an answer, the tries are used up, or the budget is."""

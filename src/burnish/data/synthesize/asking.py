@@ -65,7 +65,12 @@ def _read(reply: Reply, read: Callable[[str], T]) -> Answered[T]:
 
 
 def _cleaned(ask: Ask, clean: Callable[[str], str]) -> Ask:
-    return replace(ask, turns=tuple(Turn(turn.role, clean(turn.content)) for turn in ask.turns))
+    return replace(ask, turns=tuple(Turn(turn.role, _utf8(clean(turn.content))) for turn in ask.turns))
+
+
+def _utf8(text: str) -> str:
+    """Return the text without halves of surrogate pairs, which no request can hold."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _corrected(ask: Ask, reply: Reply, answered: Answered[T], clean: Callable[[str], str]) -> Ask:
