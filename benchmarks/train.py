@@ -273,8 +273,10 @@ def result(setting: Setting, found: dict[str, Any]) -> dict[str, Any]:
     weights = shape["num_hidden_layers"] * layer + 2 * shape["vocab_size"] * hidden
     seconds = statistics.median(found["seconds"])
     speeds = [tokens / time for tokens, time in zip(found["tokens"], found["seconds"], strict=True)]
-    even = setting.rows == "full"  # chats make steps of unequal length: what they took together counts
-    speed = statistics.median(speeds) if even else sum(found["tokens"]) / sum(found["seconds"])
+    padded = (
+        setting.rows == "chat" and setting.who != "burnish"
+    )  # padded steps take unequal times: what all took counts
+    speed = sum(found["tokens"]) / sum(found["seconds"]) if padded else statistics.median(speeds)
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES if _installed(name)}
     device = torch.cuda.get_device_name() if _device() == "cuda" else "cpu"
     return {

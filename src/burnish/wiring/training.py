@@ -61,13 +61,15 @@ def planned_order(plan: Plan, manifest: Manifest, home: Home, rows: Sequence[Tok
 def train(plan: Plan, manifest: Manifest, base: Base, home: Home, folder: Path, emit: Emit) -> Adapter:
     """Load the base as planned, train the adapter on it, and name what came out."""
     from burnish.model.lora import attach_lora
+    from burnish.train.choose import choose
     from burnish.train.loop import train as train_stage
 
     model = load_planned(plan, base, emit)
     attach_lora(model, plan.method, seed=plan.train.seed)
     objective = planned_objective(plan, manifest, home)
+    paths = choose(plan, objective, model, home=home.root, emit=emit)
     with interruptible() as stop:
-        measured = train_stage(plan, objective, model, folder=folder, emit=emit, stop=stop)
+        measured = train_stage(plan, objective, model, folder=folder, emit=emit, stop=stop, paths=paths)
     files = folder / "adapter"
     return Adapter(
         parents=(plan.id, manifest.id),
