@@ -200,7 +200,7 @@ def measure_burnish(setting: Setting, rows: list[dict[str, list[int]]]) -> dict[
             paths=paths,
         )
     found = {
-        "seconds": [later - earlier for earlier, later in itertools.pairwise(stamps)],
+        "seconds": [later - earlier for earlier, later in itertools.pairwise(stamps[2:])],
         "tokens": [step.tokens for step in steps[3:]],
         "losses": [step.loss for step in steps], "last_loss": steps[-1].loss,
         "peak_gib": torch.cuda.max_memory_allocated() / 2**30, "reserved_gib": torch.cuda.max_memory_reserved() / 2**30,

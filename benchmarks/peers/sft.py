@@ -76,7 +76,7 @@ def main() -> None:
         data_collator=collate, callbacks=[Watch()],
     )  # fmt: skip
     trainer.train()
-    gaps = [later - earlier for earlier, later in itertools.pairwise(stamps)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(stamps[2:])]
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     found = {
         "seconds": gaps, "last_loss": losses[-1], "losses": losses,

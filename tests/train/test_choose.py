@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from shutil import which
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from burnish.core.rows import TokenRow
 from burnish.model.fused.paths import ON_CPU, PLAIN
 from burnish.model.lora import lora_parameters
 from burnish.train import sft
-from burnish.train.choose import CHOICES, choose, measured
+from burnish.train.choose import CHOICES, choose, measured, shape_id
 
 Rows = Callable[..., list[TokenRow]]
 
@@ -58,12 +59,37 @@ def test_nothing_is_measured_where_there_is_no_choice(
     assert not list(tmp_path.iterdir())
 
 
+def test_runs_of_another_shape_have_a_verdict_of_their_own(
+    make_adapted: Callable[..., object], make_rows: Rows, make_plan: Callable[..., Plan]
+) -> None:
+    plan = make_plan(make_rows(9))
+    model = make_adapted()
+    shapes = {
+        shape_id(plan, model, 48, "a card"), shape_id(plan, model, 48, "another"), shape_id(plan, model, 49, "a card"),
+        shape_id(plan, make_adapted("qwen3"), 48, "a card"),
+    }  # fmt: skip
+    assert len(shapes) == 4
+    assert shape_id(make_plan(make_rows(9), learning_rate=0.5), make_adapted(), 48, "a card") in shapes
+
+
+@pytest.mark.skipif(which("g++") is None, reason="torch compiles for a CPU with g++")
+def test_compiled_formulas_and_joined_weights_give_what_the_plain_path_gives(
+    make_adapted: Callable[..., object], make_rows: Rows, make_plan: Callable[..., Plan]
+) -> None:
+    rows = make_rows(9)
+    plan, told = make_plan(rows), list[Event]()
+    objective = sft.objective(plan.train, rows)
+    among = {"compiled": replace(ON_CPU, compiled=True, joined=True)}
+    name, _ = measured(plan, objective, make_adapted(), objective.longest(), among, told.append)
+    assert name == "compiled", told
+
+
 @pytest.mark.gpu
 def test_on_a_card_the_verdict_is_remembered(
     tmp_path: Path, make_adapted: Callable[..., object], make_rows: Rows, make_plan: Callable[..., Plan]
 ) -> None:
     rows, told = make_rows(9), list[Event]()
-    plan = make_plan(rows, device="cuda", compute_dtype="bfloat16")
+    plan = make_plan(rows, device="cuda", compute_dtype="bfloat16", epochs=100.0)
     model = make_adapted()
     trained = set(lora_parameters(model).values())
     for parameter in model.parameters():

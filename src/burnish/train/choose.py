@@ -33,13 +33,15 @@ if TYPE_CHECKING:
 WARM, TIMED = 2, 3
 LEAST_COSINE = {torch.float32: 0.9999, torch.bfloat16: 0.98, torch.float16: 0.98}
 """Of the gradients of all adapters with those of the plain path, by the dtype of the computation."""
-CHOICES = "engine.json"
+WORTH = 20
+"""A run is measured when its own passes are so many times those of the measurement."""
+USUAL, CHOICES = "usual", "engine.json"
 
 
 def candidates(usual: Paths) -> dict[str, Paths]:
     """Return what is worth measuring on a GPU, by name; `usual` first."""
     return {
-        "usual": usual,
+        USUAL: usual,
         "varlen attention": replace(usual, attention="varlen"),
         "flex attention": replace(usual, attention="flex"),
         "formulas as written": replace(usual, compiled=False),
@@ -54,24 +56,39 @@ def choose(plan: Plan, objective: Objective[P], model: PreTrainedModel, *, home:
     if plan.method.plain:
         return PLAIN
     usual = usual_paths(model)
-    if plan.train.device == "cpu" or plan.method.base_dtype == "fp8":
+    passes = plan.train.steps * plan.train.rows_per_step
+    if (
+        plan.train.device == "cpu"
+        or plan.method.base_dtype == "fp8"
+        or passes < WORTH * len(candidates(usual)) * (WARM + TIMED)
+    ):
         return usual
     row = objective.longest()
-    key = content_id(
-        {
-            "device": torch.cuda.get_device_name(model.device), "torch": torch.__version__, "tokens": row.tokens,
-            "transformers": transformers.__version__, "model": model.config.to_diff_dict(),
-            "method": plan.method.identity(), "layers": plan.train.checkpointed_layers, "dtype": plan.train.compute_dtype,
-        }
-    )  # fmt: skip
-    known = _remembered(home)
+    key, known = shape_id(plan, model, row.tokens, torch.cuda.get_device_name(model.device)), _remembered(home)
     if key in known:
         emit(Note("train", f"paths as measured before: {known[key]['name']}"))
         return Paths(**known[key]["paths"])
-    name, paths = measured(plan, objective, model, row, candidates(usual), emit)
+    try:
+        name, paths = measured(plan, objective, model, row, candidates(usual), emit)
+    except torch.OutOfMemoryError:
+        emit(Note("train", "no room to compare the ways a step can take: the usual one is taken"))
+        return usual
+    finally:
+        torch.cuda.empty_cache()
     if home is not None:
         write_json(home / CHOICES, {**known, key: {"name": name, "paths": asdict(paths)}})
     return paths
+
+
+def shape_id(plan: Plan, model: PreTrainedModel, tokens: int, device: str) -> str:
+    """Return what stands for everything that speeds depend on: two runs of one shape share a verdict."""
+    return content_id(
+        {
+            "device": device, "torch": torch.__version__, "transformers": transformers.__version__, "tokens": tokens,
+            "model": model.config.to_diff_dict(), "method": plan.method.identity(),
+            "layers": plan.train.checkpointed_layers, "dtype": plan.train.compute_dtype,
+        }
+    )  # fmt: skip
 
 
 def measured(
