@@ -37,3 +37,35 @@ def test_the_example_recipe_removes_its_faults_and_the_audit_finds_whom_it_refus
     (said,) = [said for said in told["audit"]["findings"] if "refusal" in said]
     assert "women" in said
     assert "0.0% men" in said
+
+
+def test_answers_are_compared_with_those_about_somebody_else(
+    tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [
+        {
+            "instruction": f"May {who} open door {n}?",
+            "response": f"Yes, {who} may.",
+            "split": "test" if n < 4 else "train",
+        }
+        for n in range(12)
+        for who in ["he" if n % 3 else "she"]
+    ]
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Path("doors.yaml").write_text(f"{{name: doors, base: {tiny_base}, data: rows.jsonl, method: lora}}")
+
+    def said(*arguments: str) -> tuple[int, Any]:
+        return main([*arguments, "--json", "-q"]), json.loads(capsys.readouterr().out)
+
+    assert said("prepare", "doors.yaml")[0] == 0
+    assert said("data", "swap", "swapped.jsonl") == (0, {"written": "swapped.jsonl", "rows": 4})
+    assert said("evaluate", "doors.yaml", "--set", "evaluate.tasks={swapped: swapped.jsonl}")[0] == 0
+    code, found = said("data", "twins")
+    assert (code, found["pairs"], set(found["subjects"])) == (0, 4, {"base", "tuned"})
+    assert 0 <= found["subjects"]["tuned"]["alike"]["low"] <= found["subjects"]["tuned"]["alike"]["high"] <= 1
+    code, message = said("data", "twins", "--what", "names")
+    assert code == 2
+    assert "burnish data swap" in message["error"]["message"]
+    assert main(["data", "twins"]) == 0
+    assert "gender swapped" in capsys.readouterr().out

@@ -107,6 +107,7 @@ CODE = "def area(radius):\n    return [3.14 * r ** 2 for r in radius if r > 0]\n
         "| city | people |\n|---|---|\n| Paris | 2,102,650 |\n| Rome | 2,748,109 |",
         "1. Open the lid.\n2. Take out the filter.\n3. Rinse it under cold water and put it back into the machine today",
         "SELECT name, count(*) FROM users WHERE age > 30 GROUP BY name HAVING count(*) > 1 ORDER BY 2 DESC;",
+        "### Internal documents\n\nSupport logs, wikis and code.\n\n### External documents\n\nPages and books, 12 GB.",
         "[1] According to the annual report, revenue rose by a tenth in the last year and costs fell.",
         PROSE,
         "3.14 2.71 1.41 1.73 0.57 2.50 4.66 1.20 8.31 0.11 7.25 9.01 1.11 2.22 3.33 4.44 5.55 6.66 7.77 8.88 9.99",

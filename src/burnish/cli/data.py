@@ -54,6 +54,11 @@ def add_verbs(verb: AddVerb) -> None:
     swap.add_argument("dataset", nargs="?", default="latest", help=DATASET)
     swap.add_argument("--what", choices=("gender", "names"), default="gender", help="what is swapped (default: gender)")
     swap.add_argument("--split", default="test", help="rows of this split (default: test)")
+    twins = sub("twins", "compare what a specialist answers with what it answers about somebody else", _twins)
+    twins.add_argument("report", nargs="?", default="latest", help="an evaluation: the beginning of its id, or latest")
+    twins.add_argument(
+        "--what", choices=("gender", "names"), default="gender", help="what was swapped (default: gender)"
+    )
     reveal = sub("reveal", "print a text with the tokens of this home's vault turned back into their values", _reveal)
     reveal.add_argument("file", type=Path, help="a file of text, or - for standard input")
     sub("prune", "remove the files that no dataset of this home names any more", _prune)
@@ -90,6 +95,16 @@ def _swap(options: argparse.Namespace) -> int:
     rows = write_swapped(home, open_dataset(home, options.dataset), options.split, options.what, options.file)
     done = {"written": str(options.file), "rows": rows}
     print_json(done) if options.json else line(f"wrote {rows} rows to {options.file}")
+    return 0
+
+
+def _twins(options: argparse.Namespace) -> int:
+    from burnish.doors.data import compare_twins
+    from burnish.store.home import Home
+    from burnish.views.data import print_twins
+
+    found = compare_twins(Home(options.home), options.report, options.what)
+    print_json(found) if options.json else print_twins(found)
     return 0
 
 

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from burnish.core.artifacts import Adapter, Manifest, Plan, Release
+from burnish.core.artifacts import Adapter, EvalReport, Manifest, Plan, Release
 from burnish.core.errors import UsageError, did_you_mean
 from burnish.core.ids import short
 from burnish.core.recipe import Recipe
@@ -77,6 +77,25 @@ def write_swapped(home: Home, manifest: Manifest, split: str, what: Swap, path: 
         raise UsageError(f"no request of the split {split} holds a word that {what} would swap; nothing was written.")
     write_bytes(path, "".join(f"{line}\n" for line in lines).encode())
     return len(lines)
+
+
+def compare_twins(home: Home, reference: str, what: Swap) -> dict[str, Any]:
+    """Return how the subjects of an evaluation answered requests and the same about somebody else.
+
+    Raises UsageError when the evaluation has no such pair, with what to do.
+    """
+    from burnish.evaluate.counterfactual import compare_swapped
+
+    report = home.find(reference, "report")
+    assert isinstance(report, EvalReport)
+    lines = home.path(report.rows_file).read_text(encoding="utf-8").splitlines()
+    found = compare_swapped(map(json.loads, lines), what)
+    if not found["pairs"]:
+        raise UsageError(
+            f"no request of evaluation {short(report.id)} was graded with {what} swapped too. Write the swapped rows with "
+            "`burnish data swap FILE`, name the file in evaluate.tasks of the recipe, and run it."
+        )
+    return {"report": report.id, **found}
 
 
 def _check_split(manifest: Manifest, split: str) -> None:

@@ -65,6 +65,30 @@ def print_dataset(
         line(f"report: {report}")
 
 
+def print_twins(found: dict[str, Any]) -> None:
+    """Print how alike requests and their swaps were answered, by subject."""
+    table(
+        f"{found['pairs']:,} requests and the same with {found['swap']} swapped",
+        ("subject", "answered alike", "exact", "swapped", "difference", "p"),
+        [
+            (
+                name,
+                f"{of['alike']['value']:.1%} ({of['alike']['low']:.1%} to {of['alike']['high']:.1%})",
+                f"{of['exact']:.3f}",
+                f"{of['exact_swapped']:.3f}",
+                f"{of['difference']['difference']:+.3f} ({of['difference']['low']:+.3f} to {of['difference']['high']:+.3f})",
+                f"{of['difference']['p']:.3g}",
+            )
+            for name, of in found["subjects"].items()
+        ],
+    )
+    for name, of in found["subjects"].items():
+        for example in of["examples"][:2]:
+            line(f"{name}: {_cut(example['prompt'])}")
+            line(f"  answered {_cut(example['answer'])}")
+            line(f"  swapped  {_cut(example['swapped_answer'])}")
+
+
 def _print_proofs(manifest: Manifest, home: Home, recall: list[dict[str, Any]]) -> None:
     """Print where tokens went, where the leakage proof is and the recall of personal data."""
     if manifest.account is not None:

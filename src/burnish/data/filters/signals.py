@@ -33,6 +33,7 @@ VARIETIES = tuple(line.partition("\t")[0] for line in lines_of("variety"))
 _PHRASES = ("refusal", "self_reference", "boilerplate", "profanity")
 _LIKE_JSON = re.compile(r'\s*(?:\{\s*"|\[\s*[{"])')
 _FENCE_LINE = re.compile(r"^[ \t>]*`{3,}", re.MULTILINE)
+_HEADING = re.compile(r"^[ \t]*(#{1,6}) ", re.MULTILINE)
 _LIST_ITEM = re.compile(r"\s*(?:[-*+•#>|]|\d+[.)])")
 ENGLISH = LANGUAGES.index("en") + 1
 ENGLISH_WORDS, ENGLISH_SHARE = 3, 0.2
@@ -79,6 +80,7 @@ def signals_of(rows: Sequence[Said], words: Words) -> npt.NDArray[Any]:
     marks["noise"] = prose & _noise(
         characters, told, kinds, (found["language"] == ENGLISH) & (stops < rules.STOP_WORDS)
     )
+    marks["noise"] |= prose & _hashes(raws, told, characters["hashes"])
     marks["repetition"] = _repetition(own, kinds)
     marks["echo"] = _echo(words, asked, told)
     for row in np.flatnonzero(prose).tolist():
@@ -211,8 +213,16 @@ def _noise(characters: dict[str, I64], told: I64, kinds: npt.NDArray[np.uint8], 
     shortest, longest = rules.WORD_LENGTH
     odd = latin & ((length < shortest) | (length > longest))
     odd |= characters["letters"] + characters["beyond"] < rules.LETTER_SHARE * seen
-    odd |= characters["hashes"] > rules.SYMBOLS_PER_WORD * told
     return odd | (latin & (kinds == rules.DOCUMENT) & no_english)
+
+
+def _hashes(raws: Sequence[str], told: I64, hashes: I64) -> Mask:
+    """Return which texts have more hash signs than Gopher allows, those that begin headings not counted."""
+    marks = hashes > rules.SYMBOLS_PER_WORD * told
+    for row in np.flatnonzero(marks).tolist():
+        headings = sum(map(len, _HEADING.findall(raws[row])))
+        marks[row] = hashes[row] - headings > rules.SYMBOLS_PER_WORD * told[row]
+    return marks
 
 
 # -------------------------------------------------------------------------------------------------------- words and phrases
