@@ -190,6 +190,32 @@ def test_manifests_of_prepare_are_compared_and_searched(run_prepare: Prepare, tm
     assert forget(home, text="Ada").unread == (first.manifest.id,)
 
 
+@pytest.mark.parametrize(
+    ("text", "spelled"),
+    [
+        (
+            "Ada Lovelace",
+            ["ADA LOVELACE's", "Ada\nLovelace", "Ada-Lovelace", "ada.lovelace", "Lovelace, Ada", "ada_lovelace"],
+        ),
+        ("Ada Byron Lovelace", ["Lovelace, Ada Byron", "Ada  Byron   Lovelace"]),
+        ("Zoë Müller", ["Zoe Muller", "ZOE\u0308 MÜLLER"]),
+        ("José", ["jose"]),
+        ("+1 212-555-0123", ["1 (212) 555 0123", "12125550123", "+1.212.555.0123"]),
+        ("ada@example.org", ["<Ada@Example.org>"]),
+    ],
+)
+def test_a_person_is_found_however_the_name_or_number_is_spelled(
+    run_prepare: Prepare, tmp_path: Path, text: str, spelled: list[str]
+) -> None:
+    rows = [chat(f"{name} flies on day {number}", f"answer {number}") for number, name in enumerate(spelled)]
+    others = ["Adam Lovelace", "Ada of Lovelace", "Zoé Mullers", "12125550123456", "x1212555012"]
+    rows += [chat(f"{name} flies to {number}", f"other {number}") for number, name in enumerate(others)]
+    home = Home(tmp_path)
+    home.save(run_prepare(rows, prepare={"personal_data": {"action": "keep"}, "test_share": 0.3}).manifest)
+    found = [finding.span.line for rows in forget(home, text=text).versions.values() for finding in rows]
+    assert sorted(found) == list(range(1, len(spelled) + 1))
+
+
 def adapter(manifest: Manifest) -> Adapter:
     file = FileRef(path="x", sha256="f" * 64, size_bytes=1)
     return Adapter(

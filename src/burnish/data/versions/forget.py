@@ -17,6 +17,9 @@ from burnish.data.versions.shards import HeldRow, Span, Version, held, plain_jso
 from burnish.store.home import Home
 
 _PLACE = re.compile(r"(.+?):(\d+)")
+_BETWEEN_WORDS = r"(?:\s+|[\s,._\-'’]{1,3})"
+_BETWEEN_DIGITS = r"[\s().,/\-]{0,3}"
+_FEWEST_DIGITS = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,8 @@ def forget(
 ) -> Forgotten:
     """Search every manifest of the home, and `versions`, for rows of one subject. Changes nothing.
 
-    text:     a name, address or number. Found where its words stand together as whole words, in any case. What `prepare`
+    text:     a name, address or number. Found where its words stand together as whole words, in any case, with or without
+              accents, also with the last word first (Smith, Ann) or joined (Ann-Smith); a number in any grouping. What `prepare`
               replaced by a placeholder is no longer there to be found: search by document for a sure answer.
     document: the file a row came from, by name or path; `rows.jsonl:7` is one line of it.
 
@@ -109,12 +113,28 @@ def _by_text(text: str) -> Callable[[HeldRow], bool]:
     words = _plain(text).split()
     if not any(character.isalnum() for word in words for character in word):
         raise UsageError(f'"{text}" has no letter and no digit to search for')
-    pattern = re.compile(r"(?<!\w)" + r"\s+".join(map(re.escape, words)) + r"(?!\w)")
+    pattern = _number(words) or _words(words)
 
     def matches(row: HeldRow) -> bool:
         return any(pattern.search(_plain(string)) for string in _strings(json.loads(row.content)))
 
     return matches
+
+
+def _words(words: list[str]) -> re.Pattern[str]:
+    """Words together, or the last before the others, as lists of people write names; what joins names may stand between."""
+    orders = [words] if len(words) == 1 else [words, [words[-1], *words[:-1]]]
+    spelled = "|".join(_BETWEEN_WORDS.join(map(re.escape, order)) for order in orders)
+    return re.compile(rf"(?<!\w)(?:{spelled})(?!\w)")
+
+
+def _number(words: list[str]) -> re.Pattern[str] | None:
+    """The digits of a number in any grouping, where a text is a number of seven digits or more, and nothing else."""
+    joined = "".join(words)
+    digits = re.sub(r"\D", "", joined)
+    if len(digits) < _FEWEST_DIGITS or re.fullmatch(r"[\d+().,/\-]+", joined) is None:
+        return None
+    return re.compile(r"(?<!\d)" + _BETWEEN_DIGITS.join(digits) + r"(?!\d)")
 
 
 def _by_id(row: Id) -> Callable[[HeldRow], bool]:
@@ -140,7 +160,9 @@ def _by_document(document: str) -> Callable[[HeldRow], bool]:
 
 
 def _plain(text: str) -> str:
-    return unicodedata.normalize("NFKC", text).casefold()
+    """A text without case and accents."""
+    apart = unicodedata.normalize("NFKD", text.casefold())
+    return unicodedata.normalize("NFKC", "".join(c for c in apart if not unicodedata.combining(c)))
 
 
 def _strings(value: Any) -> Iterator[str]:
