@@ -57,6 +57,20 @@ def test_chunks_of_500_documents_split_by_file_have_no_document_on_both_sides(
     assert manifest.splits["train"].rows + manifest.splits["test"].rows == 5000
 
 
+def test_what_every_group_says_does_not_chain_them_together(run_prepare: Prepare) -> None:
+    rows = [row(n, group=f"customer {n % 40}") for n in range(400)]
+    hello = "hello there how are you doing on this fine day my friend"
+    rows += [{"instruction": hello, "response": "Hi", "group": f"customer {n}"} for n in range(40)]
+    done = run_prepare(rows, prepare={"split_by": "group", "test_share": 0.3})
+    sides = {split: {r.group for r in done.rows(split)} for split in ("train", "test")}
+    assert not sides["train"] & sides["test"]
+    assert len(sides["train"] | sides["test"]) == 40
+    assert 60 <= done.manifest.splits["test"].rows <= 180
+    assert json.loads((done.folder / "leakage.json").read_text())["clean"]
+    assert sum(hello in request for request in done.requests("test")) == 1
+    assert not any(hello in request for request in done.requests("train"))
+
+
 def test_the_latest_rows_are_tested_and_the_embargo_is_left_out(run_prepare: Prepare) -> None:
     first = datetime.date(2025, 1, 1)
     rows = [row(n, date=(first + datetime.timedelta(days=n)).isoformat()) for n in range(100)]

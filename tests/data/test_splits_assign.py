@@ -25,7 +25,16 @@ from burnish.data.splits.assign import (
     short_strata,
     stratified,
 )
-from burnish.data.splits.positions import components, joined, mix, position, positions, unmix
+from burnish.data.splits.positions import (
+    MOST_UNITS,
+    components,
+    joined,
+    kept_together,
+    mix,
+    position,
+    positions,
+    unmix,
+)
 
 KEYS = [f"row {number}" for number in range(20_000)]
 ROWS = positions(KEYS)
@@ -270,3 +279,21 @@ def test_a_million_rows_take_seconds() -> None:
     assign(rows, Shares(0.1, 0.1), clusters=clusters)
     stratified(rows, clusters % 50, Shares(0.1, 0.1), exact=True)
     assert time.perf_counter() - began < 30  # 3 seconds on a quiet core
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=40))
+def test_units_stay_whole_and_few_units_that_share_a_cluster_stay_together(rows: list[tuple[int, int]]) -> None:
+    units, clusters = (np.array(column) for column in zip(*rows, strict=True))
+    together = kept_together(units, clusters)
+    assert all(len(set(together[units == unit])) == 1 for unit in set(units))
+    shared = [c for c in set(clusters) if len(set(units[clusters == c])) <= MOST_UNITS]
+    apart = len(set(together)) == len(set(units))  # nothing joins, or joining would have put most rows in one place
+    assert apart or all(len(set(together[clusters == c])) == 1 for c in shared)
+
+
+def test_units_that_a_chain_of_pairs_would_make_one_are_left_apart() -> None:
+    units = np.repeat(np.arange(10), 4)
+    pairs = np.arange(40)
+    pairs[4::4] = pairs[3:-1:4]  # the first row of each unit is alike to the last of the one before
+    assert len(set(kept_together(units, pairs))) == 10
+    assert len(set(kept_together(units, np.where(np.arange(40) < 8, pairs, np.arange(40) + 100)))) == 9

@@ -18,7 +18,7 @@ from burnish.data.near import brake
 from burnish.data.near.find import Block, clusters_in, find_in
 from burnish.data.near.rows import Removal, Rules
 from burnish.data.splits.assign import TEST, TRAIN, Shares, Sides, assign, stratified
-from burnish.data.splits.positions import joined, positions
+from burnish.data.splits.positions import kept_together, positions
 from burnish.data.splits.told import CROSSED, EMBARGO, temporal
 from burnish.data.spool import Spool
 
@@ -239,7 +239,7 @@ def _units(spool: Spool, data: I64, by: str, alike: I64) -> tuple[npt.NDArray[np
     if by == "row":
         return columns["position"], alike
     if by == "file":
-        return positions(spool.files)[columns["file"]], joined(columns["file"], alike)
+        return positions(spool.files)[columns["file"]], kept_together(columns["file"], alike)
     without = np.flatnonzero(columns["group"] == 0)
     if len(without):
         file, line = spool.place(int(data[without[0]]))
@@ -247,7 +247,7 @@ def _units(spool: Spool, data: I64, by: str, alike: I64) -> tuple[npt.NDArray[np
             f"prepare.split_by is group, but {len(without)} of {len(data)} rows have no `group` (the first is {file}:{line}). "
             "Give each row the document, customer or conversation it comes from as `group`, or split by file or row."
         )
-    return columns["group"], joined(columns["group"], alike)
+    return columns["group"], kept_together(columns["group"], alike)
 
 
 def _by_date(days: npt.NDArray[np.int32], wanted: Wanted, shares: Shares, alike: I64) -> Sides:

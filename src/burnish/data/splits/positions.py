@@ -11,6 +11,8 @@ import numpy.typing as npt
 
 U64: TypeAlias = npt.NDArray[np.uint64]
 I64: TypeAlias = npt.NDArray[np.int64]
+MOST_UNITS = 3
+"""Groups or files that one cluster of near duplicates joins: so many documents may share a passage, more share a phrase."""
 
 # SplitMix64's finaliser (Steele, Lea, Flood 2014, "Fast Splittable Pseudorandom Number Generators"): a bijection.
 _UP, _MIDDLE, _LAST = (30, 27, 31)
@@ -88,3 +90,19 @@ def joined(*labels: npt.NDArray[Any]) -> I64:
     """
     edges = np.concatenate([same_label(column) for column in labels])
     return components(len(labels[0]), edges)
+
+
+def kept_together(units: npt.NDArray[Any], clusters: npt.NDArray[Any]) -> I64:
+    """Return numbers such that rows of a unit (a group, a file) share one, and units with near duplicates of each other do.
+
+    A cluster in more than `MOST_UNITS` units, such as a greeting that every conversation begins with, joins none: it would chain
+    all of them together, and nothing could be held out. Nor does any where more than half of the rows would be in one place. Rows
+    that are alike may then lie on both sides; those that are trained on go, as all that repeat what is tested.
+    """
+    unit, cluster = (np.unique(labels, return_inverse=True)[1].reshape(-1) for labels in (units, clusters))
+    pairs = np.unique(np.column_stack([cluster, unit]), axis=0)
+    spans = np.bincount(pairs[:, 0])[cluster] if len(cluster) else cluster
+    alone = np.arange(len(unit)) + len(unit)  # a number of its own for each row
+    together = joined(unit, np.where(spans > MOST_UNITS, alone, cluster))
+    largest, largest_unit = (int(np.bincount(labels).max(initial=0)) for labels in (together, unit))
+    return joined(unit) if 2 * largest > len(unit) and largest > largest_unit else together
