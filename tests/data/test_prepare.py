@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -417,6 +418,18 @@ def test_progress_is_told_and_ends_at_the_end(run_prepare: Prepare) -> None:
         assert [event.done for event in steps] == sorted({event.done for event in steps})
         assert steps[-1].done == steps[-1].total
     assert {"reading rows.jsonl", "comparing rows", "writing rows"} <= {event.what for event in told}
+
+
+def test_what_needs_a_model_and_is_off_is_told(run_prepare: Prepare) -> None:
+    def told(**settings: object) -> str:
+        done = run_prepare([TEST, row("Rome")], **settings)
+        return "".join(event.text for event in done.events if isinstance(event, Note) and "Not looked" in event.text)
+
+    said = told()
+    assert "names of people" in said
+    assert "in other words" in said
+    embed = lambda texts: np.eye(len(texts), 8)  # noqa: E731 - nothing is alike
+    assert "in other words" not in told(prepare={"semantic_duplicate": True}, embed=embed)
 
 
 def test_keys_that_nobody_uses_are_mentioned(run_prepare: Prepare) -> None:

@@ -92,6 +92,7 @@ def prepare(
         spool.finish()
         _check_lengths(recipe, limit, tokenizer, book)
         _note_unused_keys(book, emit)
+        _note_off(recipe, emit)
         alike = _alike(recipe, embed, folder)
         marks = Marks(spool, recipe.prepare.filters, embed)
         fates = decide(spool, wanted(recipe, forgotten), _teller(emit, "comparing rows", 3), alike, marks)
@@ -310,6 +311,17 @@ def _note_unused_keys(book: Book, emit: Emit) -> None:
     if book.counts.unused:
         keys = ", ".join(f"{key} ({format_count(count)} rows)" for key, count in sorted(book.counts.unused.items()))
         emit(Note("prepare", f"Keys of rows that burnish does not use: {keys}."))
+
+
+def _note_off(recipe: Recipe, emit: Emit) -> None:
+    """Say what was not looked for, because it needs a model and nobody asked for it."""
+    off: list[str] = []
+    if not recipe.prepare.personal_data.names:
+        off.append("names of people, places and organisations (prepare.personal_data.names)")
+    if recipe.prepare.semantic_duplicate is None:
+        off.append("rows that say the same in other words (prepare.semantic_duplicate)")
+    if off:
+        emit(Note("prepare", f"Not looked for, as it needs a model: {'; '.join(off)}."))
 
 
 def _note_filters(found: dict[str, Any], emit: Emit) -> None:
