@@ -127,7 +127,7 @@ VERSION = st.dictionaries(st.integers(0, 8), st.tuples(st.integers(0, 2), st.sam
 
 
 @given(before=VERSION, after=VERSION)
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_differences_are_those_of_sets(
     tmp_path_factory: pytest.TempPathFactory,
     before: dict[int, tuple[int, str]],
