@@ -199,6 +199,14 @@ def test_a_job_is_the_same_in_every_run_and_seeds_take_turns() -> None:
     )
 
 
+@pytest.mark.parametrize(("reply", "request_"), [
+    ("How is it?", "How is it?"), ("Sure.\n\nRequest: How is it?", "How is it?"), ('"Request: How is it?"', "How is it?"),
+])  # fmt: skip
+def test_a_model_may_write_what_it_was_asked_before_its_answer(reply: str, request_: str) -> None:
+    job = Jobs(section(paraphrase=1), 0, [seed("what is it")], []).of("paraphrase", 0)
+    assert [draft.request for draft in job.read(reply)] == [request_]
+
+
 def novelty(**limits: float) -> Novelty:
     long = "the warranty covers every part of the machine for two years after the day on which it was bought"
     tested = {

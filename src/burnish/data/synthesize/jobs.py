@@ -157,7 +157,12 @@ class Jobs:
         seed = self._seeds[number % len(self._seeds)]
 
         def read(reply: str) -> list[Draft]:
-            return [Draft(kind, read_text(reply), seed.answer, seed, by)]
+            text = read_text(reply)
+            if (
+                prompts.REQUEST not in seed.request
+            ):  # small models write what they were asked once more before the answer
+                text = text.rpartition(prompts.REQUEST)[2].strip() or text
+            return [Draft(kind, text, seed.answer, seed, by)]
 
         return Job(kind, self._ask(prompts.rewrite(seed.request, how), number), read)
 

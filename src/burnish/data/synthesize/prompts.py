@@ -10,6 +10,8 @@ from burnish.data.synthesize.material import Piece, Seed
 
 PAIRS_AT_ONCE = 3
 """Requests and answers that one reply brings."""
+REQUEST = "Request:"
+"""What stands before the request that is to be rewritten."""
 _JSON = "Answer with JSON alone, no other words, in this form:\n"
 _EXAMPLES = _JSON + '{"examples": [{"request": "...", "answer": "..."}]}'
 _TEACHER = "You write training examples for an assistant."
@@ -47,7 +49,7 @@ def rewrite(request: str, how: str) -> tuple[Turn, ...]:
         Turn(
             "user",
             f"Rewrite the request below {how}. Keep its meaning, and every name, number and date as they are. Do not answer it. "
-            f"Write the new request alone, nothing else.\n\nRequest: {request}",
+            f"Write the new request alone, nothing else.\n\n{REQUEST} {request}",
         ),
     )
 
