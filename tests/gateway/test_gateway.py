@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import socket
 import time
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
 from gateway_running import WORDS, BadUpstream, Running, events
+from gateway_storage import REDIS
 
+from burnish.gateway.redis_ledger import RedisLedger
 from burnish.gateway.settings import Settings
 
 ANSWER = "".join(WORDS)
@@ -161,6 +165,27 @@ def test_a_budget_of_money_is_reserved_and_settled(running: Running) -> None:
     refused = running.ask(key, max_tokens=50)
     assert (refused.status_code, error(refused)["code"]) == (429, "insufficient_quota")
     assert "$0.00015" in error(refused)["message"]
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgres", "redis"])
+def test_two_gateways_on_one_storage_let_no_more_through_than_one(
+    upstream: BadUpstream, tmp_path: Path, request: pytest.FixtureRequest, kind: str
+) -> None:
+    settings = Settings(database=request.getfixturevalue("postgres") if kind == "postgres" else None)
+    extra = {}
+    if kind == "redis":
+        extra = {"ledger": RedisLedger(REDIS, prefix=f"{request.getfixturevalue('redis_prefix')}-two"), "workers": 8}
+    first = Running(upstream.url, tmp_path, settings, extra=dict(extra))
+    second = Running(upstream.url, tmp_path, settings, extra=dict(extra))
+    try:
+        key = first.key(requests_per_minute=10)
+        with ThreadPoolExecutor(16) as pool:
+            asked = [pool.submit((first if n % 2 else second).ask, key) for n in range(40)]
+        statuses = Counter(each.result().status_code for each in asked)
+    finally:
+        first.close()
+        second.close()
+    assert statuses == {200: 10, 429: 30}
 
 
 def test_concurrency(running: Running) -> None:
