@@ -119,6 +119,7 @@ class Arm:
             command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env={**os.environ, **(env or {})}
         )
         self.url = ""
+        self.failed = 0
         self.watched = psutil.Process(self.process.pid)
 
     def first_line(self) -> str:
@@ -216,14 +217,16 @@ async def one(session: aiohttp.ClientSession, arm: Arm) -> float:
 async def latency(arm: Arm, rate: float, seconds: float) -> list[float]:
     """Open loop: requests begin at fixed times, whatever became of those before."""
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        for _ in range(20):
+        for _ in range(10):
             await one(session, arm)
         start = time.perf_counter() + 0.1
         tasks: list[asyncio.Task[float]] = []
         for number in range(int(rate * seconds)):
             await asyncio.sleep(max(start + number / rate - time.perf_counter(), 0))
             tasks.append(asyncio.create_task(one(session, arm)))
-        return [await task for task in tasks]
+        took = await asyncio.gather(*tasks, return_exceptions=True)
+        arm.failed += sum(isinstance(each, BaseException) for each in took)
+        return [each for each in took if isinstance(each, float)]
 
 
 async def throughput(arm: Arm, connections: int, seconds: float) -> dict[str, float]:
@@ -234,8 +237,12 @@ async def throughput(arm: Arm, connections: int, seconds: float) -> dict[str, fl
     async def worker(session: aiohttp.ClientSession) -> None:
         nonlocal done
         while time.perf_counter() < ends:
-            await one(session, arm)
-            done += 1
+            try:
+                await one(session, arm)
+            except AssertionError:
+                arm.failed += 1
+            else:
+                done += 1
 
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         await one(session, arm)
@@ -354,6 +361,8 @@ def main() -> int:
                 asyncio.run(until_ready(arm))
             clients = asyncio.run(client_cost(upstream.url))
             medians = asyncio.run(measure(arms, options.rounds, options.seconds))
+            for arm in arms:
+                medians[arm.name]["failed"] = arm.failed
         finally:
             for arm in arms:
                 arm.close()
