@@ -85,6 +85,24 @@ def test_champion_alias_version_and_base_are_served_from_one_engine(
     assert answer(engine, models["support"]) == answer(engine, second)
 
 
+def test_a_name_tells_the_version_that_it_means_now(
+    home: Home, base: Base, engine: Engine, adapter_folders: dict[str, Path]
+) -> None:
+    release_of(home, base, adapter_folders["a"], "flight-search", 1)
+    models = ReleasedModels(home, base, engine, "none")
+    assert models.version("flight-search") == "flight-search:1"
+    release_of(home, base, adapter_folders["b"], "flight-search", 2, "challenger")
+    release_of(home, base, adapter_folders["b"], "flight-search", 3)
+    told = {
+        name: models.version(name) for name in ("flight-search", "flight-search@challenger", "base", "other", "../x")
+    }
+    assert told == {
+        "flight-search": "flight-search:3", "flight-search@challenger": "flight-search:2", "base": None, "other": None,
+        "../x": None,
+    }  # fmt: skip
+    assert answer(engine, models["flight-search:3"]) == answer(engine, models["flight-search"])
+
+
 def test_a_release_made_while_it_serves_is_found(
     home: Home, base: Base, engine: Engine, adapter_folders: dict[str, Path]
 ) -> None:

@@ -97,7 +97,7 @@ def serve(
                 retries=settings.retries,
             )
             upstream, closing = elsewhere, elsewhere.close
-        router = Router(settings.routes)
+        router = Router(settings.routes, engine.version if engine else None)
         load_routes(database, router)
         shared = settings.database is not None or settings.redis is not None
         gateway = Gateway(

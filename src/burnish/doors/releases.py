@@ -94,6 +94,12 @@ class ReleasedModels(Mapping[str, "ServedModel"]):
         own = own_tokenizer(self._base, adapter) if adapter.fingerprint.variables else None
         return ServedModel(adapter.id, adapter.fingerprint.system, made, own, adapter.weights_file.sha256)
 
+    def version(self, name: str) -> str | None:
+        """Return NAME:VERSION of the release that a name means now, or None when it means none that fits."""
+        with self._lock:
+            release = resolve_release(self._fitting(), name)
+        return None if release is None else f"{release.name}:{release.version}"
+
     def __iter__(self) -> Iterator[str]:
         with self._lock:
             releases = self._fitting()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from burnish.gateway.app import Pick
     from burnish.gateway.asks import CountTokens
+    from burnish.gateway.route import Resolve
     from burnish.gateway.settings import Settings
     from burnish.serve.chat import Chat
     from burnish.serve.engine import Engine
@@ -87,10 +88,14 @@ def _served_models(home: Home, base: wiring.Base, served: Sequence[Release], eng
 
 @dataclass(frozen=True)
 class EngineApp:
-    """The engine of this process as the gateway sees it: an ASGI application that answers /v1, and who counts prompts."""
+    """The engine of this process as the gateway sees it: an ASGI application that answers /v1, and what is known about it.
+
+    count: tokens of a prompt. version: the release that a name means now, as NAME:VERSION. pick: for `model: auto`.
+    """
 
     app: ASGIApp
     count: CountTokens
+    version: Resolve
     close: Callable[[], None]
     pick: Callable[[Settings, Emit], Pick | None]
 
@@ -104,7 +109,7 @@ def open_engine_app(home: Home, emit: Emit) -> EngineApp:
     models = _served_models(home, base, served, engine)
     app = create_app(Service(engine=engine, tokenizer=base.tokenizer, models=models))
     return EngineApp(
-        app, wiring.prompt_counter(base.tokenizer, models), lambda: engine.close(drain=False),
+        app, wiring.prompt_counter(base.tokenizer, models), models.version, lambda: engine.close(drain=False),
         lambda settings, emit: wiring.intent_picker(home, served, settings.auto.models, emit),
     )  # fmt: skip
 
