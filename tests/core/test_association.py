@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -15,16 +15,19 @@ from burnish.core.association import NONE, association, chi_square_p, cohen_h, f
 COUNT = st.integers(0, 60)
 
 
+@settings(deadline=None)
 @given(st.floats(0, 900), st.integers(1, 60))
 def test_the_tail_of_chi_square_is_scipys(statistic: float, df: int) -> None:
     assert chi_square_p(statistic, df) == pytest.approx(stats.chi2.sf(statistic, df), rel=1e-9, abs=1e-290)
 
 
+@settings(deadline=None)
 @given(COUNT, COUNT, COUNT, COUNT)
 def test_fishers_exact_test_is_scipys(a: int, b: int, c: int, d: int) -> None:
     assert fisher_p(a, b, c, d) == pytest.approx(stats.fisher_exact([[a, b], [c, d]]).pvalue, rel=1e-6, abs=1e-12)
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(40, 400), min_size=3, max_size=3), min_size=2, max_size=4))
 def test_a_table_with_large_counts_gives_pearsons_chi_square(table: list[list[int]]) -> None:
     found = association(table)
@@ -62,6 +65,7 @@ def test_holm_by_hand() -> None:
     assert holm([]) == []
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
 def test_adjusted_p_values_are_no_smaller_and_keep_their_order(ps: list[float]) -> None:
     adjusted = holm(ps)

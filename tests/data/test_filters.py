@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from preparing import Prepare, Prepared
 
@@ -221,10 +221,11 @@ ROLES = st.sampled_from(["system", "user", "assistant", "tool"])
 PIECES = st.sampled_from(
     ["```", '{"a": 1}', '{"a', "[1]", "...", "#", "\n", "As an AI", "I can't assist with", "ภาษา", "\ud800", "x" * 40]
 )
-TEXTS = st.lists(st.one_of(st.text(max_size=20), PIECES), max_size=12).map(" ".join)
+TEXTS = st.lists(st.one_of(st.text(max_size=20), PIECES), max_size=8).map(" ".join)
 
 
-@given(st.lists(st.lists(st.tuples(ROLES, TEXTS), max_size=4), min_size=1, max_size=4))
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.lists(st.tuples(ROLES, TEXTS), max_size=3), min_size=1, max_size=3))
 def test_no_conversation_is_too_odd_to_be_looked_at(rows: list[list[tuple[Any, str]]]) -> None:
     conversations = [[Message(role=role, content=text) for role, text in turns] for turns in rows]
     together = signals_of_rows(conversations).tolist()

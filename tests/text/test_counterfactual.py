@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from burnish.text.counterfactual import name_pairs, swapped
@@ -32,6 +32,7 @@ def test_names_are_swapped_in_pairs() -> None:
     assert swapped("Emily wrote to Jamal, and jay sings.", "names") == "Kenya wrote to Geoffrey, and jay sings."
 
 
+@settings(deadline=None)
 @given(st.text(alphabet=st.sampled_from("abehirs .,\nHS'"), max_size=60))
 def test_texts_without_a_word_of_the_lists_stay_as_they_are(text: str) -> None:
     words = set("".join(c if c.isalpha() else " " for c in text.lower()).split())
@@ -39,6 +40,7 @@ def test_texts_without_a_word_of_the_lists_stay_as_they_are(text: str) -> None:
         assert swapped(text, "gender") == text
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([name for pair in name_pairs() for name in pair] + ["and", "the", "42"]), max_size=12))
 def test_swapping_names_twice_gives_the_text_back(words: list[str]) -> None:
     text = " ".join(words)
