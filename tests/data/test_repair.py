@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ftfy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -71,3 +72,15 @@ def test_words_read_as_windows_1252_come_back(word: str) -> None:
         broken = word.encode("utf-8").decode("latin-1")
     assert broken != word
     assert repair(f"to {broken} please").text == f"to {word} please"
+
+
+_PIECES = st.sampled_from([
+    "plain words here, ", "Zürich ", "“so” ", "ZÃ¼", "â€“", " Â ", "Ã ", "Â\xa0", "ÂÃ", "°", "€", "–", "Ã©", "вЂ",
+    "ГўВЂВ.a", "√±", "à²", "a Ã b", "\n", "東", "Œ", "х", "┤", "½", "'",
+])  # fmt: skip
+
+
+@given(st.lists(_PIECES, max_size=12).map("".join))
+def test_what_ftfy_would_change_in_a_whole_text_is_seen_around_characters_beyond_ascii(text: str) -> None:
+    changed = ftfy.fix_encoding(text) != text
+    assert ("mojibake" in repair(text).changes) >= changed  # a later repair may uncover more

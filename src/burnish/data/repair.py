@@ -13,9 +13,13 @@ from dataclasses import dataclass
 
 import ftfy
 import ftfy.fixes
+from ftfy.badness import is_bad
 
 _SUSPICIOUS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 """ASCII text without any of these needs no repair: most text does not."""
+_BEYOND_ASCII = re.compile(r"[^\x00-\x7f]+")
+_NEAR = 8
+"""Characters on both sides of one beyond ASCII that ftfy may look at to call it bad."""
 _MOST_ROUNDS = 4
 # One repair can uncover another (a composed letter that was part of mojibake); more than this is not natural text.
 
@@ -50,7 +54,13 @@ def _line_ends(text: str) -> str:
 
 
 def _mojibake(text: str) -> str:
-    return text if text.isascii() else ftfy.fix_encoding(text)
+    """Fix the encoding where something looks broken. What ftfy calls bad is few characters together, one of them beyond ASCII."""
+    if text.isascii():
+        return text
+    found = [match.span() for match in _BEYOND_ASCII.finditer(text)]
+    near = "\n".join([text[max(0, start - _NEAR) : end + _NEAR] for start, end in found])
+    # Some of it is bad only at the beginning of a text.
+    return ftfy.fix_encoding(text) if is_bad(near if found[0][0] < _NEAR else f"\n{near}") else text
 
 
 def _control_characters(text: str) -> str:
