@@ -80,7 +80,7 @@ def run(recipe: Recipe, home: Home, emit: Emit, *, until: Stage = "release") -> 
         return done
 
     manifest = done.manifest
-    planned = wiring.plan_inputs(recipe, base, manifest)
+    planned = wiring.plan_inputs(recipe, base, manifest, home)
     done.plan = _once(done, home, emit, "plan", planned, Plan, lambda at: wiring.plan(recipe, base, manifest, home))
     tell_plan(done.plan, home, emit, fresh="plan" not in done.cached)
     if until == "plan":

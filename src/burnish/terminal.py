@@ -78,6 +78,7 @@ class Terminal:
             case StepDone():
                 self._steps_seconds += event.seconds
                 note = f"loss {event.loss:.3f} · {event.tokens / event.seconds:.0f} tok/s · {format_bytes(event.rss_bytes)}"
+                note += "".join(f" · {name.replace('_', ' ')} {value:.2f}" for name, value in event.told.items())
                 self._advance("training", event.step, event.steps, "steps", note)
             case Advanced():
                 self._advance(event.what, event.done, event.total, event.unit, event.unit)

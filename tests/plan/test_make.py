@@ -26,7 +26,7 @@ MakePlan = Callable[..., Plan]
 SAID_BY_THE_RECIPE = {
     "seed",
     "epochs",
-    "learning_rate",
+    "preference",
     "schedule",
     "weight_decay",
     "max_gradient_norm",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from burnish.core.artifacts import Interval, MethodPlan
@@ -102,3 +104,10 @@ def test_an_unknown_gpu_is_taken_as_the_slowest_and_says_so() -> None:
     found = find_gpu("Frobnicator 9")
     assert found.tflops == min(gpu.tflops for gpu in gpus())
     assert "not in the table" in found.source
+
+
+def test_the_reference_of_preferences_costs_a_forward_pass_once() -> None:
+    plain = train_operations(LLAMA, LORA, work(10, trained=3, seen=5))
+    asked = train_operations(LLAMA, LORA, replace(work(10, trained=3, seen=5), reference_share=0.5))
+    forward = 2 * 6_979_321_856 + 4 * 32 * 4096 * 5
+    assert asked - plain == 5 * forward + 0.5 * 2 * 3 * 128_256 * 4096

@@ -17,8 +17,8 @@ from burnish.model.attention import packing
 from burnish.model.lora import lora_parameters
 from burnish.model.memory import checkpoint_layers
 from burnish.train import sft
+from burnish.train.objective import CPU_TOKENS
 from burnish.train.pack import lengths_of, pack_row
-from burnish.train.sft import batches
 
 CPU = torch.device("cpu")
 Rows = Callable[..., list[TokenRow]]
@@ -148,21 +148,16 @@ def test_a_row_that_is_all_prefix_still_trains_nothing_and_is_kept() -> None:
 def test_batches_hold_every_row_once_an_epoch(make_rows: Rows, make_plan: MakePlan) -> None:
     rows = make_rows(30)
     plan = make_plan(rows, epochs=2.0)
-    seen = [
-        row_id
-        for batch in sft.batches(plan.train, rows, first_step=0, device=CPU)
-        for row in batch
-        for row_id in row.row_ids
-    ]
+    seen = [row_id for batch in sft.objective(plan.train, rows).batches(0) for row in batch for row_id in row.row_ids]
     assert sorted(seen) == sorted([row.row_id for row in rows] * 2)
 
 
 def test_batches_from_a_later_step_are_the_same_batches(make_rows: Rows, make_plan: MakePlan) -> None:
     rows = make_rows(30)
     plan = make_plan(rows).train
-    everything = list(sft.batches(plan, rows, first_step=0, device=CPU))
+    everything = list(sft.objective(plan, rows).batches(0))
     assert len(everything) == plan.steps
-    later = list(sft.batches(plan, rows, first_step=2, device=CPU))
+    later = list(sft.objective(plan, rows).batches(2))
     assert [[row.row_ids for row in batch] for batch in later] == [
         [row.row_ids for row in batch] for batch in everything[2:]
     ]
@@ -171,19 +166,19 @@ def test_batches_from_a_later_step_are_the_same_batches(make_rows: Rows, make_pl
 def test_rows_without_any_trained_token_are_an_error(make_rows: Rows, make_plan: MakePlan) -> None:
     rows = [row._replace(mask=(0,) * len(row.ids)) for row in make_rows(3)]
     with pytest.raises(TrainingError, match="none of the 3 rows has a token with loss"):
-        next(sft.batches(make_plan(rows).train, rows, first_step=0, device=CPU))
+        next(sft.objective(make_plan(rows).train, rows).batches(0))
 
 
 def test_a_plan_for_other_rows_is_an_error(make_rows: Rows, make_plan: MakePlan) -> None:
     plan = make_plan(make_rows(30)).train
     with pytest.raises(TrainingError, match=f"the plan counts {plan.steps} steps, the rows make"):
-        next(sft.batches(plan, make_rows(5), first_step=0, device=CPU))
+        next(sft.objective(plan, make_rows(5)).batches(0))
 
 
 def test_a_row_longer_than_a_packed_row_is_an_error(make_rows: Rows, make_plan: MakePlan) -> None:
     rows = make_rows(3)
     with pytest.raises(TrainingError, match="a row holds up to 8"):
-        next(sft.batches(make_plan(rows, steps=1, row_tokens=8).train, rows, first_step=0, device=CPU))
+        next(sft.objective(make_plan(rows, steps=1, row_tokens=8).train, rows).batches(0))
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma3"])
@@ -208,8 +203,8 @@ def test_only_bfloat16_on_a_cpu_is_filled(make_plan: MakePlan, make_rows: Rows) 
     rows = make_rows(7)
     for dtype, filled in (("float32", False), ("bfloat16", True)):
         plan = make_plan(rows, compute_dtype=dtype, row_tokens=120).train
-        steps = [row for step in sft.batches(plan, rows, first_step=0, device=CPU) for row in step]
-        assert all((len(row.ids_T) % sft.CPU_TOKENS == 0) is filled for row in steps)
+        steps = [row for step in sft.objective(plan, rows).batches(0) for row in step]
+        assert all((len(row.ids_T) % CPU_TOKENS == 0) is filled for row in steps)
         assert sum(row.trained_tokens for row in steps) == sum(sum(row.mask[1:]) for row in rows)
 
 
@@ -234,11 +229,11 @@ def test_an_order_is_packed_block_by_block_and_kept(make_rows: Rows, make_plan: 
     order = ((7, 3, 7), tuple(range(6)), (11, 3))
     packed = len(pack_order(lengths_of(rows), order, 48, 0))
     plan = make_plan(rows, rows_per_step=1, steps=packed).train
-    seen = list(batches(plan, rows, first_step=0, device=CPU, order=order))
+    seen = list(sft.objective(plan, rows, order).batches(0))
     drawn = [[row.row_ids for row in batch] for batch in seen]
     flat = [name for batch in drawn for names in batch for name in names]
     assert sorted(flat[:3]) == ["row-3", "row-7", "row-7"]
     assert sorted(flat[3:9]) == [f"row-{number}" for number in range(6)]
     assert sorted(flat[9:]) == ["row-11", "row-3"]
-    later = [[row.row_ids for row in b] for b in batches(plan, rows, first_step=2, device=CPU, order=order)]
+    later = [[row.row_ids for row in b] for b in sft.objective(plan, rows, order).batches(2)]
     assert later == drawn[2:], "a run that goes on takes the same rows"

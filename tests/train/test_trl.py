@@ -89,7 +89,7 @@ def test_two_hundred_losses_equal_those_of_trl(
     attach_lora(ours, method, seed=0)
     save_adapter(ours, tmp_path / "start", method, str(base))
     by_id = {row.row_id: row for row in rows}
-    batches = list(sft.batches(plan.train, rows, first_step=0, device=torch.device("cpu")))
+    batches = list(sft.objective(plan.train, rows).batches(0))
     assert len(batches) == plan.train.steps == STEPS
     assert all(len(batch) == 2 and all(len(row.row_ids) == 1 for row in batch) for batch in batches)
     order = [by_id[row_id] for batch in batches for row in batch for row_id in row.row_ids]

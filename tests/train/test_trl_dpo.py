@@ -10,10 +10,11 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from burnish.core.artifacts import MethodPlan
+from burnish.core.rows import TokenPair
 from burnish.model.attention import packing
 from burnish.model.lora import attach_lora, lora_parameters
 from burnish.model.preference_loss import PreferenceKind, pair_rewards, preference_losses
-from burnish.train.pairs import TokenPair, lay_pairs, log_probabilities, reference_log_probabilities
+from burnish.train.pairs import lay_pairs, log_probabilities, reference_log_probabilities
 
 BETA = 0.3
 METHOD = MethodPlan(

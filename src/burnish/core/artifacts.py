@@ -143,13 +143,23 @@ class MethodPlan(Record):
         return self.alpha / (self.rank**0.5 if self.rslora else self.rank)
 
 
+class PreferencePlan(Record):
+    """What is learned from preference pairs; see `model/preference_loss.py`."""
+
+    kind: Literal["dpo"]
+    beta: float
+    loss: Literal["sigmoid", "ipo", "hinge"]
+    label_smoothing: float
+
+
 class TrainPlan(Record):
     """The loop with every number resolved. Token counts are those without padding; one row is one packed sequence.
 
     `mix`: how rows are drawn from several sources, or in which stages; None for every row once an epoch, in any order.
+    `preference`: set where a row is a pair; None for the answers of conversations.
     """
 
-    WHEN_SET: ClassVar[frozenset[str]] = frozenset({"mix"})
+    WHEN_SET: ClassVar[frozenset[str]] = frozenset({"mix", "preference"})
     seed: int
     epochs: float
     learning_rate: float
@@ -169,12 +179,17 @@ class TrainPlan(Record):
     compute_dtype: Literal["float32", "bfloat16", "float16"]
     threads: int
     mix: MixPlan | None = None
+    preference: PreferencePlan | None = None
 
 
 class Plan(Artifact):
-    """Every number of the run before it starts, each with its `because`. `correction`: factors learnt from earlier runs."""
+    """Every number of the run before it starts, each with its `because`. `correction`: factors learnt from earlier runs.
+
+    `start`: the adapter that training goes on from; None for a fresh one.
+    """
 
     OUTSIDE_ID: ClassVar[frozenset[str]] = frozenset({"memory", "time", "cost", "fits", "because", "correction"})
+    WHEN_SET: ClassVar[frozenset[str]] = frozenset({"start"})
     kind: ClassVar[str] = "plan"
     name: str
     base: BaseRef
@@ -189,6 +204,7 @@ class Plan(Artifact):
     correction: dict[str, float] | None = None
     fits: bool | None
     because: dict[str, str]
+    start: Id | None = None
 
 
 # ------------------------------------------------------------------------------------------------------------------- Probe
@@ -259,7 +275,7 @@ class Adapter(Artifact):
 
 
 class Score(Record):
-    """One measured number with its 95% interval. `subject` is base, tuned or champion; `n` the rows behind it."""
+    """One measured number with its 95% interval. `subject` is base, start, tuned or champion; `n` the rows behind it."""
 
     subject: str
     task: str

@@ -15,9 +15,10 @@ from burnish.core.errors import did_you_mean
 from burnish.core.recipe_augment import Synthesize
 from burnish.core.recipe_data import ONLY, Data, DataSource, Mix, Order, order_section
 from burnish.core.recipe_filters import Filters
+from burnish.core.recipe_objective import PAIR_METRICS, Objective, objective_section
 from burnish.core.section import Name, Section
 
-METRICS = ("exact_match", "field_f1", "json_valid")
+METRICS = ("exact_match", "field_f1", "json_valid", *PAIR_METRICS)
 """Metrics a gate may ask a minimum of, all between 0 and 1."""
 
 
@@ -191,7 +192,9 @@ class Train(Section):
     """The training loop. What is not said is derived by the plan."""
 
     epochs: float = Field(1.0, gt=0.0, le=100.0, description="Times each row is seen.")
-    learning_rate: float = Field(1e-3, gt=0.0, le=1.0, description="Peak learning rate of AdamW.")
+    learning_rate: float | None = Field(
+        None, gt=0.0, le=1.0, description="Peak learning rate. Default: 1e-3, and 5e-5 with dpo."
+    )
     schedule: Literal["constant", "linear", "cosine"] = Field("cosine", description="Shape after the warm-up.")
     warmup_share: float = Field(0.05, ge=0.0, le=1.0, description="Share of the steps in which the rate rises from 0.")
     tokens_per_step: int | None = Field(
@@ -260,9 +263,20 @@ class Recipe(Section):
         "contains_in_prompt: Today is}`; `prepare` stops where it does not.",
     )
     method: Method = Field(description="`qlora`, `lora`, or a mapping with more settings.")
+    objective: Objective = Field(
+        default_factory=lambda: Objective.model_validate({}),
+        description="What is learned: `sft`, `dpo`, or a mapping with more settings.",
+    )
+    start_from: str | None = Field(
+        None,
+        min_length=1,
+        description="The adapter that training goes on from: the name of a released specialist, or the id of an adapter. "
+        "Default: a fresh one. With dpo it is also what the trained one is compared with.",
+    )
     gate: dict[str, float] = Field(
         default_factory=dict,
-        description="Smallest value on the test split, by metric: exact_match, field_f1, json_valid.",
+        description="Smallest value on the test split, by metric: exact_match, field_f1, json_valid; of preference pairs also "
+        "preference_accuracy, reward_accuracy.",
     )
     system: str | None = Field(
         None,
@@ -305,6 +319,11 @@ class Recipe(Section):
     @classmethod
     def _kind_alone(cls, value: Any) -> Any:
         return {"kind": value} if isinstance(value, str) else value
+
+    @field_validator("objective", mode="before")
+    @classmethod
+    def _objective_alone(cls, value: Any) -> Any:
+        return objective_section(value)
 
     @field_validator("gate")
     @classmethod

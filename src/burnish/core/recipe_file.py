@@ -15,6 +15,7 @@ from burnish.core.errors import Problem, RecipeError, did_you_mean
 from burnish.core.recipe import Recipe
 from burnish.core.recipe_augment import UNSHOWN
 from burnish.core.recipe_data import FORMS, source_problems
+from burnish.core.recipe_objective import objective_problems
 from burnish.core.section import Section
 from burnish.core.yaml_text import KeyTwiceError, load_yaml, yaml_problem
 
@@ -58,7 +59,9 @@ def parse_recipe(raw: Mapping[str, Any], *, source: str) -> Recipe:
         recipe = Recipe.model_validate(raw)
     except ValidationError as error:
         raise RecipeError(source, [_problem(item) for item in error.errors(include_url=False)]) from error
-    if problems := source_problems(recipe.data, recipe.train.mix, recipe.train.order):
+    problems = source_problems(recipe.data, recipe.train.mix, recipe.train.order)
+    problems += objective_problems(recipe.objective, recipe.gate)
+    if problems:
         raise RecipeError(source, problems)
     return recipe
 
@@ -74,7 +77,7 @@ def _apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> list[Prob
         at: dict[str, Any] = raw
         for section in sections:
             below: Any = at.get(section)
-            if isinstance(below, str) and section == "method":
+            if isinstance(below, str) and section in ("method", "objective"):
                 below = {"kind": below}
             if below is None:
                 below = {}

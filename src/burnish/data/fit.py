@@ -21,20 +21,22 @@ def longest(answers: Sequence[Rendered]) -> int:
     return max(len(answer.ids) for answer in answers)
 
 
-def truncated(tokenizer: Tokenizer, said: Conversation, limit: int) -> Conversation | None:
+def truncated(tokenizer: Tokenizer, said: Sequence[Conversation], limit: int) -> tuple[Conversation, ...] | None:
     """Cut the beginning of what the user said, as little as needed; None where even the last character is too much.
 
-    The template, the system prompt and the answers stay whole.
+    said: one conversation, or those of a pair, whose prompt is cut alike. The template, the system prompt and the answers
+    stay whole.
     """
-    low, high = 1, sum(len(m["content"]) for m in said.messages if m["role"] == "user")
-    best: Conversation | None = None  # fewer characters cut than low do not suffice; high may be too many to have
-    while low <= high:
+    low, high = 1, min(sum(len(m["content"]) for m in each.messages if m["role"] == "user") for each in said)
+    best: tuple[Conversation, ...] | None = None
+    while low <= high:  # fewer characters cut than low do not suffice; high may be too many to have
         cut = (low + high) // 2
-        shorter = _without(said, cut)
-        if shorter is not None and longest(answers_of(tokenizer, shorter)) > limit:
+        shorter = tuple(found for each in said if (found := _without(each, cut)) is not None)
+        whole = len(shorter) == len(said)
+        if whole and any(longest(answers_of(tokenizer, each)) > limit for each in shorter):
             low = cut + 1
         else:
-            best = shorter or best
+            best = shorter if whole else best
             high = cut - 1
     return best
 

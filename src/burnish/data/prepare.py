@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -31,6 +31,7 @@ from burnish.data.formats.columns import compile_mapping
 from burnish.data.ledger import Book
 from burnish.data.near.semantic import Embed
 from burnish.data.personal import certify, treatment
+from burnish.data.private.cleaner import Treatment
 from burnish.data.proof import prove
 from burnish.data.record import RawRow
 from burnish.data.row_maker import Making, Settings, chunk_maker
@@ -49,6 +50,8 @@ from burnish.text.expect import read as read_expectations
 from burnish.text.system import needs_day, system_format
 from burnish.text.tokenizer import Tokenizer
 
+PAIRS = "preference pairs"
+"""What `settings["rows"]` of a dataset says where its training rows are not conversations."""
 CHUNK_ROWS, CHUNK_CHARACTERS = 1024, 1 << 20
 """What one worker gets at a time: so much that passing it on costs nothing, so little that none waits for the last."""
 
@@ -82,7 +85,7 @@ def prepare(
     sides = {"train": TRAIN, "test": TEST, **{name: FIRST_TASK + n for n, name in enumerate(recipe.evaluate.tasks)}}
     expected = _expected(recipe)
     personal = treatment(recipe.prepare.personal_data, key, vault)
-    settings = _settings_of(recipe, Settings(recipe.system, personal, limit, recipe.prepare.overlong))
+    settings = _settings_of(recipe, _settings_for(recipe, personal, limit))
     book = Book()
     first_rows = [read(name, at=_progress(name, emit)) for name in paths]  # a missing file is told first
     with Spool(folder, len(data)) as spool:
@@ -132,6 +135,11 @@ def _written_beside(values: Mapping[str, Any], folder: Path, root: Path) -> dict
     return {f"{name}_file": file_ref(folder / f"{name}.json", root) for name in values}
 
 
+def holds_pairs(manifest: Manifest) -> bool:
+    """Return whether the training rows of a dataset are preference pairs."""
+    return manifest.settings.get("rows") == PAIRS
+
+
 def _settings_of(recipe: Recipe, settings: Settings) -> list[Settings]:
     """Return the settings of each source of the data, then of each task."""
     settings = replace(settings, strip_boilerplate=recipe.prepare.filters.boilerplate == "strip")
@@ -148,8 +156,13 @@ def _settings_of(recipe: Recipe, settings: Settings) -> list[Settings]:
         for name, source in recipe.sources().items()
     ]
     mapping = None if recipe.columns is None else compile_mapping(recipe.columns, source=told)
-    of_task = replace(settings, columns=mapping, columns_may_lack=True)
+    of_task = replace(settings, columns=mapping, columns_may_lack=True, rows=settings.rows | {"conversation"})
     return of_data + [of_task] * len(recipe.evaluate.tasks)
+
+
+def _settings_for(recipe: Recipe, personal: Treatment, limit: int) -> Settings:
+    kind: Literal["conversation", "pair"] = "pair" if recipe.objective.pairs else "conversation"
+    return Settings(recipe.system, personal, limit, recipe.prepare.overlong, rows=frozenset({kind}))
 
 
 def _columns_key(recipe: Recipe, name: str) -> str:
@@ -361,6 +374,8 @@ def _settings(recipe: Recipe, limit: int, tokenizer: Tokenizer, data_sha256: str
         "system": recipe.system,
         "tasks": sorted(recipe.evaluate.tasks),
     }
+    if recipe.objective.pairs:
+        settings["rows"] = PAIRS
     if not isinstance(recipe.data, str):
         settings["sources"] = {
             name: {"columns": source.columns, "license": source.license} for name, source in recipe.data.items()

@@ -196,9 +196,10 @@ def _examples(rejected: Iterable[dict[str, Any]]) -> dict[str, list[Example]]:
 
 
 def _conversation(row: MessageRow) -> str:
-    return "\n".join(
-        f"{message['role']}: {message['content']}" for message in row.messages if message["role"] != "system"
-    )
+    said = [f"{message['role']}: {message['content']}" for message in row.messages if message["role"] != "system"]
+    if row.rejected is not None:
+        said += [f"rejected: {row.rejected[-1]['content']}"]
+    return "\n".join(said)
 
 
 def _conversation_of(text: str) -> str:

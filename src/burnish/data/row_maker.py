@@ -47,6 +47,7 @@ from burnish.data.made import Made, take_made
 from burnish.data.near.canonical import digest, key64, plain, words_only
 from burnish.data.near.rows import conversation
 from burnish.data.near.shingle import Words, words_of
+from burnish.data.pair import pair_content, pair_renderings, pair_texts, said_in_pair
 from burnish.data.private.cleaner import Cleaner, Treatment, make_cleaner
 from burnish.data.private.replace import redact
 from burnish.data.record import RawRow, Record
@@ -79,6 +80,8 @@ class Settings:
     license: str | None = None
     """Of rows that say none."""
     strip_boilerplate: bool = False
+    rows: frozenset[Literal["conversation", "pair"]] = frozenset({"conversation"})
+    """What a row may be: it must be what the objective learns from. Of a task either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +99,22 @@ class Making:
 
 @dataclass(slots=True)
 class _Candidate:
+    """A row that may be rendered. `said` holds one conversation, of a pair two: the rejected, then the chosen one.
+
+    turns: messages of a pair's prompt, the system prompt included.
+    """
+
     raw: RawRow
     row: Record
-    said: Conversation
+    said: tuple[Conversation, ...]
+    turns: int
     changes: set[str]
     difficulty: float | None = None
     made: Made | None = None
+
+    @property
+    def is_pair(self) -> bool:
+        return self.row.chosen is not None
 
 
 def chunk_maker(tokenizer: Tokenizer, settings: Settings) -> Callable[[Sequence[RawRow]], Chunk]:
@@ -156,7 +169,7 @@ def _candidate(raw: RawRow, settings: Settings, clean: Cleaner, counts: Counts) 
     if mapping is not None and settings.columns_may_lack and not mapping.fits(raw.value):
         mapping = None
     row, made = take_made(read(raw.value, mapping=mapping))
-    _check_conversation(row)
+    _check_kind(row, settings)
     difficulty = _number(row.unused.get(DIFFICULTY))
     counts.unused.update(row.unused.keys() - ({DIFFICULTY} if difficulty is not None else set[str]()))
     row, changes = _cleaned(row, clean, counts, strip=settings.strip_boilerplate)
@@ -169,19 +182,23 @@ def _candidate(raw: RawRow, settings: Settings, clean: Cleaner, counts: Counts) 
         raise RowRefused("no date", f"{found}; the system prompt needs the day of the request as YYYY-MM-DD")
     counts.formats[raw.origin.file, row.meta["format"]] += 1
     messages = with_system(row.messages, settings.system, day or datetime.date.min)
-    return _Candidate(raw, row, Conversation(messages, row.tools, day), changes, difficulty, made)
+    said = (Conversation(messages, row.tools, day),) if row.chosen is None else said_in_pair(row, messages)
+    return _Candidate(raw, row, said, len(messages), changes, difficulty, made)
 
 
-def _check_conversation(row: Record) -> None:
-    """Raise RowRefused for a row that a conversation's loss cannot train: learning the worse answer is no option."""
-    if row.chosen is not None:
-        raise RowRefused(
-            "not a conversation", "a preference pair (chosen, rejected); this method trains on conversations"
-        )
+def _check_kind(row: Record, settings: Settings) -> None:
+    """Raise RowRefused for a row that the objective cannot learn from: learning the worse answer is no option."""
+    wanted = "not a conversation" if "conversation" in settings.rows else "not a preference pair"
     if row.label is not None:
-        raise RowRefused("not a conversation", "an answer with a label; this method trains on conversations")
+        raise RowRefused(wanted, "an answer with a label; no objective learns from it")
     if row.text is not None:
-        raise RowRefused("not a conversation", "plain text, in which nothing is asked and answered")
+        raise RowRefused(wanted, "plain text, in which nothing is asked and answered")
+    if row.chosen is not None and "pair" not in settings.rows:
+        raise RowRefused(
+            wanted, "a preference pair (chosen, rejected); objective: sft trains on conversations, dpo on pairs"
+        )
+    if row.chosen is None and "conversation" not in settings.rows:
+        raise RowRefused(wanted, "a conversation; objective: dpo trains on pairs (prompt, chosen, rejected)")
 
 
 def _cleaned(row: Record, clean: Cleaner, counts: Counts, *, strip: bool) -> tuple[Record, set[str]]:
@@ -215,13 +232,14 @@ def _rendered(
 ) -> list[_Entry | Refused]:
     """Render the candidates; those that the template refuses, or that are too long, become refusals."""
     found = [_without_control_tokens(tokenizer, each) if isinstance(each, _Candidate) else each for each in found]
-    rendered = render_many(tokenizer, (each.said for each in found if isinstance(each, _Candidate)))
+    candidates = [each for each in found if isinstance(each, _Candidate)]
+    rendered = render_many(tokenizer, (said for each in candidates for said in each.said))
     entries: list[_Entry | Refused] = []
     for each in found:
         if isinstance(each, Refused):
             entries.append(each)
             continue
-        answers = next(rendered)
+        answers = _together(each, [next(rendered) for _ in each.said])
         if isinstance(answers, DataError):
             entries.append(_refused(each.raw, "does not fit the chat template", str(answers)))
             continue
@@ -229,8 +247,23 @@ def _rendered(
     return entries
 
 
+def _together(candidate: _Candidate, rendered: Sequence[list[Rendered] | DataError]) -> list[Rendered] | DataError:
+    """Return the renderings of a row from those of its conversations, or why there are none."""
+    answers: list[list[Rendered]] = []
+    for each in rendered:
+        if isinstance(each, DataError):
+            return each
+        answers.append(each)
+    if not candidate.is_pair:
+        return answers[0]
+    try:
+        return pair_renderings(candidate.said, answers, candidate.turns)
+    except DataError as error:
+        return error
+
+
 def _without_control_tokens(tokenizer: Tokenizer, candidate: _Candidate) -> _Candidate | Refused:
-    for message in candidate.said.messages:
+    for message in (message for said in candidate.said for message in said.messages):
         token = control_token_in(tokenizer, message)
         if token is not None:
             detail = f"the {message['role']}'s text contains {token}, which the chat template uses for its turns"
@@ -247,30 +280,36 @@ def _fitted(
     counts.tokens += tokens
     if tokens > settings.limit:
         place = f"{candidate.raw.origin.file}:{candidate.raw.origin.line}"
-        own = sum(len(tokenizer.encode(m["content"])) for m in candidate.said.messages if m["role"] == "user")
+        own = sum(len(tokenizer.encode(m["content"])) for m in candidate.said[-1].messages if m["role"] == "user")
         hopeless = int(tokens - own > settings.limit)
         counts.overlong.add(
             Overlong(1, tokens, tokens - settings.limit, hopeless, tokens, [(place, tokens)]), names=NAMED_ROWS
         )
         shorter = truncated(tokenizer, candidate.said, settings.limit) if settings.overlong == "truncate" else None
-        if shorter is None:
+        cut = None if shorter is None else _together(candidate, [answers_of(tokenizer, each) for each in shorter])
+        if shorter is None or cut is None or isinstance(cut, DataError):
             return _refused(candidate.raw, "over max_tokens", f"{tokens} tokens, at most {settings.limit}")
         counts.changed["truncated"] += 1
         candidate.changes.add("truncated")
-        candidate.said = shorter
-        answers = answers_of(tokenizer, shorter)
+        candidate.said, answers = shorter, cut
     counts.tokens_in[candidate.raw.origin.file] += whole
     counts.rows_in[candidate.raw.origin.file] += 1
     row = _row(tokenizer, settings, candidate, answers, whole)
-    return row, conversation(candidate.said.messages), candidate
+    if candidate.is_pair:
+        rejected, chosen = candidate.said
+        texts = pair_texts(chosen.messages, rejected.messages)
+    else:
+        texts = conversation(candidate.said[0].messages)
+    return row, texts, candidate
 
 
 def _row(
     tokenizer: Tokenizer, settings: Settings, candidate: _Candidate, answers: Sequence[Rendered], tokens_in: int
 ) -> Row:
-    origin, meta, said = candidate.raw.origin, candidate.row.meta, candidate.said
+    origin, meta, said = candidate.raw.origin, candidate.row.meta, candidate.said[-1]
     tools = list(said.tools)
-    content = {"messages": said.messages, "tools": tools} if tools else said.messages
+    words = pair_content(candidate.said, candidate.turns) if candidate.is_pair else said.messages
+    content = {"messages": words, "tools": tools} if tools else words
     group = meta.get("group")
     return Row(
         line=origin.line,
@@ -278,7 +317,7 @@ def _row(
         end=origin.end,
         file=origin.file,
         row_id=content_id(content),
-        messages=json.dumps(said.messages, ensure_ascii=False, separators=(",", ":")),
+        messages=json.dumps(words, ensure_ascii=False, separators=(",", ":")),
         tools=json.dumps(tools, ensure_ascii=False, separators=(",", ":")) if tools else None,
         date=None if said.day is None else said.day.isoformat(),
         format=meta["format"],
@@ -322,7 +361,7 @@ def _columns(rows: Sequence[_Entry], files: Sequence[str]) -> tuple[np.ndarray, 
     words: list[bytes] = []
     for at, (row, (text, answer), candidate) in enumerate(rows):
         said = candidate.row.split
-        system = "\n".join(_said_by(candidate.said.messages, "system"))
+        system = "\n".join(_said_by(candidate.said[-1].messages, "system"))
         day = candidate.row.day_created()
         asked = plain(text)
         words += words_only(asked), words_only(plain(answer))
@@ -331,7 +370,8 @@ def _columns(rows: Sequence[_Entry], files: Sequence[str]) -> tuple[np.ndarray, 
             exact_hash_of(words[-2:], f"{text}\n{answer}"),
             key64(system, asked),
             key64(answer),
-            position(f"{asked}\0{answer}"),
+            # The pairs of one prompt are held out together: apart, those in training would leak from those that are tested.
+            position(asked if candidate.is_pair else f"{asked}\0{answer}"),
             0 if row.group is None else int(row.group[:16], 16) | 1,
             NO_DAY if day is None else day.toordinal() - _EPOCH,
             row.line,
@@ -343,7 +383,7 @@ def _columns(rows: Sequence[_Entry], files: Sequence[str]) -> tuple[np.ndarray, 
             0 if candidate.made is None else candidate.made.parent,
         )
     hashes = words_of(words)
-    marks = signals_of([Said(c.said.messages, answer, c.changes) for _, (_, answer), c in rows], hashes)
+    marks = signals_of([Said(c.said[-1].messages, answer, c.changes) for _, (_, answer), c in rows], hashes)
     for name in SIGNALS.names or ():
         columns[name] = marks[name]
     return columns, hashes

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from burnish.core.errors import DataError
 from burnish.core.rows import TokenRow
+from burnish.data.pair import read_content
 from burnish.data.shelf import MOST_BYTES, SHELF, ShelfWriter, Shelved, cuts, indexed, write_index
 from burnish.data.tables import ROWS, TOKENS, Tables
 from burnish.text.messages import Message
@@ -25,6 +26,7 @@ from burnish.text.messages import Message
 class MessageRow(NamedTuple):
     """A row as text: the conversation with its system prompt, and where it came from.
 
+    Of a preference pair `messages` is the conversation with the chosen answer, `rejected` that with the other one.
     `source` is the file's name; `start` and `end` are the span in it, 0 and 0 for the whole line. `group` is a hash.
     `source_name` is what the recipe calls the source, where it names several; `difficulty` what the row says of it.
     `synthetic` is how a model made the row, `teacher` which one; None for rows that no model wrote.
@@ -46,6 +48,7 @@ class MessageRow(NamedTuple):
     difficulty: float | None = None
     synthetic: str | None = None
     teacher: str | None = None
+    rejected: list[Message] | None = None
 
 
 def rows_path(folder: Path, split: str) -> Path:
@@ -117,9 +120,11 @@ def read_messages(path: Path) -> list[MessageRow]:
 def iterate_messages(path: Path) -> Iterator[MessageRow]:
     """Yield the rows of an index or a Parquet file, some thousand in memory at a time."""
     for row in _read(path, ROWS):
+        messages, rejected = read_content(row["messages"])
         yield MessageRow(
             row_id=row["id"],
-            messages=cast(list[Message], json.loads(row["messages"])),
+            messages=messages,
+            rejected=rejected,
             tools=None if row["tools"] is None else json.loads(row["tools"]),
             **{name: row[name] for name in ROWS.names if name not in ("id", "messages", "tools")},
         )

@@ -22,6 +22,7 @@ from burnish.data.chunk import Refused
 from burnish.data.decide import FORGOTTEN, KEPT, REASONS, Fates
 from burnish.data.histogram import histogram
 from burnish.data.ledger import Book, redacted_line, rejected_line, shown_line
+from burnish.data.pair import content_line
 from burnish.data.rows import SplitWriter
 from burnish.data.shelf import SHELF, Shelved
 from burnish.data.spool import Spool
@@ -102,7 +103,7 @@ def _refused(spool: Spool, fates: Fates, row: int, rows: Tables, place: int, cle
         )
     if reason == REASONS[FORGOTTEN]:  # what is to be forgotten is not written down once more
         return Refused(line, file, reason, detail, "")
-    messages = f'{{"messages":{rows.messages(place)}}}'
+    messages = content_line(rows.messages(place))
     return Refused(line, file, reason, detail, shown_line(messages) if clean else redacted_line(messages))
 
 

@@ -184,7 +184,7 @@ def forget(home: Home, subject: str, kind: Literal["text", "document", "row"], *
         rows = (
             row for m in manifests for split in m.splits.values() for row in iterate_messages(home.path(split.file))
         )
-        added = add_forgotten(home.root, {row_hash(row.messages) for row in rows if row.row_id in leave})
+        added = add_forgotten(home.root, {row_hash(row.messages, row.rejected) for row in rows if row.row_id in leave})
     named = {adapter.id: adapter.name for adapter in home.all(Adapter)}
     return {
         **found.as_json(),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import resource
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +20,7 @@ from burnish.core.rows import TokenRow
 from burnish.evaluate import forgetting as general
 from burnish.evaluate.examples import choose_examples
 from burnish.evaluate.grade import Grade, grade
+from burnish.evaluate.preference import PairLoss, reward_margins
 from burnish.evaluate.score import RowLoss, TaskResult, compare_task, score_task
 from burnish.store.files import file_ref, write_bytes
 from burnish.text.messages import Message
@@ -43,10 +45,14 @@ class Subject(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EvalRow:
-    """A row as token ids and as messages, system prompt included. The last message is the expected answer."""
+    """A row as token ids and as messages, system prompt included. The last message is the expected answer.
+
+    Of a preference pair that is the chosen one; rejected: the other as token ids, and what it says.
+    """
 
     tokens: TokenRow
     messages: Sequence[Message]
+    rejected: tuple[TokenRow, str] | None = None
 
     @property
     def expected(self) -> str:
@@ -66,6 +72,14 @@ class EvalRow:
         if len(turns) == 1:
             return turns[0]["content"]
         return "\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The subject that rewards of preference pairs are measured against, and the beta they are measured with."""
+
+    subject: str
+    beta: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +109,13 @@ def evaluate(
     root: Path,
     seed: int,
     emit: Emit,
+    reference: Reference | None = None,
 ) -> EvalReport:
     """Measure every subject on every task and return the report; the rows go to `folder`/rows.jsonl.
 
     tasks: rows by task name, such as test and handwritten. subjects: must hold "base" and "tuned"; tuned is
     compared with each other one. forgetting: measure the loss on the general texts too. root: the home that file
-    paths are relative to.
+    paths are relative to. reference: what the tuned one's rewards on preference pairs are measured against.
 
     Raises DataError for a task without rows, with rows that end without an answer, or named "general"; BurnishError
     when a subject gives back something other than one finite loss and one answer for each row.
@@ -115,6 +130,8 @@ def evaluate(
         if texts:
             losses = _losses(subject, model, general.TASK, texts, emit)
             found[general.TASK][subject] = Answered(TaskResult(losses))
+    if reference is not None:
+        found = {task: _with_rewards(by_subject, reference) for task, by_subject in found.items()}
     scores, comparisons = _score(found, seed)
     lines = [*_task_lines(tasks, found), *_general_lines(texts, found)]
     path = folder / "rows.jsonl"
@@ -169,15 +186,34 @@ def _answer(
     answers = [decode(ids) for ids in answered]
     grades = [grade(row.expected, answer) for row, answer in zip(rows, answers, strict=True)]
     losses = _losses(subject, model, task, [row.tokens for row in rows], emit)
-    return Answered(TaskResult(losses, grades), answers, [len(ids) >= max_new_tokens for ids in answered])
+    pairs = _pair_losses(subject, model, task, rows, losses, emit)
+    return Answered(TaskResult(losses, grades, pairs), answers, [len(ids) >= max_new_tokens for ids in answered])
 
 
-def _losses(subject: str, model: Subject, task: str, rows: Sequence[TokenRow], emit: Emit) -> list[RowLoss]:
+def _pair_losses(
+    subject: str, model: Subject, task: str, rows: Sequence[EvalRow], losses: Sequence[RowLoss], emit: Emit
+) -> list[PairLoss]:
+    """Return the losses of both answers of the rows that are preference pairs."""
+    chosen = [loss for row, loss in zip(rows, losses, strict=True) if row.rejected is not None]
+    worse = [row.rejected[0] for row in rows if row.rejected is not None]
+    found = _losses(subject, model, task, worse, emit, "loss of rejected") if worse else []
+    return [PairLoss(*both) for both in zip(chosen, found, strict=True)]
+
+
+def _with_rewards(by_subject: Mapping[str, Answered], reference: Reference) -> dict[str, Answered]:
+    tuned, before = by_subject["tuned"], by_subject[reference.subject]
+    rewards = reward_margins(tuned.result.pairs, before.result.pairs, reference.beta)
+    return {**by_subject, "tuned": replace(tuned, result=replace(tuned.result, rewards=rewards))}
+
+
+def _losses(
+    subject: str, model: Subject, task: str, rows: Sequence[TokenRow], emit: Emit, what: str = "loss"
+) -> list[RowLoss]:
     losses: list[RowLoss] = []
     for start in range(0, len(rows), ROWS_PER_LOSS_CALL):
-        emit(Progress("evaluate", f"{task}: {subject} loss", start, len(rows), "rows"))
+        emit(Progress("evaluate", f"{task}: {subject} {what}", start, len(rows), "rows"))
         losses += [RowLoss(*loss) for loss in model.losses(rows[start : start + ROWS_PER_LOSS_CALL])]
-    emit(Progress("evaluate", f"{task}: {subject} loss", len(rows), len(rows), "rows"))
+    emit(Progress("evaluate", f"{task}: {subject} {what}", len(rows), len(rows), "rows"))
     if len(losses) != len(rows):
         raise BurnishError(f"{subject} gave {len(losses)} losses for the {len(rows)} rows of {task}")
     for row, loss in zip(rows, losses, strict=True):
@@ -209,14 +245,21 @@ def _task_lines(tasks: Tasks, found: Mapping[str, Mapping[str, Answered]]) -> li
             "system": row.system,
             "prompt": row.prompt,
             "expected": row.expected,
-            "subjects": {subject: _subject_line(answered, place) for subject, answered in found[task].items()},
+            **({} if row.rejected is None else {"rejected": row.rejected[1]}),
+            "subjects": {subject: _subject_line(answered, place, pair) for subject, answered in found[task].items()},
         }
         for task, rows in tasks.items()
-        for place, row in enumerate(rows)
+        for place, (row, pair) in enumerate(zip(rows, _pair_numbers(rows), strict=True))
     ]
 
 
-def _subject_line(answered: Answered, place: int) -> dict[str, Any]:
+def _pair_numbers(rows: Sequence[EvalRow]) -> list[int | None]:
+    """Return for each row which of the task's pairs it is, or None."""
+    numbers = itertools.count()
+    return [None if row.rejected is None else next(numbers) for row in rows]
+
+
+def _subject_line(answered: Answered, place: int, pair: int | None) -> dict[str, Any]:
     graded: Grade = answered.result.grades[place]
     return {
         "answer": answered.answers[place],
@@ -227,6 +270,7 @@ def _subject_line(answered: Answered, place: int) -> dict[str, Any]:
         "field_f1": graded.field_f1,
         "fields": {"matched": graded.matched, "expected": graded.expected, "answered": graded.answered},
         "loss": answered.result.losses[place]._asdict(),
+        **({} if pair is None else {"rejected_loss": answered.result.pairs[pair].rejected._asdict()}),
     }
 
 

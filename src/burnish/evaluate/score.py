@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from burnish.core.artifacts import Comparison, Score
 from burnish.evaluate.grade import Grade
+from burnish.evaluate.preference import PairLoss, margins
+from burnish.evaluate.preference import RowLoss as RowLoss  # a part of results, and taken from here
 from burnish.evaluate.stats import (
     Bools,
     Difference,
@@ -24,23 +25,25 @@ from burnish.evaluate.stats import (
     wilson,
 )
 
-METRICS = ("exact_match", "field_f1", "json_valid", "token_loss")
-"""Every metric of a report, in the order in which people are shown them. All but token_loss lie in [0, 1]."""
-
-
-class RowLoss(NamedTuple):
-    """Summed negative log-likelihood of a row's tokens with loss, in nats, and how many tokens those are."""
-
-    nats: float
-    tokens: int
+SHARES = ("exact_match", "field_f1", "json_valid", "preference_accuracy", "reward_accuracy")
+"""Metrics in [0, 1], more is better."""
+MARGINS = ("preference_margin", "reward_margin")
+"""In nats, more is better."""
+METRICS = (*SHARES, *MARGINS, "token_loss")
+"""Every metric of a report, in the order in which people are shown them. Token loss: nats per token, less is better."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskResult:
-    """What one subject did on the rows of one task, in their order. `grades` is empty where nothing was answered."""
+    """What one subject did on the rows of one task, in their order. `grades` is empty where nothing was answered.
+
+    pairs: of the rows that are preference pairs. rewards: the margin of each in nats, where there is a reference.
+    """
 
     losses: Sequence[RowLoss]
     grades: Sequence[Grade] = ()
+    pairs: Sequence[PairLoss] = ()
+    rewards: Floats = field(default_factory=lambda: np.empty(0))
 
     @property
     def nats(self) -> Floats:
@@ -86,6 +89,13 @@ def score_task(task: str, subject: str, result: TaskResult, seed: int) -> list[S
         add("field_f1", bounded_mean(result.field_f1, stream(seed, task, "field_f1", subject)), exact.size)
         if valid.size:
             add("json_valid", wilson(int(valid.sum()), valid.size), valid.size)
+    for accuracy, margin, values in (
+        ("preference_accuracy", "preference_margin", margins(result.pairs)),
+        ("reward_accuracy", "reward_margin", result.rewards),
+    ):
+        if values.size:
+            add(accuracy, wilson(int(np.sum(values > 0)), values.size), values.size)
+            add(margin, ratio(values, np.ones_like(values), stream(seed, task, margin, subject)), values.size)
     tokens = result.tokens
     add("token_loss", ratio(result.nats, tokens, stream(seed, task, "token_loss", subject)), int(np.sum(tokens > 0)))
     return found
@@ -114,5 +124,9 @@ def compare_task(task: str, a: tuple[str, TaskResult], b: tuple[str, TaskResult]
         add("field_f1", paired_bounded(of_a.field_f1, of_b.field_f1, rng("field_f1")))
         if of_a.valid.size:
             add("json_valid", paired_binary(of_a.valid, of_b.valid))
+    if of_a.pairs:
+        ours, theirs = margins(of_a.pairs), margins(of_b.pairs)
+        add("preference_accuracy", paired_binary(ours > 0, theirs > 0))
+        add("preference_margin", paired_ratio(ours, theirs, np.ones_like(ours), rng("preference_margin")))
     add("token_loss", paired_ratio(of_a.nats, of_b.nats, of_a.tokens, rng("token_loss")))
     return found

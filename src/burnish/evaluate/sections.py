@@ -17,7 +17,7 @@ from burnish.core.events import StepDone
 from burnish.evaluate import forgetting
 from burnish.evaluate.differ import show_answer
 from burnish.evaluate.grade import parse
-from burnish.evaluate.score import METRICS
+from burnish.evaluate.score import MARGINS, METRICS, SHARES
 from burnish.page.plots import (
     Bar,
     Dot,
@@ -35,11 +35,13 @@ LABELS = {
     "exact_match": "exact match",
     "field_f1": "field F1",
     "json_valid": "valid JSON",
+    "preference_accuracy": "prefers the chosen",
+    "reward_accuracy": "rewards the chosen",
+    "preference_margin": "preference margin",
+    "reward_margin": "reward margin",
     "token_loss": "token loss",
 }
 """What people read for each metric."""
-SHARES = METRICS[:-1]
-"""Metrics in [0, 1], more is better; token loss is in nats per token, less is better."""
 CHANCE = 0.05
 """A difference with a p value under this is said to be more than chance."""
 
@@ -52,8 +54,14 @@ class SummaryRow(NamedTuple):
     paired: Comparison
 
 
-def summary_table(report: EvalReport, before: str = "base") -> list[SummaryRow]:
+def before_of(report: EvalReport) -> str:
+    """Return the subject that the tuned one is held against: what its training began as, where that was not the base."""
+    return "start" if any(comparison.b == "start" for comparison in report.comparisons) else "base"
+
+
+def summary_table(report: EvalReport) -> list[SummaryRow]:
     """Return one row for each task and metric, tasks as evaluated, metrics in the order of `METRICS`."""
+    before = before_of(report)
     scores = {(score.task, score.metric, score.subject): score for score in report.scores}
     tasks = list(dict.fromkeys(score.task for score in report.scores))
     rows = [
@@ -90,11 +98,12 @@ def _sentence(report: EvalReport) -> str:
     rows = summary_table(report)
     if not rows:
         return ""
-    row = next((r for r in rows if r.paired.task == "test"), rows[0])
+    row = next((r for r in rows if r.paired.metric == "preference_accuracy"), None)
+    row = row or next((r for r in rows if r.paired.task == "test"), rows[0])
     moved = "rose" if row.paired.difference > 0 else "fell" if row.paired.difference < 0 else "stayed"
     return (
         f"On {row.after.n} {row.paired.task} rows that training never saw, {LABELS[row.paired.metric]} {moved} from "
-        f"{row.before.value:.3f} (base) to {row.after.value:.3f} (tuned): a paired difference of "
+        f"{row.before.value:.3f} ({row.before.subject}) to {row.after.value:.3f} (tuned): a paired difference of "
         f"{_signed(row.paired.difference)}, 95% interval {_span(row.paired)}, {_p_words(row.paired.p)}."
     )
 
@@ -102,13 +111,20 @@ def _sentence(report: EvalReport) -> str:
 def tiles(report: EvalReport) -> list[dict[str, str]]:
     """Return the few numbers to see first: the test split's scores and what was forgotten."""
     found: list[dict[str, str]] = []
+    for score in report.scores:
+        if score.task == "test" and score.metric in ("reward_accuracy", "reward_margin"):
+            says = f"against {before_of(report)}" + (", nats a pair" if score.metric in MARGINS else "")
+            interval = f"95%: {score.low:.3f} to {score.high:.3f}"
+            found.append(
+                {"label": LABELS[score.metric], "value": f"{score.value:.3f}", "note": says, "interval": interval}
+            )
     for before, after, paired in summary_table(report):
         if paired.task == "test" and paired.metric in SHARES:
             found.append(
                 {
                     "label": LABELS[paired.metric],
                     "value": f"{after.value:.3f}",
-                    "note": f"base {before.value:.3f}",
+                    "note": f"{before.subject} {before.value:.3f}",
                     "interval": f"95%: {after.low:.3f} to {after.high:.3f}",
                 }
             )
@@ -117,7 +133,7 @@ def tiles(report: EvalReport) -> list[dict[str, str]]:
                 {
                     "label": "general text loss",
                     "value": _signed(paired.difference),
-                    "note": f"nats per token, base {before.value:.3f}",
+                    "note": f"nats per token, {before.subject} {before.value:.3f}",
                     "interval": f"95%: {_span(paired)}",
                 }
             )
@@ -126,10 +142,13 @@ def tiles(report: EvalReport) -> list[dict[str, str]]:
 
 def scores(report: EvalReport) -> dict[str, Any]:
     """Return the dot plots of shares and of losses with titles that say what they show."""
+    before = before_of(report)
     share_groups = list(_dot_groups(report, SHARES))
     loss_groups = list(_dot_groups(report, ("token_loss",)))
     return {
-        "title": _scores_title([c for c in report.comparisons if c.metric in SHARES]),
+        "title": _scores_title([c for c in report.comparisons if c.metric in SHARES and c.b == before]),
+        "before": before,
+        "subjects": list(dict.fromkeys(score.subject for score in report.scores)),
         "shares": _dots(share_groups, "share of rows, or mean F1 (more is better)", 1.0),
         "loss_title": _loss_title(report),
         "losses": _dots(loss_groups, "loss in nats per token (less is better)", None),
@@ -166,7 +185,8 @@ def _scores_title(compared: Sequence[Comparison]) -> str:
 
 
 def _loss_title(report: EvalReport) -> str:
-    general = next((c for c in report.comparisons if c.task == forgetting.TASK), None)
+    of_general = (c for c in report.comparisons if c.task == forgetting.TASK and c.b == before_of(report))
+    general = next(of_general, None)
     if general is None:
         return "Token loss before and after tuning (general text was not measured)"
     change = f"{abs(general.difference):.3f} nats per token"
@@ -178,7 +198,7 @@ def _loss_title(report: EvalReport) -> str:
 
 
 def _difference_row(row: SummaryRow) -> dict[str, Any]:
-    lower_is_better = row.paired.metric not in SHARES
+    lower_is_better = row.paired.metric == "token_loss"
     better = (row.paired.difference < 0) if lower_is_better else (row.paired.difference > 0)
     sure = row.paired.p < CHANCE
     return {
@@ -253,17 +273,28 @@ def training(plan: Plan, adapter: Adapter, steps: Sequence[StepDone]) -> dict[st
     ends = smooth or loss
     rate = [(float(step.step), step.learning_rate) for step in steps]
     norm = [(float(step.step), step.gradient_norm) for step in steps]
+    pairs = plan.train.preference is not None
+    unit = "a pair" if pairs else "nats per token"
+    label = "loss (mean of the pairs)" if pairs else "loss (nats per trained token)"
+    told = {name: [(float(step.step), step.told[name]) for step in steps] for name in steps[0].told}
     return {
-        "title": f"Loss went from {ends[0][1]:.2f} to {ends[-1][1]:.2f} nats per token in {steps[-1].step} steps",
+        "title": f"Loss went from {ends[0][1]:.2f} to {ends[-1][1]:.2f} {unit} in {steps[-1].step} steps",
+        "told": [curve(points, [], HALF_PX, 180, "step", _told_label(name)) for name, points in told.items()],
         "window": window if smooth else None,
         "resumed": adapter.measured.resumed_at_step if adapter.measured else 0,
-        "loss": both_widths(lambda width: curve(loss, smooth, width, 270, "step", "loss (nats per trained token)")),
+        "loss": both_widths(lambda width: curve(loss, smooth, width, 270, "step", label)),
         "rate": curve(rate, [], HALF_PX, 180, "step", "learning rate"),
         "norm": curve(norm, [], HALF_PX, 180, "step", "gradient norm before clipping"),
         "clipped": sum(step.gradient_norm > plan.train.max_gradient_norm for step in steps),
         "limit": f"{plan.train.max_gradient_norm:g}",
         "steps": len(steps),
     }
+
+
+def _told_label(name: str) -> str:
+    """`reward_chosen` as people read it."""
+    unit = "share of pairs" if name.endswith("accuracy") else "nats"
+    return f"{name.replace('_', ' ')} ({unit})"
 
 
 def data(manifest: Manifest) -> dict[str, Any]:

@@ -104,6 +104,30 @@ def adapter_off(model: nn.Module) -> Iterator[None]:
             layer.active = True
 
 
+def adapter_copy(model: nn.Module) -> dict[str, Tensor]:
+    """Return the adapter's weights as they are now, for `adapter_as`."""
+    return {name: parameter.detach().clone() for name, parameter in lora_parameters(model).items()}
+
+
+@contextmanager
+def adapter_as(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Within the block the model answers with these weights in its adapter, without dropout. Gradients have no place there."""
+    parameters = lora_parameters(model)
+    own = {name: parameter.data for name, parameter in parameters.items()}
+    training = [layer for layer in lora_layers(model).values() if layer.training]
+    for name, parameter in parameters.items():
+        parameter.data = weights[name]
+    for layer in training:
+        layer.training = False
+    try:
+        yield
+    finally:
+        for name, parameter in parameters.items():
+            parameter.data = own[name]
+        for layer in training:
+            layer.training = True
+
+
 def merge_lora(model: PreTrainedModel) -> PreTrainedModel:
     """Replace each adapted layer by a plain linear layer with W + scale B A, in place, and return the model."""
     for name, layer in lora_layers(model).items():
@@ -148,11 +172,16 @@ def peft_config(model: PreTrainedModel, method: MethodPlan, base_name: str) -> d
 
 def load_adapter(model: PreTrainedModel, folder: Path) -> None:
     """Put the adapter of `folder` on the model, in place. Raises BaseModelError as `read_adapter` does."""
-    method, tensors = read_adapter(folder, adaptable_layers(model))
+    method, weights = read_adapter(folder, adaptable_layers(model))
     attach_lora(model, method, seed=0)
+    put_adapter(model, weights)
+
+
+def put_adapter(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> None:
+    """Put these weights, by the names of `lora_parameters`, into the adapter that the model has."""
     with torch.no_grad():
         for name, parameter in lora_parameters(model).items():
-            parameter.copy_(tensors[name])
+            parameter.copy_(weights[name])
 
 
 def read_adapter(

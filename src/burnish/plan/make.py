@@ -23,6 +23,7 @@ from burnish.core.artifacts import (
     TrainPlan,
 )
 from burnish.core.errors import Problem, RecipeError
+from burnish.core.ids import Id, short
 from burnish.core.mix import MixPlan, RunOrder
 from burnish.core.packing import Length
 from burnish.core.recipe import Recipe
@@ -33,6 +34,7 @@ from burnish.plan.architecture import Architecture, read_architecture
 from burnish.plan.constants import constant
 from burnish.plan.cost import Spending, cost_of
 from burnish.plan.hardware import Hardware
+from burnish.plan.learning import learning_rate, preference
 from burnish.plan.memory import CHECKPOINT_BYTES, Device, Dtype, Workload, training_components, weight_bytes
 from burnish.plan.prices import Prices, read_prices
 from burnish.plan.probe import Measured, with_measured_peak
@@ -59,6 +61,12 @@ class _Run:
     steps: Steps
     mix: MixPlan | None
     measured: Measured | None
+    start: Id | None
+
+    @property
+    def reference_copy(self) -> bool:
+        """Whether the adapter that training goes on from is kept a second time, as the reference of preferences."""
+        return self.recipe.objective.pairs and self.start is not None
 
 
 def make_plan(
@@ -74,12 +82,14 @@ def make_plan(
     prices: Prices | None = None,
     today: date | None = None,
     probe: Probe | None = None,
+    start: Id | None = None,
 ) -> Plan:
     """Resolve every number of a run. Reads no weights, no tokenizer, no data.
 
     config: the base model's config.json. manifest: the dataset, if it is prepared; without it tokens are estimated from
     `data_bytes`, the size of the raw file. token_lengths: (prefix key, prefix tokens, tokens after it) of each training
-    row in order, with which steps are exact. order: which of them the run draws, where the recipe mixes or stages them.
+    row in order, with which steps are exact; of a preference pair its prompt and both answers. start: the adapter that
+    training goes on from. order: which of them the run draws, where the recipe mixes or stages them.
     prices: those of the bundled table, unless given; today: the day by which their age is told. probe: steps of this very
     shape on this machine, whose seconds and bytes are then taken instead of those of formulas.
 
@@ -95,6 +105,7 @@ def make_plan(
         read_dataset(manifest, data_bytes, token_lengths, recipe.prepare.test_share),
         order,
         probe,
+        start,
         because,
     )
     trainable = lora_parameters(architecture, run.method.targets, run.method.rank)
@@ -123,6 +134,7 @@ def make_plan(
         correction=factors or None,
         fits=fits,
         because=because,
+        start=start,
     )
 
 
@@ -166,6 +178,7 @@ def _decide(
     data: Dataset,
     order: RunOrder | None,
     probe: Probe | None,
+    start: Id | None,
     because: dict[str, str],
 ) -> _Run:
     device = _device(recipe, hardware, because)
@@ -196,7 +209,9 @@ def _decide(
     because.update(steps.because)
     mix = None if order is None else order.mix
     measured = None if probe is None else Measured(probe, device)
-    return _Run(recipe, architecture, hardware, device, dtype, method, data, steps, mix, measured)
+    if start is not None:
+        because["start"] = f"goes on from adapter {short(start)}, which the recipe calls {recipe.start_from}"
+    return _Run(recipe, architecture, hardware, device, dtype, method, data, steps, mix, measured, start)
 
 
 def _base_dtype(recipe: Recipe, device: Device, dtype: Dtype, because: dict[str, str]) -> Literal["fp8"] | None:
@@ -258,8 +273,9 @@ def _memory(run: _Run, because: dict[str, str]) -> tuple[Memory, int, int]:
 
     def components(layers: int) -> dict[str, int]:
         return training_components(
-            run.architecture, run.method, device=run.device, dtype=run.dtype, work=work, checkpointed_layers=layers
-        )
+            run.architecture, run.method, device=run.device, dtype=run.dtype, work=work, checkpointed_layers=layers,
+            reference_copy=run.reference_copy,
+        )  # fmt: skip
 
     layers, found = 0, components(0)
     while available is not None and sum(found.values()) > available and layers < run.architecture.layers:
@@ -308,7 +324,7 @@ def _train(run: _Run, checkpointed_layers: int, because: dict[str, str]) -> Trai
     return TrainPlan(
         seed=run.recipe.seed,
         epochs=asked.epochs,
-        learning_rate=asked.learning_rate,
+        learning_rate=learning_rate(run.recipe, because),
         schedule=asked.schedule,
         warmup_steps=warmup,
         steps=steps.steps,
@@ -325,6 +341,7 @@ def _train(run: _Run, checkpointed_layers: int, because: dict[str, str]) -> Trai
         compute_dtype=run.dtype,
         threads=run.hardware.cores,
         mix=run.mix,
+        preference=preference(run.recipe, reference_copy=run.reference_copy, because=because),
     )
 
 
@@ -350,6 +367,8 @@ def _time(
         packed_rows=run.steps.run_rows,
         steps=train.steps,
         checkpointed_layers=train.checkpointed_layers,
+        # Each packed row asks the reference once, whatever the number of epochs.
+        reference_share=0.0 if train.preference is None else min(1.0, run.steps.epoch_tokens / max(1, total)),
     )
     training = clock.train_seconds(run.architecture, run.method, work, run.device, rate)
     evaluation = _evaluation(run, manifest)
@@ -366,7 +385,7 @@ def _time(
     operations = clock.train_operations(run.architecture, run.method, work)
     because["time.train"] = f"{format_count(operations)} operations over {total:,} tokens; {rate.source}"
     because["time.evaluate"] = (
-        f"{evaluation.read:,} tokens read and about {evaluation.generated:,} generated, by base and tuned together"
+        f"{evaluation.read:,} tokens read and about {evaluation.generated:,} generated, by all subjects together"
     )
     because["time.total"] = f"with {format_seconds(start)} for starting, loading and preparing"
     both = Interval(
@@ -378,21 +397,22 @@ def _time(
 
 
 def _evaluation(run: _Run, manifest: Manifest | None) -> clock.EvaluateWork:
-    """Count what base and tuned read and write. The base is taken to answer at full length, the tuned as trained."""
+    """Count what the subjects read and write. The base is taken to answer at full length, the others as trained."""
+    subjects = 2 if run.start is None else 3
     general = round(constant("general_tokens")) if run.recipe.evaluate.forgetting else 0
     if manifest is None:
         rows = math.ceil(run.data.rows * run.recipe.prepare.test_share / max(1e-9, 1 - run.recipe.prepare.test_share))
         per_row, trained = run.data.tokens / run.data.rows, run.data.trained / run.data.rows
         limit = run.recipe.evaluate.max_new_tokens or math.ceil(1.25 * trained) + 8
         return clock.EvaluateWork(
-            read=round(4 * rows * per_row) + 2 * general,
-            trained=round(2 * rows * trained) + 2 * general,
-            generated=round(rows * (limit + trained)),
+            read=round(2 * subjects * rows * per_row) + subjects * general,
+            trained=round(subjects * rows * trained) + subjects * general,
+            generated=round(rows * (limit + (subjects - 1) * trained)),
         )
     splits = [split for name, split in manifest.splits.items() if name != TRAIN]
     trained = sum(split.trained_tokens for split in splits)
     return clock.EvaluateWork(
-        read=4 * sum(split.unique_tokens for split in splits) + 2 * general,
-        trained=2 * trained + 2 * general,
-        generated=longest_answer(run.recipe, manifest) * sum(split.rows for split in splits) + trained,
+        read=2 * subjects * sum(split.unique_tokens for split in splits) + subjects * general,
+        trained=subjects * trained + subjects * general,
+        generated=longest_answer(run.recipe, manifest) * sum(split.rows for split in splits) + (subjects - 1) * trained,
     )

@@ -48,6 +48,7 @@ COMPONENTS: dict[str, str] = {
     "weights": "the base model as loaded",
     "quantisation_constants": "scales and tables of NF4, which the footprint of the weights does not count",
     "adapter": "A and B of each target, float32, and on a GPU their copy in the dtype of the computation",
+    "reference": "the adapter that training goes on from, frozen, which preferences are held against",
     "gradients": "one float32 number for each trained one",
     "optimizer": "AdamW's two float32 states for each trained number",
     "activations": "what autograd keeps of the fullest packed row, all layers",
@@ -193,12 +194,14 @@ def training_components(
     dtype: Dtype,
     work: Workload,
     checkpointed_layers: int,
+    reference_copy: bool = False,
 ) -> dict[str, int]:
     """Bytes by component at the peak: the end of the forward pass. Their sum is the peak.
 
     On the CPU it is the resident memory of the process. `allocator`: what the allocator holds beyond what is asked for.
     `checkpoint`: by how much more is held while a checkpoint is written than for the loss, which it follows.
     `loading`: by how much more is held while the weights are read and quantised than at that peak, else 0.
+    reference_copy: the adapter is kept a second time, frozen. The reference itself keeps no activations.
     """
     item, nf4 = ITEM_BYTES[dtype], method.quantisation == "nf4"
     trained = lora_parameters(architecture, method.targets, method.rank)
@@ -210,6 +213,7 @@ def training_components(
         "weights": weight_bytes(architecture, method.quantisation, dtype),
         "quantisation_constants": scales,
         "adapter": (4 + (item if device == "cuda" and is_fused(architecture, method) else 0)) * trained,
+        **({"reference": 4 * trained} if reference_copy else {}),
         "gradients": 4 * trained,
         "optimizer": ADAM_STATES * 4 * trained,
         "activations": layer * (architecture.layers - checkpointed_layers) + inputs,

@@ -28,6 +28,7 @@ def probe_shape(plan: Plan, architecture: Architecture, hardware: Hardware) -> d
         "architecture": content_id(asdict(architecture)),
         "method": plan.method.model_dump(mode="json"),
         **{key: numbers[key] for key in SHAPE_OF_LOOP},
+        **({} if plan.train.preference is None else {"pairs": True, "reference_copy": plan.start is not None}),
         "machine": hardware.gpu_name if plan.train.device == "cuda" else hardware.cpu_name,
         "torch": version("torch"),
     }

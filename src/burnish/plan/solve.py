@@ -45,6 +45,7 @@ class Inputs:
     order: RunOrder | None = None
     prices: Prices | None = None
     today: date | None = None
+    start: Id | None = None
     corrections: Mapping[tuple[str, str], Correction] = field(default_factory=dict[tuple[str, str], Correction])
     probes: Mapping[Id, Probe] = field(default_factory=dict[Id, Probe])
 
@@ -77,6 +78,7 @@ class Inputs:
             prices=self.prices,
             today=self.today,
             probe=probe,
+            start=self.start,
         )
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from burnish.core.artifacts import Interval, Plan
+from burnish.core.ids import short
 from burnish.core.units import format_bytes, format_count, format_seconds
 from burnish.plan.memory import COMPONENTS
 
@@ -45,6 +46,10 @@ def plan_rows(plan: Plan) -> list[Row]:
             values.setdefault(f"{section}.{key}", _value(value))
     if plan.train.mix is not None:
         values["train.mix"] = str(plan.train.mix)
+    if plan.train.preference is not None:
+        values["train.preference"] = plan.train.preference.kind
+    if plan.start is not None:
+        values["start"] = short(plan.start)
     return [Row(what, value, plan.because[what]) for what, value in values.items() if what in plan.because]
 
 

@@ -5,7 +5,8 @@ N: weights of all linears, of experts those that a token uses. Per token, a mult
 - each recomputed layer its share of 2N again;
 - the adapter 6 for each of its numbers (forward, gradient of its input, gradient of itself);
 - attention 4 for each query number and token seen forward (scores, values), 8 backward (four products);
-- the head 4 for each of its numbers, on tokens with loss only (logits, and their gradient made in the same pass).
+- the head 4 for each of its numbers, on tokens with loss only (logits, and their gradient made in the same pass);
+- the reference of preference pairs a forward pass more, without adapter and gradients, once for each packed row.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ MEASURED_GPUS = frozenset({"H100 SXM"})
 
 @dataclass(frozen=True, slots=True)
 class TrainWork:
-    """What training computes. `trained`: tokens with loss. `seen`: tokens that the average token attends to."""
+    """What training computes. `trained`: tokens with loss. `seen`: tokens that the average token attends to.
+
+    `reference_share`: the part of the tokens that a reference reads too.
+    """
 
     tokens: int
     trained: int
@@ -37,6 +41,7 @@ class TrainWork:
     packed_rows: int
     steps: int
     checkpointed_layers: int
+    reference_share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +69,9 @@ def train_operations(architecture: Architecture, method: MethodPlan, work: Train
     attention = (ATTENTION_FORWARD * (1 + share) + ATTENTION_BACKWARD) * query
     adapter = ADAPTER_OPERATIONS * lora_parameters(architecture, method.targets, method.rank)
     per_token = (FORWARD + LORA_BACKWARD + RECOMPUTE * share) * weights + attention + adapter
-    return per_token * work.tokens + HEAD_OPERATIONS * architecture.vocabulary * architecture.hidden * work.trained
+    per_token += work.reference_share * (FORWARD * weights + ATTENTION_FORWARD * query)
+    head = HEAD_OPERATIONS + work.reference_share * FORWARD
+    return per_token * work.tokens + head * architecture.vocabulary * architecture.hidden * work.trained
 
 
 def rates(hardware: Hardware, device: str) -> Rates:
@@ -97,7 +104,7 @@ def train_seconds(
 ) -> Interval:
     """Seconds of the training loop: products, dequantisation, and what a pass and a step cost by themselves."""
     operations = train_operations(architecture, method, work)
-    passes = FORWARD / 2 + LORA_BACKWARD / 2 + work.checkpointed_layers / architecture.layers
+    passes = FORWARD / 2 + LORA_BACKWARD / 2 + work.checkpointed_layers / architecture.layers + work.reference_share
     fixed = (
         work.packed_rows
         * _pass_seconds(method, work.checkpointed_layers / architecture.layers, device)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from burnish.core.errors import TrainingError
-from burnish.core.packing import Length, pack, pack_order
+from burnish.core.packing import Length
 from burnish.core.rows import TokenRow
 from burnish.model.attention import PackedLayout, Segment
 
@@ -42,21 +42,6 @@ class PackedRow:
 def lengths_of(rows: Sequence[TokenRow]) -> list[Length]:
     """Return what packing needs of each row: its prefix (as key), the prefix's length, the tokens after it."""
     return [(row.ids[:prefix], prefix, len(row.ids) - prefix) for row in rows for prefix in (_shared_prefix(row),)]
-
-
-def pack_indices(
-    rows: Sequence[TokenRow], row_tokens: int, seed: int, order: Sequence[Sequence[int]] | None = None
-) -> list[list[int]]:
-    """Return the row indices of each packed row: of one epoch, or, where the order of the run is given, of all of it.
-
-    Raises TrainingError for a row longer than a packed row.
-    """
-    try:
-        if order is not None:
-            return pack_order(lengths_of(rows), order, row_tokens, seed)
-        return pack(lengths_of(rows), row_tokens, seed)
-    except ValueError as error:
-        raise TrainingError(f"cannot pack the rows: {error}") from error
 
 
 def pack_row(rows: Sequence[TokenRow], device: torch.device, *, multiple_of: int = 1) -> PackedRow:

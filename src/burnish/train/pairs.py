@@ -2,41 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from burnish.core.errors import TrainingError
-from burnish.core.packing import Length, pack
+from burnish.core.packing import Length
+from burnish.core.rows import TokenPair
 from burnish.model.attention import PackedLayout, Segment
-from burnish.model.lora import adapter_off
+from burnish.model.lora import adapter_as, adapter_off
 from burnish.model.losses import target_loss
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class TokenPair(NamedTuple):
-    """A prompt (generation prompt included) and two answers to it, each with its end-of-turn token, as token ids."""
-
-    pair_id: str
-    prompt: tuple[int, ...]
-    chosen: tuple[int, ...]
-    rejected: tuple[int, ...]
-
-
 @dataclass(frozen=True, slots=True)
 class PackedPairs:
-    """One forward pass over P pairs of T tokens in all, each prompt once.
+    """One forward pass over P pairs, each prompt once. `tokens` of its T tokens belong to pairs; the rest is filler.
 
-    `at_N` are the positions that predict `targets_N`: the N tokens of all answers, chosen and rejected in turn. The last
-    token of a prompt stands in it once for each answer. `lengths_2P` are the tokens of the answers.
+    `at_N` are the positions that predict `targets_N`: the N tokens of all answers that count. The last token of a prompt
+    stands in it once for each answer. They are those of the chosen answer of each pair, then those of its rejected one;
+    `lengths_2P`: how many each answer has.
     """
 
-    pair_ids: tuple[str, ...]
+    row_ids: tuple[str, ...]
+    tokens: int
     ids_T: Tensor
     layout: PackedLayout
     at_N: Tensor
@@ -44,57 +38,84 @@ class PackedPairs:
     lengths_2P: Tensor
 
     @property
-    def tokens(self) -> int:
-        """Tokens of the forward pass."""
-        return self.ids_T.shape[0]
+    def trained_tokens(self) -> int:
+        """Tokens of answers that count."""
+        return self.targets_N.shape[0]
+
+    @property
+    def units(self) -> int:
+        """Each pair weighs the same, whatever its length."""
+        return self.lengths_2P.shape[1]
 
 
-def pack_pairs(pairs: Sequence[TokenPair], row_tokens: int, seed: int) -> list[list[int]]:
-    """Return the pair indices of each packed row. Raises TrainingError for a pair longer than a packed row."""
-    lengths: list[Length] = [(pair.prompt, len(pair.prompt), len(pair.chosen) + len(pair.rejected)) for pair in pairs]
-    try:
-        return pack(lengths, row_tokens, seed)
-    except ValueError as error:
-        raise TrainingError(f"cannot pack the pairs: {error}") from error
+def pair_lengths(pairs: Sequence[TokenPair]) -> list[Length]:
+    """Return what packing needs of each pair: its prompt (as key), the prompt's length, the tokens of both answers."""
+    return [(pair.prompt, len(pair.prompt), len(pair.chosen) + len(pair.rejected)) for pair in pairs]
 
 
-def lay_pairs(pairs: Sequence[TokenPair], device: torch.device) -> PackedPairs:
+def lay_pairs(pairs: Sequence[TokenPair], device: torch.device, *, multiple_of: int = 1) -> PackedPairs:
     """Lay out pairs as [prompt][chosen][rejected]..., positions restarting after the prompt; no answer sees another.
 
-    Pairs with the same prompt share it. Raises TrainingError for a pair with an empty prompt or answer.
+    Pairs with the same prompt share it. Filler, which nothing sees, rounds the tokens up to `multiple_of`. Raises
+    TrainingError for a pair with an empty prompt or answer.
     """
-    groups: dict[tuple[int, ...], list[TokenPair]] = {}
+    laid = _Laid()
+    by_prompt: dict[tuple[int, ...], list[TokenPair]] = {}
     for pair in pairs:
         if not (pair.prompt and pair.chosen and pair.rejected):
             raise TrainingError(f"pair {pair.pair_id} has an empty prompt or answer; each needs a token at least.")
-        groups.setdefault(pair.prompt, []).append(pair)
-    ids: list[int] = []
-    positions: list[int] = []
-    segments: list[Segment] = []
-    at: list[int] = []
-    targets: list[int] = []
-    for prompt, members in groups.items():
-        start, end = len(ids), len(ids) + len(prompt)
-        segments.append(Segment(start, end))
-        ids += prompt
-        positions += range(len(prompt))
-        for answer in (answer for pair in members for answer in (pair.chosen, pair.rejected)):
-            first = len(ids)
-            segments.append(Segment(first, first + len(answer), start, end))
-            ids += answer
-            positions += range(len(prompt), len(prompt) + len(answer))
-            at += [end - 1, *range(first, first + len(answer) - 1)]
-            targets += answer
-    laid = [pair for members in groups.values() for pair in members]
-    lengths = [[len(pair.chosen) for pair in laid], [len(pair.rejected) for pair in laid]]
+        by_prompt.setdefault(pair.prompt, []).append(pair)
+    for prompt, members in by_prompt.items():
+        span = laid.prompt(prompt)
+        for pair in members:
+            laid.answer(span, pair.chosen, pair.chosen_mask)
+            laid.answer(span, pair.rejected, pair.rejected_mask)
+    tokens = len(laid.ids)
+    laid.fill(-tokens % multiple_of)
     return PackedPairs(
-        pair_ids=tuple(pair.pair_id for pair in laid),
-        ids_T=torch.tensor(ids, device=device),
-        layout=PackedLayout(tuple(segments), torch.tensor(positions, device=device)),
-        at_N=torch.tensor(at, device=device),
-        targets_N=torch.tensor(targets, device=device),
-        lengths_2P=torch.tensor(lengths, device=device),
+        row_ids=tuple(pair.pair_id for members in by_prompt.values() for pair in members),
+        tokens=tokens,
+        ids_T=torch.tensor(laid.ids, device=device),
+        layout=PackedLayout(tuple(laid.segments), torch.tensor(laid.positions, device=device)),
+        at_N=torch.tensor(laid.at, device=device),
+        targets_N=torch.tensor(laid.targets, device=device),
+        lengths_2P=torch.tensor(laid.lengths, device=device).view(-1, 2).t(),
     )
+
+
+@dataclass(slots=True)
+class _Laid:
+    """What is laid out so far."""
+
+    ids: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    segments: list[Segment] = field(default_factory=list)
+    at: list[int] = field(default_factory=list)
+    targets: list[int] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+
+    def prompt(self, ids: tuple[int, ...]) -> tuple[int, int]:
+        start = len(self.ids)
+        self._add(ids, 0)
+        return start, len(self.ids)
+
+    def answer(self, prompt: tuple[int, int], ids: tuple[int, ...], mask: tuple[int, ...] | None) -> None:
+        start, end = prompt
+        before = [end - 1, *range(len(self.ids), len(self.ids) + len(ids) - 1)]
+        counted = [index for index in range(len(ids)) if mask is None or mask[index]]
+        self.at += [before[index] for index in counted]
+        self.targets += [ids[index] for index in counted]
+        self.lengths.append(len(counted))
+        self._add(ids, end - start, prompt)
+
+    def fill(self, count: int) -> None:
+        if count:
+            self._add((0,) * count, 0)
+
+    def _add(self, ids: tuple[int, ...], position: int, prompt: tuple[int, int] = (0, 0)) -> None:
+        self.segments.append(Segment(len(self.ids), len(self.ids) + len(ids), *prompt))
+        self.ids += ids
+        self.positions += range(position, position + len(ids))
 
 
 def log_probabilities(model: PreTrainedModel, row: PackedPairs) -> Tensor:
@@ -110,7 +131,12 @@ def log_probabilities(model: PreTrainedModel, row: PackedPairs) -> Tensor:
 
 
 @torch.no_grad()
-def reference_log_probabilities(model: PreTrainedModel, row: PackedPairs) -> Tensor:
-    """Return what `log_probabilities` gives with the adapter switched off: the base is the reference, at no memory."""
-    with adapter_off(model):
+def reference_log_probabilities(
+    model: PreTrainedModel, row: PackedPairs, start: Mapping[str, Tensor] | None = None
+) -> Tensor:
+    """Return what `log_probabilities` gives for the reference, at no other memory than the adapter's.
+
+    It is the base, with the adapter switched off; or, with `start`, the base with these weights in the adapter.
+    """
+    with adapter_off(model) if start is None else adapter_as(model, start):
         return log_probabilities(model, row)

@@ -61,9 +61,10 @@ def print_predictions(outcome: Outcome) -> None:
 
 
 def print_report(report: EvalReport) -> None:
-    """Print base and tuned side by side with intervals and the paired difference."""
+    """Print what was before and tuned side by side with intervals and the paired difference."""
     scores = {(s.task, s.metric, s.subject): s for s in report.scores}
     rows: list[tuple[str, ...]] = []
+    several = len({comparison.b for comparison in report.comparisons}) > 1
     for comparison in report.comparisons:
         key = (comparison.task, comparison.metric)
         a, b = scores.get((*key, comparison.a)), scores.get((*key, comparison.b))
@@ -71,8 +72,12 @@ def print_report(report: EvalReport) -> None:
             continue
         difference = f"{comparison.difference:+.3f} ({comparison.low:+.3f} to {comparison.high:+.3f})"
         p = "<0.001" if comparison.p < 0.001 else f"{comparison.p:.3f}"
-        rows.append((comparison.task, comparison.metric, _score(b), _score(a), difference, p, str(a.n)))
-    table("before and after (95% intervals)", ("task", "metric", "base", "tuned", "difference", "p", "rows"), rows)
+        before = f"{comparison.b} {_score(b)}" if several else _score(b)
+        rows.append((comparison.task, comparison.metric, before, _score(a), difference, p, str(a.n)))
+    alone = {(s.task, s.metric) for s in report.scores} - {(c.task, c.metric) for c in report.comparisons}
+    rows += [(s.task, s.metric, "", _score(s), "", "", str(s.n)) for s in report.scores if (s.task, s.metric) in alone]
+    head = ("task", "metric", "before" if several else "base", "tuned", "difference", "p", "rows")
+    table("before and after (95% intervals)", head, rows)
 
 
 def _score(score: Score) -> str:

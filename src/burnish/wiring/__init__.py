@@ -19,11 +19,13 @@ from burnish.wiring.releasing import (
     tracking_uri,
     write_report,
 )
+from burnish.wiring.samples import Samples, train_samples
 from burnish.wiring.serving import intent_picker, prompt_counter
-from burnish.wiring.training import interruptible, train, train_rows
+from burnish.wiring.training import interruptible, train
 
 __all__ = [
     "Base",
+    "Samples",
     "decide",
     "estimate",
     "evaluate",
@@ -49,7 +51,7 @@ __all__ = [
     "synthesize_section",
     "tracking_uri",
     "train",
-    "train_rows",
+    "train_samples",
     "vault_path",
     "without_synthetic",
     "write_report",

@@ -11,7 +11,8 @@ from burnish.core.errors import BaseModelError
 from burnish.core.recipe import Recipe
 from burnish.store.home import Home
 from burnish.wiring.base import Base
-from burnish.wiring.training import drawable, train_rows
+from burnish.wiring.samples import asked_order, train_samples
+from burnish.wiring.starting import check_start, start_of
 
 if TYPE_CHECKING:
     from burnish.core.artifacts import Probe
@@ -22,11 +23,11 @@ if TYPE_CHECKING:
     from burnish.plan.solve import Inputs
 
 
-def plan_inputs(recipe: Recipe, base: Base, manifest: Manifest) -> dict[str, Any]:
+def plan_inputs(recipe: Recipe, base: Base, manifest: Manifest, home: Home) -> dict[str, Any]:
     """Return everything that decides the plan: base, dataset, method, loop, and the machine it is for."""
     from burnish.plan.hardware import detect
 
-    hardware = detect(probe=False)
+    hardware, start = detect(probe=False), start_of(recipe, home)
     return {
         "name": recipe.name,
         "base": base.files.ref.model_dump(mode="json"),
@@ -34,6 +35,8 @@ def plan_inputs(recipe: Recipe, base: Base, manifest: Manifest) -> dict[str, Any
         "method": recipe.method.model_dump(mode="json"),
         "train": recipe.train.model_dump(mode="json"),
         **_ratios(recipe),
+        **({"objective": recipe.objective.model_dump(mode="json")} if recipe.objective.pairs else {}),
+        **({} if start is None else {"start": start.id}),
         "evaluate": recipe.evaluate.model_dump(mode="json"),
         "seed": recipe.seed,
         "machine": [hardware.device, hardware.cores, hardware.cpu_bf16, hardware.gpu_name],
@@ -44,7 +47,11 @@ def plan(recipe: Recipe, base: Base, manifest: Manifest, home: Home) -> Plan:
     """Resolve every number of the run from the dataset that was prepared."""
     from burnish.plan.hardware import detect
 
-    return _prepared_inputs(recipe, base, manifest, home).plan(detect())
+    made = _prepared_inputs(recipe, base, manifest, home).plan(detect())
+    start = start_of(recipe, home)
+    if start is not None:
+        check_start(recipe, start, made.base, made.method)
+    return made
 
 
 def _prepared_inputs(recipe: Recipe, base: Base, manifest: Manifest, home: Home) -> Inputs:
@@ -53,6 +60,7 @@ def _prepared_inputs(recipe: Recipe, base: Base, manifest: Manifest, home: Home)
     from burnish.plan.solve import Inputs
 
     lengths, order = _rows(recipe, manifest, home)
+    start = start_of(recipe, home)
     return Inputs(
         recipe=recipe,
         base=base.files.ref,
@@ -61,6 +69,7 @@ def _prepared_inputs(recipe: Recipe, base: Base, manifest: Manifest, home: Home)
         data_bytes=None,
         token_lengths=lengths,
         order=order,
+        start=None if start is None else start.id,
         corrections=corrections(stored_errors(home)),
         probes=stored_probes(home),
     )
@@ -72,12 +81,9 @@ def _ratios(recipe: Recipe) -> dict[str, Any]:
 
 
 def _rows(recipe: Recipe, manifest: Manifest, home: Home) -> tuple[list[Length], RunOrder | None]:
-    """Return the lengths of the training rows, and the order that the recipe asks for."""
-    from burnish.data.order import is_ordered, run_order
-
-    rows = train_rows(manifest, home)
-    lengths: list[Length] = [(row.ids[: row.prefix], row.prefix, len(row.ids) - row.prefix) for row in rows]
-    return lengths, run_order(recipe, drawable(manifest, home, rows)) if is_ordered(recipe) else None
+    """Return the lengths of what is trained on, and the order that the recipe asks for."""
+    samples = train_samples(manifest, home)
+    return samples.lengths, asked_order(recipe, manifest, home, samples)
 
 
 def shape_of(base: str) -> Mapping[str, Any]:
@@ -101,6 +107,7 @@ def shape_of(base: str) -> Mapping[str, Any]:
 
 def planning_inputs(recipe: Recipe, home: Home, prices: Path | None = None) -> Inputs:
     """Gather what a plan is made of but the machine: the newest dataset of this data, or the size of the file."""
+    from burnish.data.prepare import holds_pairs
     from burnish.data.sources.fingerprint import data_fingerprint
     from burnish.data.sources.read import stored_bytes
     from burnish.plan.bases import reference
@@ -114,10 +121,12 @@ def planning_inputs(recipe: Recipe, home: Home, prices: Path | None = None) -> I
     said = (recipe.system, recipe.template or None)
     newest = manifests[-1] if manifests else None
     same = newest is not None and (newest.fingerprint.system, newest.fingerprint.variables) == said
+    same = same and newest is not None and holds_pairs(newest) == recipe.objective.pairs
     manifest = newest if same else None
     lengths = order = None
     if manifest is not None and home.is_whole(manifest):
         lengths, order = _rows(recipe, manifest, home)
+    start = start_of(recipe, home)
     return Inputs(
         recipe=recipe,
         base=reference(recipe.base, config),
@@ -126,6 +135,7 @@ def planning_inputs(recipe: Recipe, home: Home, prices: Path | None = None) -> I
         data_bytes=sum(stored_bytes(source.path) or 0 for source in recipe.sources().values()),
         token_lengths=lengths,
         order=order,
+        start=None if start is None else start.id,
         prices=read_prices(prices),
         corrections=corrections(stored_errors(home)),
         probes=stored_probes(home),

@@ -31,6 +31,7 @@ def prepare_inputs(recipe: Recipe, base: Base, home: Home) -> dict[str, Any]:
         **({"forgotten": [f"{word:016x}" for word in forgotten.tolist()]} if len(forgotten) else {}),
         **({"key": private_key(home)[1]} if recipe.prepare.personal_data.needs_key else {}),
         **({"embedder": _embedder_name()} if _needs_embedder(recipe) else {}),
+        **({"rows": "preference pairs"} if recipe.objective.pairs else {}),
         **_data_inputs(recipe),
         "tasks": {name: data_sha256(path) for name, path in recipe.evaluate.tasks.items()},
         "settings": recipe.prepare.model_dump(mode="json"),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from burnish.core.artifacts import Manifest, Plan, Probe, ProbeMeasured
 from burnish.core.events import Emit, Progress
 from burnish.store.home import Home
-from burnish.wiring.base import Base, load_for_serving, load_planned
-from burnish.wiring.training import interruptible, planned_objective
+from burnish.wiring.base import Base, load_for_serving
+from burnish.wiring.training import begin, interruptible, planned_objective
 
 if TYPE_CHECKING:
     from burnish.core.packing import Length
@@ -24,16 +25,14 @@ NEW_TOKENS = 8
 
 def probe(plan: Plan, manifest: Manifest, base: Base, home: Home, emit: Emit) -> Probe:
     """Make the first steps of a run, read and answer some of its test rows, and return what they took."""
-    from burnish.model.lora import attach_lora
     from burnish.plan.architecture import read_architecture
     from burnish.plan.bases import read_config
     from burnish.plan.hardware import detect
     from burnish.plan.probe import probe_shape
     from burnish.train.probe import probe_steps, timed
 
-    model = load_planned(plan, base, emit)
-    attach_lora(model, plan.method, seed=plan.train.seed)
-    objective = planned_objective(plan, manifest, home)
+    model = begin(plan, base, home, emit)
+    objective = planned_objective(plan, manifest, home, model)
     with interruptible() as stop:
         steps = probe_steps(plan, objective, model, folder=home.root, emit=emit, stop=stop)
     del model
@@ -70,7 +69,7 @@ def _evaluated(trained: ProbeMeasured, plan: Plan, base: Base, rows: Sequence[To
 
     model = load_for_serving(base, plan, emit)
     attach_lora(model, plan.method, seed=plan.train.seed)
-    subject = ModelSubject(model, frozenset(), tuned=True)
+    subject = ModelSubject(model, frozenset(), lambda model: nullcontext())
     prompts = [row.ids[: row.prompt] for row in rows]
 
     def seconds_of(new_tokens: int) -> float:

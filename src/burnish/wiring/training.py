@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,65 +14,27 @@ from burnish.core.events import Emit
 from burnish.store.files import file_ref
 from burnish.store.home import Home
 from burnish.wiring.base import Base, load_planned
+from burnish.wiring.samples import planned_order, train_samples
 
 if TYPE_CHECKING:
-    from burnish.core.mix import Blocks
-    from burnish.core.rows import TokenRow
-    from burnish.data.order import Drawable
+    from transformers import PreTrainedModel
+
     from burnish.train.objective import Objective
-
-
-def train_rows(manifest: Manifest, home: Home) -> list[TokenRow]:
-    """Return the training rows as token ids."""
-    from burnish.data.rows import read_token_rows
-
-    return read_token_rows(home.path(manifest.splits["train"].token_file))
-
-
-def drawable(manifest: Manifest, home: Home, rows: Sequence[TokenRow]) -> Drawable:
-    """Return what an order has to know of the training rows. A rendering of an earlier answer is a row of its own."""
-    from burnish.data.order import Drawable
-    from burnish.data.rows import iterate_messages
-    from burnish.data.tables import EARLIER
-
-    said = {
-        row.row_id: (row.source_name, row.difficulty)
-        for row in iterate_messages(home.path(manifest.splits["train"].file))
-    }
-    of_rows = [said[row.row_id.partition(EARLIER)[0]] for row in rows]
-    return Drawable(
-        sources=[source for source, _ in of_rows],
-        tokens=[len(row.ids) for row in rows],
-        trained=[sum(row.mask) for row in rows],
-        difficulties=[difficulty for _, difficulty in of_rows],
-    )
-
-
-def planned_order(plan: Plan, manifest: Manifest, home: Home, rows: Sequence[TokenRow]) -> Blocks | None:
-    """Return the order of the run that a plan fixes, or None where it fixes none."""
-    from burnish.data.order import order_of
-
-    numbers = plan.train
-    if numbers.mix is None:
-        return None
-    return order_of(numbers.mix, drawable(manifest, home, rows), numbers.epochs, numbers.seed)
 
 
 def train(plan: Plan, manifest: Manifest, base: Base, home: Home, folder: Path, emit: Emit) -> Adapter:
     """Load the base as planned, train the adapter on it, and name what came out."""
-    from burnish.model.lora import attach_lora
     from burnish.train.choose import choose
     from burnish.train.loop import train as train_stage
 
-    model = load_planned(plan, base, emit)
-    attach_lora(model, plan.method, seed=plan.train.seed)
-    objective = planned_objective(plan, manifest, home)
-    paths = choose(plan, objective, model, home=home.root, emit=emit)
+    model = begin(plan, base, home, emit)
+    paths = choose(plan, planned_objective(plan, manifest, home, model), model, home=home.root, emit=emit)
+    objective = planned_objective(plan, manifest, home, model)  # anew: nothing that the choice computed is kept
     with interruptible() as stop:
         measured = train_stage(plan, objective, model, folder=folder, emit=emit, stop=stop, paths=paths)
     files = folder / "adapter"
     return Adapter(
-        parents=(plan.id, manifest.id),
+        parents=(plan.id, manifest.id) if plan.start is None else (plan.id, manifest.id, plan.start),
         name=plan.name,
         base=plan.base,
         plan=plan.id,
@@ -86,12 +48,29 @@ def train(plan: Plan, manifest: Manifest, base: Base, home: Home, folder: Path, 
     )
 
 
-def planned_objective(plan: Plan, manifest: Manifest, home: Home) -> Objective[Any]:
-    """Return what is learned, from the rows of the dataset."""
-    from burnish.train import sft
+def begin(plan: Plan, base: Base, home: Home, emit: Emit) -> PreTrainedModel:
+    """Return the model as training begins: the base with a fresh adapter, or the one that it goes on from."""
+    from burnish.model.lora import adaptable_layers, attach_lora, put_adapter, read_adapter
 
-    rows = train_rows(manifest, home)
-    return sft.objective(plan.train, rows, planned_order(plan, manifest, home, rows))
+    model = load_planned(plan, base, emit)
+    attach_lora(model, plan.method, seed=plan.train.seed)
+    if plan.start is not None:
+        folder = home.path(home.load(Adapter, plan.start).weights_file).parent
+        put_adapter(model, read_adapter(folder, adaptable_layers(model))[1])
+    return model
+
+
+def planned_objective(plan: Plan, manifest: Manifest, home: Home, model: PreTrainedModel) -> Objective[Any]:
+    """Return what is learned, from the rows of the dataset. model: as training begins, which preferences are held against."""
+    from burnish.model.lora import adapter_copy
+    from burnish.train import dpo, sft
+
+    samples = train_samples(manifest, home)
+    order = planned_order(plan, manifest, home, samples)
+    if plan.train.preference is None:
+        return sft.objective(plan.train, samples.rows, order)
+    start = None if plan.start is None else adapter_copy(model)
+    return dpo.objective(plan.train, samples.pairs, order, start=start)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any
@@ -17,6 +16,7 @@ from burnish.data.filters import rules
 from burnish.data.filters.clusters import effective
 from burnish.data.filters.marks import Marks, Mask
 from burnish.data.filters.signals import VARIETIES
+from burnish.data.pair import read_content
 from burnish.data.private.replace import redact
 from burnish.data.spool import Spool
 
@@ -164,7 +164,7 @@ def _texts(spool: Spool, chosen: Sequence[Sequence[int]]) -> dict[int, dict[str,
     found: dict[int, dict[str, Any]] = {}
     for row, messages in spool.messages(wanted):
         file, line = spool.place(row)
-        said = json.loads(messages)
+        said, _ = read_content(messages)
         found[row] = {
             "file": PurePosixPath(file).name,
             "line": line,

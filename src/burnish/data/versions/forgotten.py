@@ -11,6 +11,7 @@ import numpy as np
 
 from burnish.core.errors import StoreError
 from burnish.data.near.rows import conversation
+from burnish.data.pair import pair_texts
 from burnish.data.splits.leakage import exact_hash
 from burnish.data.splits.positions import U64
 from burnish.store.files import write_json
@@ -18,9 +19,9 @@ from burnish.store.files import write_json
 FILE = "forgotten.json"
 
 
-def row_hash(messages: Iterable[Mapping[str, Any]]) -> int:
-    """Return the hash of what is asked and answered in a conversation. The system prompt does not count."""
-    text, answer = conversation(list(messages))
+def row_hash(messages: Iterable[Mapping[str, Any]], rejected: Iterable[Mapping[str, Any]] | None = None) -> int:
+    """Return the hash of what is asked and answered in a conversation, or in both of a pair. System prompts do not count."""
+    text, answer = conversation(list(messages)) if rejected is None else pair_texts(messages, rejected)
     return exact_hash(f"{text}\n{answer}")
 
 

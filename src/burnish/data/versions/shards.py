@@ -28,6 +28,7 @@ import rfc8785
 from burnish.core.artifacts import Count, FileRef, Manifest, Record
 from burnish.core.errors import DataError
 from burnish.core.ids import Id, content_id
+from burnish.data.pair import content_line
 from burnish.data.shelf import indexed
 from burnish.store.files import write_bytes
 
@@ -201,7 +202,7 @@ def held(version: Version | Manifest, root: Path) -> Iterator[HeldRow]:
     for name, split in version.splits.items():
         for path in indexed(root / split.file.path):
             for row in _read(path, ["id", "messages", "source", "line", "start", "end", "source_name"]):
-                content = f'{{"messages":{row["messages"]}}}'
+                content = content_line(row["messages"])
                 span = Span(row.get("source_name") or "", row["source"], row["line"], row["start"], row["end"])
                 yield HeldRow(row["id"], name, span, content)
 
