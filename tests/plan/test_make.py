@@ -18,8 +18,8 @@ from burnish.core.artifacts import Manifest, Plan
 from burnish.core.errors import BaseModelError, DataError, RecipeError
 from burnish.core.packing import Length, count_steps, pack
 from burnish.core.recipe_file import parse_recipe
+from burnish.plan.evaluation import longest_answer
 from burnish.plan.hardware import Hardware
-from burnish.plan.make import longest_answer
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 MakePlan = Callable[..., Plan]

@@ -33,12 +33,13 @@ from burnish.plan.adapters import ALL_LINEAR, lora_parameters, resolve_targets
 from burnish.plan.architecture import Architecture, read_architecture
 from burnish.plan.constants import constant
 from burnish.plan.cost import Spending, cost_of
+from burnish.plan.evaluation import evaluation_work
 from burnish.plan.hardware import Hardware
 from burnish.plan.learning import learning_rate, preference
 from burnish.plan.memory import CHECKPOINT_BYTES, Device, Dtype, Workload, training_components, weight_bytes
 from burnish.plan.prices import Prices, read_prices
 from burnish.plan.probe import Measured, with_measured_peak
-from burnish.plan.work import TRAIN, Dataset, Steps, cut, read_dataset
+from burnish.plan.work import Dataset, Steps, cut, read_dataset
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 """AdamW's defaults (Loshchilov and Hutter 2019; torch.optim.AdamW)."""
@@ -163,12 +164,6 @@ def _cost(
     spending = Spending(duration.total, lost, disk, 4 * trainable)
     cost, because["cost.usd"] = cost_of(spending, run.hardware, run.device, *table)
     return cost
-
-
-def longest_answer(recipe: Recipe, manifest: Manifest) -> int:
-    """Tokens an answer may have in evaluation: the recipe's, or 1.25 times the longest trained answer, plus 8."""
-    asked = recipe.evaluate.max_new_tokens
-    return asked if asked is not None else math.ceil(1.25 * manifest.splits[TRAIN].longest_answer_tokens) + 8
 
 
 def _decide(
@@ -371,7 +366,7 @@ def _time(
         reference_share=0.0 if train.preference is None else min(1.0, run.steps.epoch_tokens / max(1, total)),
     )
     training = clock.train_seconds(run.architecture, run.method, work, run.device, rate)
-    evaluation = _evaluation(run, manifest)
+    evaluation = evaluation_work(run.recipe, run.data, manifest, subjects=2 if run.start is None else 3)
     evaluating = clock.evaluate_seconds(run.architecture, evaluation, rate)
     factors: dict[str, float] = {}
     if run.measured is not None:
@@ -394,25 +389,3 @@ def _time(
         high=training.high + evaluating.high + 2 * start,
     )
     return TimePlan(train=training, evaluate=evaluating, total=both), factors
-
-
-def _evaluation(run: _Run, manifest: Manifest | None) -> clock.EvaluateWork:
-    """Count what the subjects read and write. The base is taken to answer at full length, the others as trained."""
-    subjects = 2 if run.start is None else 3
-    general = round(constant("general_tokens")) if run.recipe.evaluate.forgetting else 0
-    if manifest is None:
-        rows = math.ceil(run.data.rows * run.recipe.prepare.test_share / max(1e-9, 1 - run.recipe.prepare.test_share))
-        per_row, trained = run.data.tokens / run.data.rows, run.data.trained / run.data.rows
-        limit = run.recipe.evaluate.max_new_tokens or math.ceil(1.25 * trained) + 8
-        return clock.EvaluateWork(
-            read=round(2 * subjects * rows * per_row) + subjects * general,
-            trained=round(subjects * rows * trained) + subjects * general,
-            generated=round(rows * (limit + (subjects - 1) * trained)),
-        )
-    splits = [split for name, split in manifest.splits.items() if name != TRAIN]
-    trained = sum(split.trained_tokens for split in splits)
-    return clock.EvaluateWork(
-        read=2 * subjects * sum(split.unique_tokens for split in splits) + subjects * general,
-        trained=subjects * trained + subjects * general,
-        generated=longest_answer(run.recipe, manifest) * sum(split.rows for split in splits) + (subjects - 1) * trained,
-    )

@@ -24,7 +24,7 @@ def evaluate(
     """Let base and tuned answer the same rows."""
     from burnish.evaluate.run import Reference
     from burnish.evaluate.run import evaluate as evaluate_stage
-    from burnish.plan.make import longest_answer
+    from burnish.plan.evaluation import longest_answer
 
     tasks = {name: eval_rows(split, home) for name, split in manifest.splits.items() if name != "train"}
     preference = plan.train.preference
