@@ -333,19 +333,18 @@ def _note_off(recipe: Recipe, emit: Emit) -> None:
         off.append("names of people, places and organisations (prepare.personal_data.names)")
     if recipe.prepare.semantic_duplicate is None:
         off.append("rows that say the same in other words (prepare.semantic_duplicate)")
+    if not recipe.prepare.filters.needs_embeddings:
+        off.append("rows far from all others, and groups of too many (prepare.filters.outlier, balance)")
     if off:
         emit(Note("prepare", f"Not looked for, as it needs a model: {'; '.join(off)}."))
 
 
 def _note_filters(found: dict[str, Any], emit: Emit) -> None:
-    """Say which filters mark rows that are still in the dataset, and which are off."""
+    """Say which filters mark rows that are still in the dataset."""
     marked = [each for each in found["filters"] if each["in_dataset"] and each["action"] == "report"]
     told = ", ".join(f"{each['name'].replace('_', ' ')} {each['in_dataset']:,}" for each in marked)
-    off = ", ".join(found["not_run"])
     if told:
         emit(Note("prepare", f"Filters mark rows that stay, of {found['kept']:,}: {told}. Look: burnish data show."))
-    if off:
-        emit(Note("prepare", f"Filters that are off: {off}. docs/filters.md says what they need."))
 
 
 def _check_splits(written: Written, recipe: Recipe, book: Book) -> None:
