@@ -80,7 +80,16 @@ class Cursor(Protocol):
 
 
 class Database(Protocol):
-    """A place of tables. Threads share its connections."""
+    """A place of tables. Threads share its connections.
+
+    local: whether reading takes microseconds and waits for nobody, so that an event loop may do it itself.
+    """
+
+    local: bool
+
+    def reading(self) -> AbstractContextManager[Cursor]:
+        """Read what is committed; no other transaction is waited for."""
+        ...
 
     def transaction(self, account: str | None = None) -> AbstractContextManager[Cursor]:
         """Begin a transaction that writes. With an account, no other transaction of that account runs beside it."""
@@ -151,6 +160,8 @@ class _SqliteCursor:
 class SqliteDatabase:
     """A file in write-ahead mode. Writers of one process take turns, so that few ever wait for the file's own lock."""
 
+    local = True
+
     def __init__(self, path: Path, clock: Clock | None = None) -> None:
         self._path, self._clock = path, clock
         self._own = threading.local()
@@ -178,6 +189,14 @@ class SqliteDatabase:
             self._own.connection = connection
             self._all.append(connection)
         return connection
+
+    @contextmanager
+    def reading(self) -> Generator[Cursor]:
+        """Read with this thread's connection: in write-ahead mode readers wait for no writer."""
+        try:
+            yield _SqliteCursor(self._connection(), self._clock)
+        except sqlite3.OperationalError as error:
+            raise StoreError(f"the gateway's database {self._path} failed: {error}") from error
 
     @contextmanager
     def transaction(self, account: str | None = None) -> Generator[Cursor]:
@@ -226,6 +245,8 @@ class _PostgresCursor:
 class PostgresDatabase:
     """A PostgreSQL server. A transaction of an account holds that account's row until it ends."""
 
+    local = False
+
     def __init__(self, url: str, clock: Clock | None = None) -> None:
         try:
             import psycopg
@@ -260,6 +281,10 @@ class PostgresDatabase:
                 raise StoreError(f"PostgreSQL at {where} failed: {error}") from error
         finally:
             self._free.put(connection)
+
+    def reading(self) -> AbstractContextManager[Cursor]:
+        """Read in a transaction of its own."""
+        return self.transaction()
 
     @contextmanager
     def transaction(self, account: str | None = None) -> Generator[Cursor]:

@@ -46,7 +46,7 @@ class KeyStore:
         identifier = split_key(text)
         if identifier is None:
             return None
-        with self._database.transaction() as cursor:
+        with self._database.reading() as cursor:
             cursor.execute(f"SELECT hash, {COLUMNS} FROM gateway_keys WHERE id = ?", (identifier,))
             found = cursor.rows()
             now = cursor.now_us()
