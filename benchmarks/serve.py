@@ -6,7 +6,7 @@ all of them; medians of ratios within a round are reported. Prompts are random t
 are random matrices of rank 8 (or `--rank`) on all linear layers.
 
 parity      greedy tokens of 8 adapters and the base, alone and in one mixed batch, against transformers + PEFT
-adapters    16 requests: one adapter, 16 adapters, 16 of 64 resident, no adapter; PEFT's `adapter_names` at 4 and 16 adapters
+adapters    16 requests, two settings against each other (--arms): one adapter, 16, 16 of 64 resident, none, PEFT's `adapter_names`
 continuous  16 clients: 16 rows against 1 row
 http        16 streaming clients over HTTP in another process against 16 threads in this one
 churn       1,000 times: add an adapter, use it, take it out; resident memory
@@ -28,6 +28,8 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +51,7 @@ from burnish.serve.engine import Engine
 
 BASE = "smollm2-135m-instruct"
 RESULTS = Path(__file__).parent / "results" / "serve.json"
-REQUESTS, PROMPT_TOKENS, NEW_TOKENS = 16, 40, 48
+REQUESTS, PROMPT_TOKENS, NEW_TOKENS = 16, 16, 24
 TIE = 1e-4
 
 
@@ -101,20 +103,40 @@ def run_peft(model: PeftModel, names: Sequence[str], new_tokens: int = NEW_TOKEN
     return time.perf_counter() - began
 
 
-def interleave(arms: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Run the arms in turns, forth and back; return the seconds of each round."""
-    seconds: dict[str, list[float]] = {name: [] for name in arms}
+@dataclass
+class Times:
+    """Seconds of each arm in each round: by the clock, and of this process's processor time."""
+
+    clock: dict[str, list[float]]
+    processor: dict[str, list[float]]
+
+    def ratio(self, fast: str, slow: str) -> dict[str, float]:
+        """How many times the throughput of `slow` the arm `fast` has: medians over rounds.
+
+        On a machine that others use too, processor time is the steadier of the two.
+        """
+
+        def median(times: dict[str, list[float]]) -> float:
+            return round(statistics.median(b / a for a, b in zip(times[fast], times[slow], strict=True)), 3)
+
+        return {"by_the_clock": median(self.clock), "by_processor_time": median(self.processor)}
+
+    def rates(self, tokens: int) -> dict[str, float]:
+        """New tokens a second of processor time, at one thread those of a quiet machine."""
+        return {name: round(tokens / statistics.median(values), 1) for name, values in self.processor.items()}
+
+
+def interleave(arms: dict[str, Callable[[], float]], rounds: int) -> Times:
+    """Run the arms in turns, forth and back."""
+    times = Times({name: [] for name in arms}, {name: [] for name in arms})
     for number in range(rounds):
         order = list(arms) if number % 2 == 0 else list(reversed(arms))
         for name in order:
-            seconds[name].append(arms[name]())
-        print({name: round(values[-1], 2) for name, values in seconds.items()}, file=sys.stderr, flush=True)
-    return seconds
-
-
-def ratio(seconds: dict[str, list[float]], fast: str, slow: str) -> float:
-    """How many times the throughput of `slow` the arm `fast` has: the median over rounds."""
-    return round(statistics.median(b / a for a, b in zip(seconds[fast], seconds[slow], strict=True)), 3)
+            before = time.process_time()
+            times.clock[name].append(arms[name]())
+            times.processor[name].append(time.process_time() - before)
+        print({name: round(values[-1], 2) for name, values in times.processor.items()}, file=sys.stderr, flush=True)
+    return times
 
 
 # -------------------------------------------------------------------------------------------------------------- parts
@@ -159,52 +181,56 @@ def _compare(model: PreTrainedModel, prompt: list[int], got: list[int], want: li
     return 0, int(tie), int(not tie)
 
 
+SETTINGS: dict[str, list[str | None]] = {
+    "no adapter": [None] * REQUESTS,
+    "one": ["n0"] * REQUESTS,
+    "4": [f"n{number % 4}" for number in range(REQUESTS)],
+    "16": [f"n{number}" for number in range(REQUESTS)],
+    "16 of 64": [f"n{4 * number}" for number in range(REQUESTS)],
+    "peft 4": [f"n{number % 4}" for number in range(REQUESTS)],
+    "peft 16": [f"n{number}" for number in range(REQUESTS)],
+}
+
+
 def adapters(base: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Compare two of the settings; "16 of 64" has 64 adapters in memory, the others those they use."""
+    one, other = options.arms.split(",")
     folders = write_adapters(folder, base, 16, options.rank)
-    known = {f"n{number}": folders[number % 16] for number in range(64)}
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    theirs = PeftModel.from_pretrained(model, folders[0], adapter_name="n0")
-    for number in range(1, 16):
-        theirs.load_adapter(folders[number], adapter_name=f"n{number}")
-    theirs.eval()
-    with Engine(load_base(base), rows=REQUESTS, slots=64) as engine:
-        for name, each in known.items():
-            engine.add_adapter(name, each, lazy=True)
+    arms: dict[str, Callable[[], float]] = {}
+    engines: list[Engine] = []
+    for arm in (one, other):
+        names = SETTINGS[arm]
+        if arm.startswith("peft"):
+            arms[arm] = partial(run_peft, peft_model(base, folders, sorted({*names} - {None})), names)  # type: ignore[arg-type]
+            continue
+        known = {f"n{number}": folders[number % 16] for number in range(64)} if arm == "16 of 64" else {
+            name: folders[int(name[1:])] for name in names if name is not None
+        }  # fmt: skip
+        engine = Engine(load_base(base), adapters=known, rows=REQUESTS, slots=64)
         for name in known:
             list(engine.submit([1, 2, 3], name, Sampling(max_new_tokens=1)))
-        assert len(engine.resident_adapters) == 64
-        four = [f"n{number % 4}" for number in range(REQUESTS)]
-        sixteen = [f"n{number}" for number in range(REQUESTS)]
-        few = {name: known[name] for name in sixteen}
-        alone = Engine(load_base(base), adapters=few, rows=REQUESTS, slots=16)
-        for name in sixteen:
-            list(alone.submit([1, 2, 3], name, Sampling(max_new_tokens=1)))
-        arms = {
-            "no adapter": lambda: run_engine(alone, [None] * REQUESTS)[0],
-            "one": lambda: run_engine(alone, ["n0"] * REQUESTS)[0],
-            "4": lambda: run_engine(alone, four)[0],
-            "16": lambda: run_engine(alone, sixteen)[0],
-            "16 of 64": lambda: run_engine(engine, [f"n{4 * number}" for number in range(REQUESTS)])[0],
-            "peft 4": lambda: run_peft(theirs, four),
-            "peft 16": lambda: run_peft(theirs, sixteen),
-        }
-        for arm in list(arms.values())[:5]:
-            arm()
-        seconds = interleave(arms, options.rounds)
-        alone.close()
-    tokens = REQUESTS * NEW_TOKENS
+        assert len(engine.resident_adapters) == len(known)
+        engines.append(engine)
+        arms[arm] = lambda engine=engine, names=names: run_engine(engine, names)[0]
+    for run in arms.values():
+        run()
+    times = interleave(arms, options.rounds)
+    for engine in engines:
+        engine.close()
     return {
         "rank": options.rank,
-        "new_tokens_per_s": {name: round(tokens / statistics.median(values), 1) for name, values in seconds.items()},
-        "ratios": {
-            "16 distinct / one adapter": ratio(seconds, "16", "one"),
-            "16 of 64 resident / one adapter": ratio(seconds, "16 of 64", "one"),
-            "16 distinct / no adapter": ratio(seconds, "16", "no adapter"),
-            "ours / PEFT at 4": ratio(seconds, "4", "peft 4"),
-            "ours / PEFT at 16": ratio(seconds, "16", "peft 16"),
-        },
-        "seconds": {name: [round(value, 3) for value in values] for name, values in seconds.items()},
+        "new_tokens_per_processor_second": times.rates(REQUESTS * NEW_TOKENS),
+        f"throughput of {one} / {other}": times.ratio(one, other),
+        "processor_seconds": {name: [round(each, 2) for each in values] for name, values in times.processor.items()},
     }
+
+
+def peft_model(base: Path, folders: Sequence[Path], names: Sequence[str]) -> PeftModel:
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    theirs = PeftModel.from_pretrained(model, folders[int(names[0][1:])], adapter_name=names[0])
+    for name in names[1:]:
+        theirs.load_adapter(folders[int(name[1:])], adapter_name=name)
+    return theirs.eval()
 
 
 def continuous(base: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -217,8 +243,8 @@ def continuous(base: Path, folder: Path, options: argparse.Namespace) -> dict[st
         seconds = interleave(arms, options.rounds)
     tokens = REQUESTS * NEW_TOKENS
     return {
-        "new_tokens_per_s": {name: round(tokens / statistics.median(values), 1) for name, values in seconds.items()},
-        "ratio": ratio(seconds, "16 rows", "1 row"),
+        "new_tokens_per_processor_second": seconds.rates(tokens),
+        "ratio": seconds.ratio("16 rows", "1 row"),
     }
 
 
@@ -282,7 +308,8 @@ def http(base: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any
     client.wait()
     stop.set()
     server.join()
-    return {"overhead_percent": round(100 * (1 / ratio(seconds, "http", "engine") - 1), 2)}
+    found = seconds.ratio("http", "engine")
+    return {"overhead_percent": {name: round(100 * (1 / value - 1), 2) for name, value in found.items()}}
 
 
 def churn(base: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -340,6 +367,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--arms", default="16,one", help=f"of adapters: two of {', '.join(SETTINGS)}")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     base = resolve_base(BASE).folder
@@ -355,7 +383,7 @@ def main() -> None:
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__},
     }
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    key = options.part if options.part != "adapters" else f"adapters rank {options.rank}"
+    key = options.part if options.part != "adapters" else f"adapters: {options.arms} (rank {options.rank})"
     results[key] = {**told, **found}
     RESULTS.write_text(json.dumps(results, indent=2) + "\n")
     print(json.dumps(results[key], indent=2))
