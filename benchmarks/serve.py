@@ -51,7 +51,7 @@ from burnish.serve.engine import Engine
 
 BASE = "smollm2-135m-instruct"
 RESULTS = Path(__file__).parent / "results" / "serve.json"
-REQUESTS, PROMPT_TOKENS, NEW_TOKENS = 16, 16, 24
+REQUESTS, PROMPT_TOKENS = 16, 8
 TIE = 1e-4
 
 
@@ -79,9 +79,7 @@ def make_prompts(count: int, seed: int = 0) -> list[list[int]]:
     return torch.randint(10, 49000, (count, PROMPT_TOKENS), generator=generator).tolist()
 
 
-def run_engine(
-    engine: Engine, names: Sequence[str | None], new_tokens: int = NEW_TOKENS
-) -> tuple[float, list[list[int]]]:
+def run_engine(engine: Engine, names: Sequence[str | None], new_tokens: int) -> tuple[float, list[list[int]]]:
     """Submit all requests at once; return the seconds until the last answer, and the answers."""
     began = time.perf_counter()
     prompts = make_prompts(len(names))
@@ -93,7 +91,7 @@ def run_engine(
     return time.perf_counter() - began, answers
 
 
-def run_peft(model: PeftModel, names: Sequence[str], new_tokens: int = NEW_TOKENS) -> float:
+def run_peft(model: PeftModel, names: Sequence[str], new_tokens: int) -> float:
     ids = torch.tensor(make_prompts(len(names)))
     began = time.perf_counter()
     model.generate(
@@ -201,7 +199,12 @@ def adapters(base: Path, folder: Path, options: argparse.Namespace) -> dict[str,
     for arm in (one, other):
         names = SETTINGS[arm]
         if arm.startswith("peft"):
-            arms[arm] = partial(run_peft, peft_model(base, folders, sorted({*names} - {None})), names)  # type: ignore[arg-type]
+            arms[arm] = partial(
+                run_peft,
+                peft_model(base, folders, sorted({*names} - {None})),
+                names,
+                options.new_tokens,  # type: ignore[arg-type]
+            )
             continue
         known = {f"n{number}": folders[number % 16] for number in range(64)} if arm == "16 of 64" else {
             name: folders[int(name[1:])] for name in names if name is not None
@@ -211,7 +214,7 @@ def adapters(base: Path, folder: Path, options: argparse.Namespace) -> dict[str,
             list(engine.submit([1, 2, 3], name, Sampling(max_new_tokens=1)))
         assert len(engine.resident_adapters) == len(known)
         engines.append(engine)
-        arms[arm] = lambda engine=engine, names=names: run_engine(engine, names)[0]
+        arms[arm] = lambda engine=engine, names=names: run_engine(engine, names, options.new_tokens)[0]
     for run in arms.values():
         run()
     times = interleave(arms, options.rounds)
@@ -219,7 +222,7 @@ def adapters(base: Path, folder: Path, options: argparse.Namespace) -> dict[str,
         engine.close()
     return {
         "rank": options.rank,
-        "new_tokens_per_processor_second": times.rates(REQUESTS * NEW_TOKENS),
+        "new_tokens_per_processor_second": times.rates(REQUESTS * options.new_tokens),
         f"throughput of {one} / {other}": times.ratio(one, other),
         "processor_seconds": {name: [round(each, 2) for each in values] for name, values in times.processor.items()},
     }
@@ -236,12 +239,12 @@ def peft_model(base: Path, folders: Sequence[Path], names: Sequence[str]) -> Pef
 def continuous(base: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     with Engine(load_base(base), rows=REQUESTS) as many, Engine(load_base(base), rows=1) as one:
         arms = {
-            "16 rows": lambda: run_engine(many, [None] * REQUESTS)[0],
-            "1 row": lambda: run_engine(one, [None] * REQUESTS)[0],
+            "16 rows": lambda: run_engine(many, [None] * REQUESTS, options.new_tokens)[0],
+            "1 row": lambda: run_engine(one, [None] * REQUESTS, options.new_tokens)[0],
         }
         arms["16 rows"]()
         seconds = interleave(arms, options.rounds)
-    tokens = REQUESTS * NEW_TOKENS
+    tokens = REQUESTS * options.new_tokens
     return {
         "new_tokens_per_processor_second": seconds.rates(tokens),
         "ratio": seconds.ratio("16 rows", "1 row"),
@@ -260,7 +263,8 @@ async def one(session, prompt):
             count += line.startswith(b"data: {")
     return count
 async def main():
-    async with aiohttp.ClientSession() as session:
+    connector = aiohttp.TCPConnector(force_close=True)  # rounds may be further apart than a kept connection lives
+    async with aiohttp.ClientSession(connector=connector) as session:
         for line in sys.stdin:
             began = time.perf_counter()
             counts = await asyncio.gather(*(one(session, prompt) for prompt in prompts))
@@ -288,7 +292,7 @@ def http(base: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any
     server.start()
     listening.wait()
     url = notes[0].split()[2]
-    command = [sys.executable, "-c", CLIENT, url, json.dumps(make_prompts(REQUESTS)), str(NEW_TOKENS)]
+    command = [sys.executable, "-c", CLIENT, url, json.dumps(make_prompts(REQUESTS)), str(options.new_tokens)]
     client = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert client.stdin is not None
     assert client.stdout is not None
@@ -297,10 +301,10 @@ def http(base: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any
         client.stdin.write("go\n")  # type: ignore[union-attr]
         client.stdin.flush()  # type: ignore[union-attr]
         seconds, events = json.loads(client.stdout.readline())  # type: ignore[union-attr]
-        assert events >= REQUESTS * NEW_TOKENS / 4, events
+        assert events >= REQUESTS * options.new_tokens / 4, events
         return seconds
 
-    arms = {"engine": lambda: run_engine(engine, [None] * REQUESTS)[0], "http": over_http}
+    arms = {"engine": lambda: run_engine(engine, [None] * REQUESTS, options.new_tokens)[0], "http": over_http}
     for arm in arms.values():
         arm()
     seconds = interleave(arms, options.rounds)
@@ -366,6 +370,7 @@ def main() -> None:
     parser.add_argument("part", choices=list(PARTS))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rank", type=int, default=8)
+    parser.add_argument("--new-tokens", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--arms", default="16,one", help=f"of adapters: two of {', '.join(SETTINGS)}")
     options = parser.parse_args()
@@ -378,6 +383,8 @@ def main() -> None:
         "date": datetime.date.today().isoformat(),
         "base": BASE,
         "threads": options.threads,
+        "requests": REQUESTS,
+        "new_tokens": options.new_tokens,
         "device": f"{platform.machine()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}",
         "load_average": [round(load_before, 1), round(os.getloadavg()[0], 1)],
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__},
