@@ -16,15 +16,22 @@ from typing import Literal
 from burnish.plan.adapters import ALL_LINEAR, adapted, lora_parameters, resolve_targets
 from burnish.plan.architecture import Architecture, Block
 from burnish.plan.constants import constant
+from burnish.plan.inspect.ladder import int8_constant_bytes, int8_weight_bytes
+from burnish.plan.inspect.trainable import dora_parameters, houlsby_parameters, ia3_parameters, prefix_parameters
 from burnish.plan.memory import COPIED_RESULT, quantisation_constant_bytes, weight_bytes
 
-Moment = Literal["loss", "backward", "end"]
+Moment = Literal["generation", "loss", "backward", "end"]
+Adapter = Literal["lora", "dora", "ia3", "houlsby", "prefix"]
 Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit", "sgd"]
 HALF, SINGLE = 2, 4
 STATE_BLOCK = 256
 """8-bit states that share one float32 scale (Dettmers et al. 2022, arXiv:2110.02861, section 2.1)."""
 LOSS_FORWARD_BYTES, LOSS_BACKWARD_BYTES = 10, 12
 """A logit at its peak in forward (bfloat16, float32, log-softmax) and backward (log-softmax and two float32 gradients)."""
+ROLLOUT_TOKEN_BYTES = 8 + 3 * SINGLE
+"""A token of a rollout: its id, and three float32 numbers."""
+EAGER_SCORE_BYTES = 6
+"""A score of eager attention: softmax's float32 result, and it again in bfloat16 for the product with the values."""
 GATHERED_LAYERS = 2
 """Layers that sharding gathers at once: the one in use and the next (torch FSDP2, prefetching)."""
 
@@ -32,6 +39,9 @@ COMPONENTS: dict[str, str] = {
     "weights": "the base as loaded; sharded: this GPU's part",
     "quantisation_constants": "scales and tables of NF4 or INT8",
     "reference": "a second copy of the base that does not train, for DPO where the adapter cannot be switched off",
+    "critic": "a second model that learns what an answer is worth, with its gradients and states",
+    "reward_model": "a frozen model that judges answers",
+    "rollouts": "generated answers, and while they are generated their keys and values",
     "adapter": "A and B of each target",
     "gradients": "one number for each trained one, in its dtype; at the start of backward only of what was accumulated",
     "optimizer": "the optimizer's states that live on the device; paged ones live on the host",
@@ -40,6 +50,7 @@ COMPONENTS: dict[str, str] = {
     "layer_gradients": "gradients between the two halves of the feed-forward layer, while its backward runs",
     "logits": "logits and their gradients, where the loss is not chunked",
     "dequantised_weight": "the largest quantised weight, unpacked for its product",
+    "magnitudes": "what PEFT's DoRA makes to know the length of each row of W + BA, for one linear at a time",
     "gathered_layers": "whole layers that sharding gathers for their computation",
     "workspace": "buffers of cuBLAS",
 }
@@ -52,10 +63,13 @@ class Job:
 
     `adapter_bytes`: 2 where adapters are bfloat16, 4 for float32. `fused_kernels`: norms, feed-forward and loss of Liger.
     `reference`: "copy" for a second base (DPO; count chosen and rejected rows both). `accumulated`: gradients of earlier
-    micro-batches are there. `gpus` over 1: weights, gradients and states sharded over so many (FSDP).
+    micro-batches are there. `gpus` over 1: weights, gradients and states sharded over so many (FSDP). `adapter`: which kind;
+    `rank` is also the width of Houlsby's bottleneck and the tokens of a prefix. `attention`: eager keeps every score.
+    `rollouts`: answers of `row_tokens` that are generated at once before they are learned from (PPO, GRPO). `critic`: a
+    second model that learns what an answer is worth, as the policy is trained. `reward_model`: a frozen one as large.
     """
 
-    method: Literal["full", "lora", "qlora"]
+    method: Literal["full", "lora", "qlora", "lora on int8"]
     rows: int
     row_tokens: int
     checkpointed_layers: int = 0
@@ -68,6 +82,11 @@ class Job:
     reference: Literal["none", "copy"] = "none"
     accumulated: bool = False
     gpus: int = 1
+    adapter: Adapter = "lora"
+    attention: Literal["fused", "eager"] = "fused"
+    rollouts: int = 0
+    critic: bool = False
+    reward_model: bool = False
 
     @property
     def tokens(self) -> int:
@@ -76,12 +95,13 @@ class Job:
 
 
 def step_components(architecture: Architecture, job: Job) -> dict[str, int]:
-    """Bytes by component at the worst of three moments of a step. Their sum is the peak.
+    """Bytes by component at the worst moment of a step. Their sum is the peak.
 
-    loss: all activations and the logits are held. backward: the logits are gone, the last layer's gradients come, a
-    recomputed layer is there once more. end: all gradients, and the activations of one layer.
+    generation: keys and values of all rollouts, no activations. loss: all activations and the logits are held. backward:
+    the logits are gone, the last layer's gradients come, a recomputed layer is there once more. end: all gradients, and the
+    activations of one layer.
     """
-    moments: tuple[Moment, ...] = ("loss", "backward", "end")
+    moments: tuple[Moment, ...] = ("loss", "backward", "end", *(("generation",) if job.rollouts else ()))
     return max(
         (_moment(architecture, job, moment) for moment in moments), key=lambda components: sum(components.values())
     )
@@ -90,14 +110,15 @@ def step_components(architecture: Architecture, job: Job) -> dict[str, int]:
 def _moment(architecture: Architecture, job: Job, moment: Moment) -> dict[str, int]:
     targets = resolve_targets(architecture, job.targets, source="the job")
     full, nf4, end = job.method == "full", job.method == "qlora", moment == "end"
-    lora = 0 if full else lora_parameters(architecture, targets, job.rank)
+    generation = moment == "generation"
+    lora = 0 if full else adapter_parameters(architecture, job.adapter, targets, job.rank)
     trained, item = (architecture.parameters, HALF) if full else (lora, job.adapter_bytes)
+    int8 = job.method == "lora on int8"
     weights = weight_bytes(architecture, "nf4" if nf4 else "none", "bfloat16")
     layers = _layer_bytes(architecture, job, targets)
-    kept = 0 if end else sum(layers[job.checkpointed_layers :])
-    inputs = (
-        (min(1, job.checkpointed_layers) if end else job.checkpointed_layers) * job.tokens * architecture.hidden * HALF
-    )
+    kept = 0 if end or generation else sum(layers[job.checkpointed_layers :])
+    recomputed_inputs = 0 if generation else min(1, job.checkpointed_layers) if end else job.checkpointed_layers
+    inputs = recomputed_inputs * job.tokens * architecture.hidden * HALF
     recomputed = moment == "backward" and job.checkpointed_layers == architecture.layers
     gradients = trained * item if end or job.accumulated else 0
     if full and moment == "backward":
@@ -105,22 +126,62 @@ def _moment(architecture: Architecture, job: Job, moment: Moment) -> dict[str, i
     if full and end and architecture.tied_head:
         gradients += architecture.embedding_parameters * HALF  # of head and embedding, before they are summed
     constants = quantisation_constant_bytes(architecture, double_quantisation=job.double_quantisation) if nf4 else 0
+    if int8:
+        weights, constants = int8_weight_bytes(architecture), int8_constant_bytes(architecture)
     layer_weights = max(block.parameters for block in architecture.blocks) * HALF
+    last_norm = job.tokens * architecture.hidden * _norm_item(architecture, job, trains=full)
+    between = 2 * HALF * job.tokens * max(block.width for block in architecture.blocks)
+    held = trained * item + device_state_bytes(job.optimizer, trained, item) + (0 if full else lora * job.adapter_bytes)
     return {
         "weights": weights // job.gpus,
         "quantisation_constants": constants // job.gpus,
         "reference": weights // job.gpus if job.reference == "copy" else 0,
+        "critic": (weights + constants + held) // job.gpus if job.critic else 0,
+        "reward_model": weights // job.gpus if job.reward_model else 0,
+        "rollouts": _rollout_bytes(architecture, job, cached=generation),
         "adapter": lora * job.adapter_bytes // job.gpus,
         "gradients": gradients // job.gpus,
         "optimizer": device_state_bytes(job.optimizer, trained, item) // job.gpus,
-        "activations": kept + inputs + job.tokens * architecture.hidden * _norm_item(architecture, job, trains=full),
+        "activations": kept + inputs + (0 if generation else last_norm),
         "recomputed_layer": max(layers) if recomputed or end else 0,
-        "layer_gradients": 0 if moment == "loss" else 2 * HALF * job.tokens * max(b.width for b in architecture.blocks),
+        "layer_gradients": 0 if moment in ("loss", "generation") else between,
         "logits": _logit_bytes(architecture, job) if moment == "loss" else 0,
-        "dequantised_weight": HALF * max(linear.weights for linear in architecture.linears) if nf4 else 0,
+        "dequantised_weight": HALF * max(linear.weights for linear in architecture.linears) if nf4 or int8 else 0,
+        "magnitudes": _dora_bytes(architecture, targets) if job.adapter == "dora" and not full else 0,
         "gathered_layers": GATHERED_LAYERS * layer_weights if job.gpus > 1 else 0,
         "workspace": round(constant("cuda_workspace_bytes")),
     }
+
+
+def adapter_parameters(architecture: Architecture, adapter: Adapter, targets: tuple[str, ...], rank: int) -> int:
+    """Return the numbers that an adapter of this kind trains."""
+    match adapter:
+        case "lora":
+            return lora_parameters(architecture, targets, rank)
+        case "dora":
+            return dora_parameters(architecture, targets, rank)
+        case "ia3":
+            return ia3_parameters(architecture)
+        case "houlsby":
+            return houlsby_parameters(architecture, rank)
+        case "prefix":
+            return prefix_parameters(architecture, rank)
+
+
+def _rollout_bytes(architecture: Architecture, job: Job, *, cached: bool) -> int:
+    """Token ids, log-probabilities of policy and reference and advantages; while they are generated, keys and values too."""
+    tokens = job.rollouts * job.row_tokens
+    keys_and_values = 2 * HALF * architecture.layers * architecture.key_value_size if cached else 0
+    return tokens * (ROLLOUT_TOKEN_BYTES + keys_and_values)
+
+
+def _dora_bytes(architecture: Architecture, targets: tuple[str, ...]) -> int:
+    """An identity of the inputs, and BA, W, their scaled sum and its square (PEFT 0.21, `tuners/lora/dora.py`)."""
+    return HALF * max(
+        linear.inputs**2 + 4 * linear.weights
+        for block in architecture.blocks
+        for linear in adapted(block.linears, targets)
+    )
 
 
 def device_state_bytes(optimizer: Optimizer, numbers: int, item: int) -> int:
@@ -148,13 +209,13 @@ def host_state_bytes(optimizer: Optimizer, numbers: int) -> int:
 def _layer_bytes(architecture: Architecture, job: Job, targets: tuple[str, ...]) -> list[int]:
     """Bytes that each layer keeps, in order."""
     return [
-        job.tokens * _token_bytes(architecture, block, job, targets)
+        job.tokens * token_bytes(architecture, block, job, targets)
         for block in architecture.blocks
         for _ in range(block.count)
     ]
 
 
-def _token_bytes(architecture: Architecture, block: Block, job: Job, targets: tuple[str, ...]) -> int:
+def token_bytes(architecture: Architecture, block: Block, job: Job, targets: tuple[str, ...]) -> int:
     """Bytes of one token in one layer.
 
     RMS norms keep their input in float32 and, where their weight trains, their result; layer norms their input. Attention
@@ -169,17 +230,35 @@ def _token_bytes(architecture: Architecture, block: Block, job: Job, targets: tu
         total += norm * (queries + keys)
     fused = sum(linear.reads == "attention norm" and linear.outputs > queries for linear in block.linears) == 1
     total += HALF * (2 * queries + 2 * keys + (queries + keys if fused else 0)) + SINGLE * architecture.heads
+    if job.attention == "eager":
+        total += EAGER_SCORE_BYTES * architecture.heads * job.row_tokens + 2 * HALF * (queries - keys)
+        total -= SINGLE * architecture.heads
+    if full or job.adapter in ("lora", "dora"):
+        total += _linear_bytes(architecture, block, job, targets)
+    elif job.adapter == "ia3":
+        total += HALF * (2 * keys + block.width)
+    elif job.adapter == "houlsby":
+        total += 2 * HALF * (hidden + 2 * job.rank)
+    kept = 1 if not architecture.gated else 2 if job.fused_kernels else 3
+    return total + HALF * kept * block.width
+
+
+def _linear_bytes(architecture: Architecture, block: Block, job: Job, targets: tuple[str, ...]) -> int:
+    """What linears that train, or have LoRA beside them, keep of one token. DoRA keeps its base's result and LoRA's too."""
+    full = job.method == "full"
     trained = list(block.linears) if full else adapted(block.linears, targets)
     read = {linear.reads: linear.inputs for linear in trained}
     if architecture.model_type not in COPIED_RESULT:
-        read.pop("attention", None)  # the result of attention, counted above
-    total += HALF * sum(read.values())
-    if not full:
-        total += HALF * job.rank * len(trained)
-        if job.adapter_bytes == SINGLE:
-            total += SINGLE * sum(linear.inputs for linear in trained)
-    kept = 1 if not architecture.gated else 2 if job.fused_kernels else 3
-    return total + HALF * kept * block.width
+        read.pop("attention", None)  # the result of attention, counted with it
+    total = HALF * sum(read.values())
+    if full:
+        return total
+    total += HALF * job.rank * len(trained)
+    if job.adapter_bytes == SINGLE:
+        total += SINGLE * sum(linear.inputs for linear in trained)
+    if job.adapter == "dora":
+        total += 2 * HALF * sum(linear.outputs for linear in trained)
+    return total
 
 
 def _norm_item(architecture: Architecture, job: Job, *, trains: bool) -> int:

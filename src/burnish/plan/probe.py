@@ -34,6 +34,10 @@ def probe_shape(plan: Plan, architecture: Architecture, hardware: Hardware) -> d
     }
 
 
+SPREADS = 2
+"""A band holds so many standard deviations from step to step: a host that others share drifts for seconds at a time."""
+
+
 @dataclass(frozen=True, slots=True)
 class Measured:
     """A probe as the plan uses it: seconds of a run's tokens, rates of evaluation, bytes."""
@@ -52,7 +56,7 @@ class Measured:
         took = self.took
         return (
             f"a probe here: {took.steps} steps of {took.seconds / took.steps:.3g} s, "
-            f"{took.tokens / took.seconds:,.0f} tokens/s"
+            f"{took.tokens / took.seconds:,.0f} tokens/s, from step to step {took.spread:.0%} apart"
         )
 
     def train_seconds(self, tokens: int) -> Interval:
@@ -72,7 +76,7 @@ class Measured:
         return Rates(read, generated, self.because)
 
     def _band(self, middle: float) -> Interval:
-        band = constant(f"{self.device}_probe_band")
+        band = min(0.9, max(constant(f"{self.device}_probe_band"), SPREADS * self.took.spread))
         return Interval(low=middle * (1 - band), mid=middle, high=middle * (1 + band))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -50,3 +51,9 @@ def probe_steps(
 def timed(steps: Sequence[StepDone]) -> Sequence[StepDone]:
     """Return the steps that count: without the first WARM_UP, of short runs without the first half."""
     return steps[min(WARM_UP, len(steps) // 2) :]
+
+
+def spread(steps: Sequence[StepDone]) -> float:
+    """Return the standard deviation of the seconds of a token, as a share of their mean; 0 for a single step."""
+    each = [step.seconds / step.tokens for step in steps]
+    return statistics.stdev(each) / statistics.fmean(each) if len(each) > 1 else 0.0

@@ -76,17 +76,20 @@ def print_methods(gpu: Gpu, rows: Sequence[MethodRow]) -> None:
     for row in rows:
         largest = sorted(row.components.items(), key=lambda item: -item[1])[:4]
         host = f"; {format_bytes(row.host_bytes)} on the host" if row.host_bytes else ""
+        many = row.gpus is not None and row.gpus > 1 and row.sharded_bytes is not None
+        each = f" of {format_bytes(row.sharded_bytes or 0)}" if many else ""
         cells.append(
             (
                 row.method,
                 format_bytes(row.peak_bytes),
                 str(row.checkpointed_layers),
-                "over 64" if row.gpus is None else str(row.gpus),
+                "over 64" if row.gpus is None else f"{row.gpus}{each}",
+                "-" if row.step_seconds is None else f"{row.step_seconds:.2f} s",
                 ", ".join(f"{name.replace('_', ' ')} {format_bytes(size)}" for name, size in largest),
                 row.because + host,
             )
         )
-    columns = ("method", "peak", "recomputed", f"{gpu.name}s", "largest parts", "because")
+    columns = ("method", "peak", "recomputed", f"{gpu.name}s", "step", "largest parts", "because")
     table("methods in a plain loop: transformers, PEFT, AdamW, the usual loss", columns, cells)
 
 

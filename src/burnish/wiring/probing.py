@@ -29,7 +29,7 @@ def probe(plan: Plan, manifest: Manifest, base: Base, home: Home, emit: Emit) ->
     from burnish.plan.bases import read_config
     from burnish.plan.hardware import detect
     from burnish.plan.probe import probe_shape
-    from burnish.train.probe import probe_steps, timed
+    from burnish.train.probe import probe_steps, spread, timed
 
     model = begin(plan, base, home, emit)
     objective = planned_objective(plan, manifest, home, model)
@@ -41,6 +41,7 @@ def probe(plan: Plan, manifest: Manifest, base: Base, home: Home, emit: Emit) ->
         steps=len(counted),
         tokens=sum(step.tokens for step in counted),
         seconds=sum(step.seconds for step in counted),
+        spread=spread(counted),
         peak_bytes=max(step.rss_bytes if plan.train.device == "cpu" else step.device_bytes for step in steps),
     )
     architecture = read_architecture(read_config(base.files.folder / "config.json"))
