@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from burnish.core.artifacts import Interval, MethodPlan
+from burnish.plan.adapters import resolve_targets
 from burnish.plan.architecture import read_architecture
 from burnish.plan.bases import find_config
-from burnish.plan.gpus import find_gpu, gpus
-from burnish.plan.hardware import Hardware
+from burnish.plan.gpus import find_gpu, get_gpu, gpus
+from burnish.plan.hardware import Hardware, rented
 from burnish.plan.time import EvaluateWork, Rates, TrainWork, evaluate_seconds, rates, train_operations, train_seconds
 
 LLAMA = read_architecture(find_config("llama-3.1-8b-instruct"))
@@ -111,3 +115,28 @@ def test_the_reference_of_preferences_costs_a_forward_pass_once() -> None:
     asked = train_operations(LLAMA, LORA, replace(work(10, trained=3, seen=5), reference_share=0.5))
     forward = 2 * 6_979_321_856 + 4 * 32 * 4096 * 5
     assert asked - plain == 5 * forward + 0.5 * 2 * 3 * 128_256 * 4096
+
+
+ENGINE = Path(__file__).parents[2] / "benchmarks" / "results" / "train.jsonl"
+ENGINE_ROWS = [
+    row for row in map(json.loads, ENGINE.read_text(encoding="utf-8").splitlines()) if row["who"] == "burnish"
+]
+
+
+@pytest.mark.parametrize("row", ENGINE_ROWS, ids=lambda row: f"{row['base_dtype']} {row['memory']} {row['rows']}")
+def test_a_step_of_fused_layers_on_an_h200_is_within_a_fifth(row: dict[str, Any]) -> None:
+    """benchmarks/train.py: the 8B shape, rows of 2048 tokens or chats of 180."""
+    llama, nf4 = read_architecture(find_config("llama-3.1-8b-instruct")), row["base_dtype"] == "nf4"
+    method = MethodPlan(
+        kind=row["method"], rank=row["rank"], alpha=32.0, dropout=0.0, double_quantisation=nf4,
+        targets=resolve_targets(llama, ("all-linear",), source="x"), quantisation="nf4" if nf4 else "none",
+        base_dtype="fp8" if row["base_dtype"] == "fp8" else None,
+    )  # fmt: skip
+    tokens = round(row["tok_s"] * row["step_s"])
+    work = TrainWork(
+        tokens=tokens, trained=tokens, seen=1024 if row["rows"] == "full" else 150,
+        packed_rows=8192 // row["row_tokens"], steps=1, checkpointed_layers=row["checkpointed_layers"],
+    )  # fmt: skip
+    found = train_seconds(llama, method, work, "cuda", rates(rented(get_gpu("h200")), "cuda"))
+    assert found.mid == pytest.approx(row["step_s"], rel=0.2)
+    assert found.low <= row["step_s"] <= found.high

@@ -19,12 +19,14 @@ from burnish.plan.architecture import Architecture
 from burnish.plan.constants import constant
 from burnish.plan.gpus import Gpu, find_gpu
 from burnish.plan.hardware import Hardware
+from burnish.plan.memory import is_fused
+from burnish.plan.step_time import StepSeconds
 
 FORWARD, LORA_BACKWARD, RECOMPUTE = 2, 2, 2
 ADAPTER_OPERATIONS = 6
 ATTENTION_FORWARD, ATTENTION_BACKWARD = 4, 8
 HEAD_OPERATIONS = 4
-MEASURED_GPUS = frozenset({"H100 SXM"})
+MEASURED_GPUS = frozenset({"H100 SXM", "H200"})
 """GPUs that training was timed on."""
 
 
@@ -117,10 +119,22 @@ def train_seconds(
     )
     if method.quantisation == "nf4":
         fixed += work.packed_rows * passes * architecture.linear_weights * constant(f"{device}_nf4_seconds_per_weight")
+    if device == "cuda" and is_fused(architecture, method):
+        return _beside(operations, rate, fixed, method)
     return Interval(
         low=operations / rate.train.high + fixed,
         mid=operations / rate.train.mid + fixed,
         high=operations / rate.train.low + 2 * fixed,
+    )
+
+
+def _beside(operations: float, rate: Rates, host: float, method: MethodPlan) -> Interval:
+    """Fused layers leave the GPU little but its products, while the host launches: the slower of both decides."""
+    gain = constant("cuda_fused_gain") * (constant("cuda_fp8_gain") if method.base_dtype == "fp8" else 1.0)
+    return Interval(
+        low=operations / (rate.train.high * gain),
+        mid=StepSeconds(operations / (rate.train.mid * gain), host).total,
+        high=operations / (rate.train.low * gain) + 2 * host,
     )
 
 
