@@ -57,9 +57,13 @@ def _ladder(found: dict[str, Any]) -> None:
         ]
         cells += [f"{row['measured_bytes']:,}", f"{row['measured_constants_bytes']:,}"] if measured else []
         rows.append(
-            [*cells, *([f"{course[row['precision']]:g}" if row["precision"] in course else ""] if course else [])]
+            [*cells, *([f"{course[row['precision']]:.1f}" if row["precision"] in course else ""] if course else [])]
         )
     table("precision ladder", [*columns, *(["course, GB"] if course else [])], rows)
+    if course:
+        line(
+            "the course's exact byte counts do not follow from the model's shape; ours do, and are as transformers counts"
+        )
 
 
 def _modules(found: dict[str, Any]) -> None:
