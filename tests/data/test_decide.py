@@ -39,13 +39,14 @@ def test_a_row_without_a_group_is_an_error_that_names_it(run_prepare: Prepare) -
 
 
 def test_chunks_of_500_documents_split_by_file_have_no_document_on_both_sides(
-    tmp_path: Path, tokenizer: Tokenizer
+    tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # sides go by the names of files as the recipe has them
     folder = tmp_path / "documents"
     folder.mkdir()
     for number in range(500):
         write_rows(folder / f"d{number:03}.jsonl", [row(10 * number + chunk) for chunk in range(10)])
-    raw = {"name": "d", "base": "b", "data": str(folder), "method": "lora"}
+    raw = {"name": "d", "base": "b", "data": "documents", "method": "lora"}
     recipe = parse_recipe(raw | {"prepare": {"split_by": "file"}}, source="t")
     out = tmp_path / "out"
     manifest = prepare(recipe, tokenizer=tokenizer, folder=out, root=tmp_path, emit=lambda event: None)

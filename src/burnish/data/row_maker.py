@@ -383,7 +383,8 @@ def _columns(rows: Sequence[_Entry], files: Sequence[str]) -> tuple[np.ndarray, 
             0 if candidate.made is None else candidate.made.parent,
         )
     hashes = words_of(words)
-    marks = signals_of([Said(c.said[-1].messages, answer, c.changes) for _, (_, answer), c in rows], hashes)
+    said = [Said(c.said[-1].messages, answer, c.changes, pair=c.is_pair) for _, (_, answer), c in rows]
+    marks = signals_of(said, hashes)
     for name in SIGNALS.names or ():
         columns[name] = marks[name]
     return columns, hashes
