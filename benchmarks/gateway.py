@@ -1,6 +1,6 @@
 """What the gateway costs: latency added and requests a core, beside a bare pass-through and LiteLLM's proxy, in one run.
 
-    python benchmarks/gateway.py --litellm /opt/peers/litellm/bin/litellm
+    python benchmarks/gateway.py --litellm litellm-venv/bin/litellm
 
 The upstream answers after a fixed 20 ms. Arms take turns in random order, round after round; every arm is one process.
 Latency: 100 requests/s, open loop (the next request does not wait for the last one's answer); on a machine that others

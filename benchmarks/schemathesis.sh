@@ -2,7 +2,7 @@
 # Schemathesis over the gateway's OpenAPI document, in front of a real engine: no 5xx but 503 with Retry-After, and every
 # answer as the document says. Takes schemathesis' program, installed in a virtual environment of its own.
 #
-#   benchmarks/schemathesis.sh /opt/peers/schemathesis/bin/schemathesis [examples an operation]
+#   benchmarks/schemathesis.sh schemathesis-venv/bin/schemathesis [examples an operation]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 schemathesis=$1 examples=${2:-30}
