@@ -12,8 +12,10 @@ lies between the two; by the moment of being told alone, a thread that was waked
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import multiprocessing
+import queue
 import random
 import secrets
 import sys
@@ -114,6 +116,18 @@ def most_at_once(events: list[Event]) -> int:
     return most
 
 
+def _next_result(
+    results: multiprocessing.Queue, children: list[multiprocessing.Process], until: float
+) -> tuple[list[Event], dict[str, int]]:
+    """Return what the next process found. A process that failed is an error at once, not after a long wait."""
+    while time.time() < until:
+        with contextlib.suppress(queue.Empty):
+            return results.get(timeout=1)
+        if failed := [child.exitcode for child in children if child.exitcode]:
+            raise SystemExit(f"{len(failed)} processes failed; what they said stands above")
+    raise SystemExit("the processes did not end in time")
+
+
 def stress(where: str, limits: Limits, processes: int, threads: int, seconds: float) -> dict[str, object]:
     """Run and add up."""
     account, results = secrets.token_hex(6), multiprocessing.Queue()
@@ -127,7 +141,7 @@ def stress(where: str, limits: Limits, processes: int, threads: int, seconds: fl
     events: list[Event] = []
     refusals: dict[str, int] = {}
     for _ in children:
-        found, refused = results.get(timeout=seconds + 120)
+        found, refused = _next_result(results, children, ends + 120)
         events += found
         for reason, count in refused.items():
             refusals[reason] = refusals.get(reason, 0) + count

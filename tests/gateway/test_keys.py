@@ -6,6 +6,7 @@ import json
 import sqlite3
 import stat
 import statistics
+import threading
 import time
 from pathlib import Path
 
@@ -188,6 +189,17 @@ def test_the_audit_only_grows_and_shows_where_it_was_broken(database: Database, 
     raw.commit()
     with pytest.raises(StoreError, match="broken at row 2"):
         entries(database, SECRET)
+
+
+def test_a_replica_starts_beside_a_transaction_of_another(postgres: str, tmp_path: Path) -> None:
+    """Making what exists takes locks, and two replicas that hold some of them each end in a deadlock."""
+    working = open_database(postgres, tmp_path)
+    with working.transaction("someone") as cursor:
+        cursor.execute("INSERT INTO gateway_spent VALUES ('someone', 0, 1, 0)")
+        started = threading.Thread(target=lambda: open_database(postgres, tmp_path).close(), daemon=True)
+        started.start()
+        started.join(timeout=20)
+        assert not started.is_alive()
 
 
 def test_postgres_keeps_keys_and_the_audit_too(postgres: str, tmp_path: Path) -> None:
