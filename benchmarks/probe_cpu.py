@@ -49,7 +49,7 @@ def measure(home: Home, steps: int) -> list[StepDone]:
         if isinstance(event, StepDone):
             found.append(event)
 
-    objective = planned_objective(done.plan, done.manifest, home)
+    objective = planned_objective(done.plan, done.manifest, home, model)
     with contextlib.suppress(Interrupted):
         train(done.plan, objective, model, folder=home.root, emit=note, stop=lambda: len(found) >= steps)
     return found
