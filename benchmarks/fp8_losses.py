@@ -4,7 +4,8 @@
     python benchmarks/fp8_losses.py run FOLDER [--steps 200] [--out benchmarks/results/fp8_losses.json]
 
 The same rows in the same order from the same first adapter; only the form of the frozen weights differs. Compared are the
-means of the last 20 losses, and of each 20 before.
+means of the last 20 losses, and of each 20 before. Without a GPU both are computed in float32, float8 by the values of its
+products: the rounding is the card's, the sums are more exact.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ def losses(folder: Path, base: Path, steps: int, *, fp8: bool) -> list[float]:
     """Return the losses of so many steps."""
     import torch
 
+    from burnish.model.fused import replace
     from burnish.model.load import load_base
     from burnish.model.lora import attach_lora
     from burnish.train import sft
@@ -62,11 +64,14 @@ def losses(folder: Path, base: Path, steps: int, *, fp8: bool) -> list[float]:
     ]
     plan = Plan.model_validate_json((folder / "plan.json").read_text(encoding="utf-8"))
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    numbers = plan.train.model_copy(update={"device": device, "compute_dtype": "bfloat16"})
+    dtype = "bfloat16" if device == "cuda" else "float32"
+    numbers = plan.train.model_copy(update={"device": device, "compute_dtype": dtype})
     method = plan.method.model_copy(update={"base_dtype": "fp8" if fp8 else None})
     plan = plan.model_copy(update={"train": numbers, "method": method})
-    model = load_base(base, device=device, dtype=torch.bfloat16)
+    model = load_base(base, device=device, dtype=getattr(torch, dtype))
     attach_lora(model, method, seed=numbers.seed)
+    if device == "cpu":
+        replace.has_fp8 = lambda device: True
     found: list[float] = []
 
     def note(event: Any) -> None:
@@ -103,7 +108,8 @@ def main() -> None:
         asked.base = resolve_base("smollm2-135m-instruct").folder
     import torch
 
-    both = {form: losses(asked.folder, asked.base, asked.steps, fp8=form == "fp8") for form in ("bfloat16", "fp8")}
+    exact = "bfloat16" if torch.cuda.is_available() else "float32"
+    both = {form: losses(asked.folder, asked.base, asked.steps, fp8=form == "fp8") for form in (exact, "fp8")}
     means = {
         form: [statistics.fmean(each[i : i + WINDOW]) for i in range(0, len(each), WINDOW)]
         for form, each in both.items()
@@ -114,7 +120,7 @@ def main() -> None:
         "torch": torch.__version__,
         "steps": asked.steps,
         "last": {form: each[-1] for form, each in means.items()},
-        "ratios": [fp8 / other for fp8, other in zip(means["fp8"], means["bfloat16"], strict=True)],
+        "ratios": [fp8 / other for fp8, other in zip(means["fp8"], means[exact], strict=True)],
         "losses": both,
     }
     asked.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
