@@ -9,14 +9,13 @@ from pathlib import Path
 import pytest
 import uvicorn
 
-from devtools import Browser
-
 from burnish.data.review.desk import Desk
 from burnish.data.review.reviews import Reviews
 from burnish.data.synthesize.pool import Entry
 from burnish.doors.reviewing import act, state
 from burnish.review.app import Desk as PageDesk
 from burnish.review.app import create_app
+from devtools import Browser
 
 TOKEN = "a-token-of-the-test-0123456789abcdef"
 HOSTILE = '<img src=x onerror="window.bad=1"><script>window.bad=2</script> \u202egnp.exe'

@@ -10,10 +10,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "gateway"))
 
-from devtools import Browser, Page
 from gateway_running import BadUpstream, Running
 
 from burnish.web.page import assets
+from devtools import Browser, Page
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
-from devtools import Browser, Page
 from gateway_running import BadUpstream, Running
 
 from burnish.web.page import FILES, assets
+from devtools import Browser, Page
 
 PICTURES = Path(os.environ["BURNISH_PICTURES"]) if "BURNISH_PICTURES" in os.environ else None
 """Where screenshots are left to be looked at."""
