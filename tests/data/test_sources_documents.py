@@ -79,6 +79,80 @@ def test_markdown_gives_a_row_for_each_section_with_the_path_of_headings(tmp_pat
     assert [text[row.origin.start : row.origin.end] for row in found][2] == "## Two ##\nmore\n"
 
 
+def test_front_matter_of_markdown_is_what_its_sections_say_and_no_section(tmp_path: Path) -> None:
+    front = "---\ntitle: Manual\ndate: 2024-03-05\nlang: de\ntags: [a, b]\nnested: {x: 1}\n---\n"
+    text = f"{front}intro\n\n# One\ntext\n"
+    found = rows(tmp_path / "guide.md", text)
+    said = {"date": "2024-03-05", "language": "de", "front_matter": {"tags": ["a", "b"]}}
+    assert [row.value for row in found] == [
+        {"text": "intro", "title": "Manual", **said},
+        {"text": "# One\ntext", "title": "One", **said},
+    ]
+    assert [row.origin.line for row in found] == [8, 10]
+    assert [text[row.origin.start : row.origin.end] for row in found] == ["intro\n\n", "# One\ntext\n"]
+    toml = rows(tmp_path / "b.md", '+++\ntitle = "Hugo"\ndate = 2024-03-05\n+++\nwords')
+    assert [row.value for row in toml] == [{"text": "words", "title": "Hugo", "date": "2024-03-05"}]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "---\n\nA rule, then words.\n",
+        "---\nwords between rules\n---\nmore",
+        "---\nkey: [broken\n---\nmore",
+        "---\ntitle: it does not end",
+        "words\n---\ntitle: not at the top\n---\n",
+        "---\n" + "a: 1\n" * 20_000 + "---\nfar too long",
+        "---\n" + "[" * 5000 + "]" * 5000 + "\n---\nwords",
+        "+++\nno = toml = here\n+++\nmore",
+    ],
+)
+def test_what_only_looks_like_front_matter_is_text(tmp_path: Path, text: str) -> None:
+    (row,) = rows(tmp_path / "a.md", text)
+    assert row.value == {"text": text.strip(), "title": "a"}
+
+
+PARAGRAPHS = "".join(
+    f"<p>Paragraph {n} tells at length what the shop sells to people in the city.</p>" for n in range(9)
+)
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ("<h1>Returns</h1><p>Thirty days.</p>", "# Returns\n\nThirty days."),
+        ("<div><h1>Returns</h1></div><article><h2>When</h2><p>Within thirty days.</p></article>",
+         "# Returns\n\n## When\n\nWithin thirty days."),
+        ("<nav><a href=/>Home</a></nav><main><h1>Use</h1><p>Run <code>pip install a_b</code>.</p><h2>Linux</h2>"
+         "<ul><li>apt</li></ul></main><footer>2020</footer>", "# Use\n\nRun `pip install a_b`.\n\n## Linux\n\n- apt"),
+        ("<h1>Prices</h1><table><tr><th>Article</th><th>Price</th></tr><tr><td>Chair</td><td>20</td></tr></table>",
+         "# Prices\n\n| Article | Price | \n|---|---|\n| Chair | 20 |"),
+        ("<h1>Code</h1><pre><code>x = 1\n# no heading</code></pre><p>A *star*, a_b [1].</p>",
+         "# Code\n\n```\nx = 1\n# no heading\n```\nA *star*, a_b [1]."),
+        ("<header><h1>The shop</h1></header><main><h1>Returns</h1><p>Thirty days, and forty for members.</p></main>",
+         "# Returns\n\nThirty days, and forty for members."),
+    ],
+)  # fmt: skip
+def test_headings_of_small_pages_are_kept_as_markdown(tmp_path: Path, body: str, text: str) -> None:
+    (row,) = rows(tmp_path / "a.html", f"<html><body>{body}</body></html>")
+    assert row.value is not None
+    assert row.value["text"] == text
+    assert "date" not in row.value
+
+
+def test_a_heading_apart_from_the_text_of_a_long_page_is_put_back(tmp_path: Path) -> None:
+    more = PARAGRAPHS.replace("city", "village")
+    page = f"<div class=hero><h1>Returns</h1></div><div>{PARAGRAPHS}<div><h2>Refunds</h2></div>{more}</div>"
+    (row,) = rows(tmp_path / "a.html", f"<html><body>{page}</body></html>")
+    assert row.value is not None
+    lines = row.value["text"].split("\n")
+    assert lines[0] == "# Returns"
+    assert lines[lines.index("## Refunds") - 2 :][:3:2] == [
+        "Paragraph 8 tells at length what the shop sells to people in the city.",
+        "## Refunds",
+    ]
+
+
 def test_html_gives_its_text_without_navigation(tmp_path: Path) -> None:
     words = "<p>" + "The return policy allows thirty days for every article. " * 5 + "</p>"
     page = "<html><head><title>Returns</title></head><body>"

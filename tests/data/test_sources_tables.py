@@ -68,6 +68,27 @@ def test_two_lists_need_a_name(tmp_path: Path) -> None:
     assert "no list 'c'" in rows(tmp_path / "a.json", content, key="c")[0].detail
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-16-be", "utf-32-be"])
+@pytest.mark.parametrize("indent", [None, 2])
+def test_json_as_windows_writes_it_is_read(tmp_path: Path, encoding: str, indent: int | None) -> None:
+    items = [{"a": "Zoë 東"}, {"a": "\U0001f6eb" * 3000}, {"a": 'quote " and \\'}]
+    mark = "" if encoding in ("utf-16", "utf-32") else "\ufeff"
+    for content in (items, {"data": items}):
+        raw = (mark + json.dumps(content, indent=indent, ensure_ascii=False)).encode(encoding)
+        assert values(rows(tmp_path / "a.json", raw)) == items
+    lines = (mark + "\r\n".join(json.dumps(item) for item in items)).encode(encoding)
+    assert values(rows(tmp_path / "a.json", lines)) == items
+
+
+def test_what_is_broken_in_utf16_costs_its_own_row_alone(tmp_path: Path) -> None:
+    half = '[{"a": "x"}, {"a": "\ud83d"}, {"a": "y"}]'.encode("utf-16", "surrogatepass")
+    assert reasons(rows(tmp_path / "a.json", half)) == [None, "not UTF-8", None]
+    cut = '{"a": "x"}\n{"a": "y"}'.encode("utf-16")[:-1]
+    assert reasons(rows(tmp_path / "a.jsonl", cut)) == [None, "not UTF-8"]
+    no_characters = "[".encode("utf-32") + b"\xff" * 8
+    assert reasons(rows(tmp_path / "a.json", no_characters)) == ["not UTF-8"]
+
+
 def test_json_lines_under_the_name_json_are_read_as_lines(tmp_path: Path) -> None:
     assert values(rows(tmp_path / "a.json", '{"a": 1}\n{"a": 2}\n')) == [{"a": 1}, {"a": 2}]
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from burnish.data.record import Origin, RawRow
+from burnish.data.sources.encoding import json_in_utf8
 from burnish.data.sources.item import BLOCK_BYTES
 from burnish.data.sources.lines import object_row, read_jsonl
-from burnish.data.sources.refusal import BROKEN_JSON, LONGEST_ROW_BYTES, NOT_UTF8, TOO_LONG, Refused, excerpt
+from burnish.data.sources.refusal import BROKEN_JSON, LONGEST_ROW_BYTES, TOO_LONG, Refused, excerpt
 from burnish.data.sources.spec import SourceSpec
 from burnish.data.sources.strict_json import parse_object
 
@@ -31,14 +32,20 @@ _INSIDE = re.compile(rb'["\[\]{}]')
 
 
 def read_json(stream: BinaryIO, spec: SourceSpec, file: str) -> Iterator[RawRow]:
-    """Yield the objects of a JSON file; `line` counts the elements, and the span is theirs in bytes."""
+    """Yield the objects of a JSON file; `line` counts the elements, and the span is theirs in bytes.
+
+    A file in UTF-16 or UTF-32 with its byte order mark is read too; the spans are then those of its text in UTF-8.
+    """
+    with json_in_utf8(stream) as text:
+        yield from _read(text, spec, file)
+
+
+def _read(stream: BinaryIO, spec: SourceSpec, file: str) -> Iterator[RawRow]:
     first = stream.readline(LONGEST_ROW_BYTES + 1)
     begins = first.removeprefix(_BOM).lstrip()[:1]
     while not begins and first:
         first = stream.readline(LONGEST_ROW_BYTES + 1)
         begins = first.lstrip()[:1]
-    if first.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise Refused(NOT_UTF8, "UTF-16; JSON files are UTF-8")
     if begins == b"{" and spec.key is None and _is_lines(first, stream):
         stream.seek(0)
         yield from read_jsonl(stream, spec, file)

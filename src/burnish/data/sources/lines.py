@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import codecs
-import tempfile
 from collections.abc import Iterator
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 from burnish.data.record import Origin, RawRow
-from burnish.data.sources.encoding import encoding_of_bytes
-from burnish.data.sources.item import BLOCK_BYTES
+from burnish.data.sources.encoding import json_in_utf8
 from burnish.data.sources.refusal import LONGEST_ROW_BYTES, TOO_LONG, Refused, excerpt
 from burnish.data.sources.spec import SourceSpec
 from burnish.data.sources.strict_json import parse_object
@@ -22,17 +19,16 @@ def read_jsonl(stream: BinaryIO, spec: SourceSpec, file: str, *, longest: int = 
 
     A file that begins with the mark of UTF-16 or UTF-32 and a row, as Windows writes them, is read as what it is.
     """
+    with json_in_utf8(stream) as lines:
+        yield from _lines(lines, spec, file, longest)
+
+
+def _lines(stream: BinaryIO, spec: SourceSpec, file: str, longest: int) -> Iterator[RawRow]:
     source = spec.shown
     number = 0
     while raw := stream.readline(longest + 1):
         number += 1
         if number == 1:
-            encoding = encoding_of_bytes(raw)
-            if encoding.startswith(("utf-16", "utf-32")) and raw.decode(encoding, "ignore").lstrip().startswith("{"):
-                with tempfile.TemporaryFile() as copy:
-                    _recode(raw, stream, encoding, cast(BinaryIO, copy))
-                    yield from read_jsonl(cast(BinaryIO, copy), spec, file, longest=longest)
-                return
             raw = raw.removeprefix(_BOM)
         origin = Origin(source, file, number)
         if len(raw) > longest and not raw.endswith(b"\n"):
@@ -40,17 +36,6 @@ def read_jsonl(stream: BinaryIO, spec: SourceSpec, file: str, *, longest: int = 
             yield RawRow(origin, None, excerpt(raw), TOO_LONG)
             continue
         yield object_row(origin, raw)
-
-
-def _recode(first: bytes, stream: BinaryIO, encoding: str, copy: BinaryIO) -> None:
-    """Write a stream, of which `first` is read already, as UTF-8. What it cannot mean becomes U+FFFD."""
-    decoder = codecs.getincrementaldecoder(encoding)("replace")
-    block = first
-    while block:
-        copy.write(decoder.decode(block).encode("utf-8", "replace"))
-        block = stream.read(BLOCK_BYTES)
-    copy.write(decoder.decode(b"", final=True).encode("utf-8", "replace"))
-    copy.seek(0)
 
 
 def object_row(origin: Origin, raw: bytes) -> RawRow:

@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 from burnish.data.record import Origin, RawRow
 from burnish.data.sources.encoding import encoding_of
+from burnish.data.sources.front_matter import Values, front_matter
 from burnish.data.sources.refusal import BLANK, NOT_UTF8, NUL, Refused, excerpt
 from burnish.data.sources.spec import SourceSpec
 
@@ -33,12 +34,17 @@ def read_txt(stream: BinaryIO, spec: SourceSpec, file: str) -> Iterator[RawRow]:
 
 
 def read_md(stream: BinaryIO, spec: SourceSpec, file: str) -> Iterator[RawRow]:
-    """Yield each section with its heading; `title` is the path of headings down to it, `line` the line of its heading."""
-    name = PurePosixPath(file).stem
+    """Yield each section with its heading; `title` is the path of headings down to it, `line` the line of its heading.
+
+    Front matter is no section: each row has its title (where no heading stands above), date, language, licence and group, and
+    the rest under `front_matter`.
+    """
+    said, lines, size, text = front_matter(_lines(stream))
+    name = said.pop("title", None) or PurePosixPath(file).stem
     path: list[tuple[int, str]] = []
-    piece = _Piece(1, 0)
+    piece = _Piece(1 + lines, size, said)
     fence = b""
-    for line in _lines(stream):
+    for line in text:
         mark = _FENCE.match(line)
         if mark is not None and (not fence or line.strip().startswith(fence)):
             fence = b"" if fence else mark[1]
@@ -59,17 +65,17 @@ def _title(path: list[tuple[int, str]], name: str) -> str:
 
 
 class _Piece:
-    """A text that grows by lines and knows where it began."""
+    """A text that grows by lines and knows where it began. said: what each of its rows says besides."""
 
-    def __init__(self, line: int, start: int) -> None:
-        self.line, self.start, self.lines, self.raw = line, start, 0, bytearray()
+    def __init__(self, line: int, start: int, said: Values | None = None) -> None:
+        self.line, self.start, self.lines, self.raw, self.said = line, start, 0, bytearray(), said or {}
 
     def add(self, line: bytes) -> None:
         self.raw += line
         self.lines += line.endswith((b"\n", b"\r"))
 
     def next(self) -> _Piece:
-        return _Piece(self.line + self.lines, self.start + len(self.raw))
+        return _Piece(self.line + self.lines, self.start + len(self.raw), self.said)
 
     def rows(self, spec: SourceSpec, file: str, title: str) -> Iterator[RawRow]:
         """The row, or none when nothing was added."""
@@ -78,7 +84,7 @@ class _Piece:
         raw = bytes(self.raw)
         origin = Origin(spec.shown, file, self.line, self.start, self.start + len(raw))
         try:
-            yield RawRow(origin, {"text": _text(raw), "title": title}, excerpt(raw))
+            yield RawRow(origin, {"text": _text(raw), "title": title, **self.said}, excerpt(raw))
         except Refused as refusal:
             yield RawRow(origin, None, excerpt(raw), refusal.reason, refusal.detail)
 
