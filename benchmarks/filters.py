@@ -114,7 +114,7 @@ def measure(name: str, lines: list[bytes], base: wiring.Base) -> dict[str, Any]:
         marks = Marks(spool, recipe.prepare.filters)
         fates = decide(spool, wanted(recipe), lambda: None, None, marks)
         began = time.process_time()
-        told = filter_report(spool, fates, marks, [])
+        told = filter_report(spool, fates, marks, [], {})
         report_s = time.process_time() - began
         began = time.process_time()
         audit(spool, fates, marks, {"train": 0, "test": 2}, [])

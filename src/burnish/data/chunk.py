@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from burnish.data.examples import Changed
 from burnish.data.filters.columns import SIGNALS
 from burnish.data.near.shingle import Words
 
@@ -129,6 +130,8 @@ class Counts:
     tokens_in: Counter[str] = field(default_factory=Counter[str])
     rows_in: Counter[str] = field(default_factory=Counter[str])
     overlong: Overlong = field(default_factory=Overlong)
+    examples: dict[str, list[Changed]] = field(default_factory=dict[str, list[Changed]])
+    """Of each change, some before and after."""
 
 
 @dataclass(slots=True)

@@ -11,6 +11,7 @@ from typing import Any, cast
 from burnish.core.artifacts import Ledger
 from burnish.core.dataset import SourceLedger
 from burnish.data.chunk import Chunk, Counts, Refused
+from burnish.data.examples import MOST, Changed
 from burnish.data.private.replace import redact
 
 _SHOWN_CHARACTERS = 1000
@@ -38,8 +39,16 @@ class Book:
         return self.of(source).formats.total()
 
     def of(self, source: int) -> Counts:
-        """Return lines and formats by file of one source; its other counts stay empty."""
+        """Return lines and formats by file of one source, and examples of changes; its other counts stay empty."""
         return self._sources.get(source, Counts())
+
+    def examples(self, sources: int) -> dict[str, list[Changed]]:
+        """Return the first rows of each change in the first so many sources."""
+        found: dict[str, list[Changed]] = {}
+        for number in range(sources):
+            for change, some in self.of(number).examples.items():
+                found[change] = [*found.get(change, []), *some][:MOST]
+        return found
 
     @property
     def rows_in(self) -> int:
@@ -56,6 +65,9 @@ class Book:
         own = self._sources.setdefault(source, Counts())
         own.lines.update(chunk.counts.lines)
         own.formats.update(chunk.counts.formats)
+        for change, found in chunk.counts.examples.items():
+            kept = own.examples.setdefault(change, [])
+            kept += found[: MOST - len(kept)]
         self._rejected.setdefault(source, Counter()).update(chunk.reasons)
         for refused in chunk.refused:
             self._first.setdefault((source, refused.reason), refused)

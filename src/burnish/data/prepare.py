@@ -106,7 +106,7 @@ def prepare(
             written = write(spool, fates, sides, folder, root, book, emit, clean=personal.leaves_nothing, names=names)
             _check_splits(written, recipe, book)
             proof = proving.result()
-        found = filter_report(spool, fates, marks, names)
+        found = filter_report(spool, fates, marks, names, book.examples(len(data)))
         _note_filters(found, emit)
         audited = audit(spool, fates, marks, sides, names)
     beside = {"leakage": proof.as_json(), "certificate": certified.to_json(), "filters": found, "audit": audited}

@@ -26,27 +26,32 @@ _MOST_ROUNDS = 4
 
 @dataclass(frozen=True, slots=True)
 class Repaired:
-    """The text, and what had to be changed in it."""
+    """The text, and each change that was made: what it is called, the text before and after it."""
 
     text: str
-    changes: frozenset[str]
+    steps: tuple[tuple[str, str, str], ...] = ()
+
+    @property
+    def changes(self) -> frozenset[str]:
+        """What had to be changed."""
+        return frozenset(name for name, _, _ in self.steps)
 
 
 def repair(text: str) -> Repaired:
     """Return the text with mojibake decoded, CRLF as LF, control and invisible characters and terminal escapes removed, in NFC."""
     if text.isascii() and _SUSPICIOUS.search(text) is None:
-        return Repaired(text, frozenset())
-    changes: set[str] = set()
+        return Repaired(text)
+    steps: list[tuple[str, str, str]] = []
     for _ in range(_MOST_ROUNDS):
         before = text
         for name, fix in _FIXES.items():
             fixed = fix(text)
             if fixed != text:
-                changes.add(name)
+                steps.append((name, text, fixed))
             text = fixed
         if text == before:
             break
-    return Repaired(text, frozenset(changes))
+    return Repaired(text, tuple(steps))
 
 
 def _line_ends(text: str) -> str:

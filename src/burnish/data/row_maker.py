@@ -34,9 +34,10 @@ from burnish.data.chunk import (
     packed,
     small,
 )
+from burnish.data.cleaning import Cleaning
+from burnish.data.examples import Examples
 from burnish.data.filters.columns import SIGNALS
 from burnish.data.filters.signals import Said, signals_of
-from burnish.data.filters.strip import without_boilerplate
 from burnish.data.fit import answers_of, longest, truncated
 from burnish.data.formats.columns import ColumnMapping
 from burnish.data.formats.read import read
@@ -48,10 +49,9 @@ from burnish.data.near.canonical import digest, key64, plain, words_only
 from burnish.data.near.rows import conversation
 from burnish.data.near.shingle import Words, words_of
 from burnish.data.pair import pair_content, pair_renderings, pair_texts, said_in_pair
-from burnish.data.private.cleaner import Cleaner, Treatment, make_cleaner
+from burnish.data.private.cleaner import Treatment
 from burnish.data.private.replace import redact
 from burnish.data.record import RawRow, Record
-from burnish.data.repair import repair
 from burnish.data.splits.assign import TEST, TRAIN
 from burnish.data.splits.leakage import exact_hash_of
 from burnish.data.splits.positions import position
@@ -119,20 +119,22 @@ class _Candidate:
 
 def chunk_maker(tokenizer: Tokenizer, settings: Settings) -> Callable[[Sequence[RawRow]], Chunk]:
     """Return the function from raw rows to a chunk."""
-    return partial(_make_chunk, tokenizer, settings, make_cleaner(settings.personal))
+    cleaning = Cleaning(settings.personal, strip_boilerplate=settings.strip_boilerplate)
+    return partial(_make_chunk, tokenizer, settings, cleaning)
 
 
-def _make_chunk(tokenizer: Tokenizer, settings: Settings, clean: Cleaner, raws: Sequence[RawRow]) -> Chunk:
+def _make_chunk(tokenizer: Tokenizer, settings: Settings, cleaning: Cleaning, raws: Sequence[RawRow]) -> Chunk:
     """Make what can be made of some raw rows. Never raises for a row: what is wrong with it is its entry."""
-    counts = Counts()
+    counts, examples = Counts(), cleaning.examples()
     found: list[_Candidate | Refused] = []
     for raw in raws:
         counts.lines[raw.origin.file] += 1
         try:
-            found.append(_candidate(raw, settings, clean, counts))
+            found.append(_candidate(raw, settings, cleaning, counts, examples))
         except RowRefused as refusal:
             found.append(_refused(raw, refusal.reason, refusal.detail))
-    entries = _rendered(tokenizer, settings, found, counts)
+    entries = _rendered(tokenizer, settings, found, counts, examples)
+    counts.examples = examples.found
     rows: list[_Entry] = []
     refusals: list[tuple[int, Refused]] = []
     for entry in entries:
@@ -162,7 +164,7 @@ def _refused(raw: RawRow, reason: str, detail: str) -> Refused:
     return Refused(raw.origin.line, raw.origin.file, reason, redact(detail).text, redacted_line(raw.text))
 
 
-def _candidate(raw: RawRow, settings: Settings, clean: Cleaner, counts: Counts) -> _Candidate:
+def _candidate(raw: RawRow, settings: Settings, cleaning: Cleaning, counts: Counts, examples: Examples) -> _Candidate:
     if raw.value is None:
         raise RowRefused(raw.reason or "not a row", raw.detail)
     mapping = settings.columns
@@ -172,7 +174,7 @@ def _candidate(raw: RawRow, settings: Settings, clean: Cleaner, counts: Counts) 
     _check_kind(row, settings)
     difficulty = _number(row.unused.get(DIFFICULTY))
     counts.unused.update(row.unused.keys() - ({DIFFICULTY} if difficulty is not None else set[str]()))
-    row, changes = _cleaned(row, clean, counts, strip=settings.strip_boilerplate)
+    row, changes = cleaning.cleaned(row, raw.origin, counts, examples)
     day, date = row.day(), row.meta.get("date")
     if date is not None and day is None:
         counts.changed["date that is not YYYY-MM-DD"] += 1
@@ -201,34 +203,15 @@ def _check_kind(row: Record, settings: Settings) -> None:
         raise RowRefused(wanted, "a conversation; objective: dpo trains on pairs (prompt, chosen, rejected)")
 
 
-def _cleaned(row: Record, clean: Cleaner, counts: Counts, *, strip: bool) -> tuple[Record, set[str]]:
-    """Repair every text and treat personal data; count the rows that changed by what changed in them, and return that."""
-    changes: set[str] = set()
-    found: Counter[str] = Counter()
-
-    def cleaned(text: str) -> str:
-        repaired = repair(text)
-        changes.update(repaired.changes)
-        text = without_boilerplate(repaired.text) if strip else repaired.text
-        if text != repaired.text:
-            changes.add("boilerplate lines")
-        treated = clean(text)
-        found.update(treated.counts)
-        if treated.text != text:
-            changes.add("personal data")
-        return treated.text
-
-    result = row.mapped(cleaned)
-    counts.personal.update(found)
-    counts.changed.update(changes)
-    return result, changes
-
-
 _Entry = tuple[Row, tuple[str, str], _Candidate]
 
 
 def _rendered(
-    tokenizer: Tokenizer, settings: Settings, found: Sequence[_Candidate | Refused], counts: Counts
+    tokenizer: Tokenizer,
+    settings: Settings,
+    found: Sequence[_Candidate | Refused],
+    counts: Counts,
+    examples: Examples,
 ) -> list[_Entry | Refused]:
     """Render the candidates; those that the template refuses, or that are too long, become refusals."""
     found = [_without_control_tokens(tokenizer, each) if isinstance(each, _Candidate) else each for each in found]
@@ -243,7 +226,10 @@ def _rendered(
         if isinstance(answers, DataError):
             entries.append(_refused(each.raw, "does not fit the chat template", str(answers)))
             continue
-        entries.append(_fitted(tokenizer, settings, each, answers, counts))
+        entry = _fitted(tokenizer, settings, each, answers, counts)
+        if not isinstance(entry, Refused) and (row := entry[0]).tokens < row.tokens_in:
+            examples.add_as_it_is("truncated", each.raw.origin, f"{row.tokens_in:,} tokens", f"{row.tokens:,} tokens")
+        entries.append(entry)
     return entries
 
 

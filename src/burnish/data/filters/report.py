@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from burnish.core.proportions import wilson
 from burnish.core.recipe_filters import LANGUAGES
 from burnish.data.decide import FILTERED, FORGOTTEN, KEPT, Fates
+from burnish.data.examples import Changed
 from burnish.data.filters import rules
 from burnish.data.filters.clusters import effective
 from burnish.data.filters.marks import Marks, Mask
@@ -30,10 +31,15 @@ SHOWN_CHARACTERS = 400
 REPAIRED = "repaired"
 
 
-def filter_report(spool: Spool, fates: Fates, marks: Marks, names: Sequence[str]) -> dict[str, Any]:
-    """Return what was found in the rows of the data. names: of the data's sources, where the recipe names several."""
+def filter_report(
+    spool: Spool, fates: Fates, marks: Marks, names: Sequence[str], changed: Mapping[str, Sequence[Changed]]
+) -> dict[str, Any]:
+    """Return what was found in the rows of the data. names: of the data's sources, where the recipe names several.
+
+    changed: of each repair or other change, some rows before and after.
+    """
     masks = list(_masks(spool, marks))
-    chosen = [_examples(spool, mask, fates, name) for name, _, _, mask in masks]
+    chosen = [[] if action == REPAIRED else _examples(spool, mask, fates, name) for name, _, action, mask in masks]
     texts = _texts(spool, chosen)
     sources = Sources(spool, marks.data, names)
     return {
@@ -45,7 +51,9 @@ def filter_report(spool: Spool, fates: Fates, marks: Marks, names: Sequence[str]
                 "what": what,
                 "action": action,
                 **_counts(fates, mask, name, sources),
-                "examples": [texts[row] | {"kept": bool(fates.reasons[row] == KEPT)} for row in rows],
+                "examples": [_shown(each) for each in changed.get(name, ())]
+                if action == REPAIRED
+                else [texts[row] | {"kept": bool(fates.reasons[row] == KEPT)} for row in rows],
             }
             for (name, what, action, mask), rows in zip(masks, chosen, strict=True)
         ],
@@ -56,6 +64,10 @@ def filter_report(spool: Spool, fates: Fates, marks: Marks, names: Sequence[str]
         "clusters": _clusters(spool, fates, marks),
         "not_run": _not_run(marks),
     }
+
+
+def _shown(changed: Changed) -> dict[str, Any]:
+    return {**changed._asdict(), "file": PurePosixPath(changed.file).name}
 
 
 def share_of(count: int, rows: int) -> dict[str, float]:

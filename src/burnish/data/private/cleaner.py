@@ -75,6 +75,15 @@ def make_cleaner(treatment: Treatment) -> Cleaner:
     return clean
 
 
+def make_writer(treatment: Treatment, action: Action) -> Cleaner:
+    """Return the function that writes by `action` everything that a treatment looks for, what it keeps too, once over a text.
+
+    Raises DataError as `make_cleaner` does.
+    """
+    finder = _finder(treatment)
+    return lambda text: replaced(text, action, finder, settles=False)
+
+
 def _finder(treatment: Treatment) -> Finder:
     urls = Kind.URL in dict(treatment.kinds)
     kinds = STRUCTURED | {Kind.URL} if urls else STRUCTURED
