@@ -21,6 +21,9 @@ EVERYWHERE: dict[str, Any] = {
         {"role": "assistant", "content": "Done, ann@x.org"},
     ],
     "tools": [{"type": "function", "function": {"name": "send", "description": "as ann@x.org does"}}],
+    "license": "granted by ann@x.org",
+    "language": "en, says ann@x.org",
+    "created_at": "yesterday by ann@x.org",
     "owner": {"mail": "ann@x.org", "ann@x.org": ["ann@x.org", 7, None, True]},
 }
 
@@ -30,6 +33,12 @@ def test_a_changed_text_is_nowhere_left_in_what_is_written() -> None:
     assert "ann@x.org" not in json.dumps(write(record))
     assert "ann@x.org" not in repr(record)
     assert json.dumps(write(record)).replace("[EMAIL]", "ann@x.org") == json.dumps(write(read_any(EVERYWHERE)))
+
+
+def test_a_day_is_never_changed() -> None:
+    row = {"text": "t", "date": "2026-01-02", "created_at": "2026-01-02T10:00:00Z", "group": "g"}
+    record = read_any(row).mapped(lambda text: "[PHONE]")
+    assert write(record) == row | {"text": "[PHONE]"}
 
 
 @pytest.mark.parametrize(

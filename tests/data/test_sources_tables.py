@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime
 import io
 import json
+import zipfile
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -232,6 +234,42 @@ def test_each_sheet_has_its_header_and_its_rows(tmp_path: Path) -> None:
     assert [row.origin.file.rpartition("#")[2] for row in found] == ["one", "one", "one", "two"]
     assert [row.origin.line for row in found] == [2, 3, 4, 2]
     assert values(list(read(SourceSpec(str(path), sheet="two")))) == [{"t": "z"}]
+
+
+def with_sheet(path: Path, change: Callable[[str], str]) -> Path:
+    """Change the XML of a workbook's first sheet."""
+    with zipfile.ZipFile(path) as parts:
+        inside = {name: parts.read(name) for name in parts.namelist()}
+    name = "xl/worksheets/sheet1.xml"
+    inside[name] = change(inside[name].decode()).encode()
+    with zipfile.ZipFile(path, "w") as parts:
+        for name, raw in inside.items():
+            parts.writestr(name, raw)
+    return path
+
+
+def test_of_formulas_the_computed_values_are_read_and_what_was_never_computed_is_told(tmp_path: Path) -> None:
+    lines = [["q", "a"], ["x", '=A2&"!"'], ["y", "=A3"], ["z", "=1/0"], ["w", "#N/A"]]
+    path = book(tmp_path / "a.xlsx", {"one": lines})
+
+    def computed(sheet: str) -> str:  # as Excel saves it
+        sheet = sheet.replace(
+            '<c r="B2"><f>A2&amp;"!"</f><v></v></c>', '<c r="B2" t="str"><f>A2&amp;"!"</f><v>x!</v></c>'
+        )
+        return sheet.replace('<c r="B4"><f>1/0</f><v></v></c>', '<c r="B4" t="e"><f>1/0</f><v>#DIV/0!</v></c>')
+
+    found = list(read(str(with_sheet(path, computed))))
+    assert values(found) == [{"q": "x", "a": "x!"}, None, None, None]
+    assert reasons(found) == [None, *["formula without a value"] * 3]
+    assert [row.detail.partition(" ")[0] for row in found[1:]] == ["B3", "B4", "B5"]
+    assert "never computed; open the file" in found[1].detail
+    assert found[2].detail == "B4 is #DIV/0!"
+
+
+def test_rows_beyond_the_size_that_a_sheet_claims_are_read(tmp_path: Path) -> None:
+    path = book(tmp_path / "a.xlsx", {"one": [["q", "a"], ["x", "1"], ["y", "2"]]})
+    found = list(read(str(with_sheet(path, lambda sheet: sheet.replace('ref="A1:B3"', 'ref="A1:A2"')))))
+    assert values(found) == [{"q": "x", "a": "1"}, {"q": "y", "a": "2"}]
 
 
 def test_a_locked_workbook_is_a_reason(tmp_path: Path) -> None:

@@ -96,12 +96,15 @@ class Record:
         return iter(seen)
 
     def mapped(self, change: Callable[[str], str]) -> Record:
-        """Return the record with `change` applied to every text: turns, calls, tools, unused keys.
+        """Return the record with `change` applied to every text: turns, calls, tools, licence, language, unused keys.
 
-        Not to `date` and `group`: by those the row is found and split. Numbers in calls, tools and unused keys are
+        Not to `date`, `group`, and days in `created_at`: by those the row is found and split. Numbers in calls, tools and unused keys are
         shown to `change` as text (a card number may be one) and become text where that changes them.
         """
         meta = dict(self.meta)
+        for key in ("license", "language", "created_at"):
+            if isinstance(said := meta.get(key), str) and not (key == "created_at" and _day(said)):
+                meta[key] = change(said)
         layout: dict[str, Any] = meta.get("layout", {})
         if layout.get("context"):
             messages, characters = _with_context(self.messages, layout["context"], change)

@@ -17,6 +17,7 @@ TOO_LONG = f"line over {format_bytes(LONGEST_ROW_BYTES)}"
 COLUMNS = "wrong number of columns"
 BROKEN_CSV = "broken CSV"
 HEADER = "unusable header"
+FORMULA = "formula without a value"
 BINARY = "binary value"
 NO_TEXT = "no text"
 UNKNOWN_KIND = "unknown kind of file"
@@ -34,8 +35,8 @@ LOOP = "link that leads back"
 
 REASONS = frozenset(
     {
-        BLANK, NUL, NOT_UTF8, BROKEN_JSON, SURROGATE, NOT_AN_OBJECT, TOO_LONG, COLUMNS, BROKEN_CSV, HEADER, BINARY, NO_TEXT,
-        UNKNOWN_KIND, UNREADABLE, NOT_A_FILE, EMPTY, NO_ROWS, DAMAGED, ENCRYPTED, BOMB, CHANGED, UNSAFE_NAME, NESTED, LOOP,
+        BLANK, NUL, NOT_UTF8, BROKEN_JSON, SURROGATE, NOT_AN_OBJECT, TOO_LONG, COLUMNS, BROKEN_CSV, HEADER, FORMULA, BINARY,
+        NO_TEXT, UNKNOWN_KIND, UNREADABLE, NOT_A_FILE, EMPTY, NO_ROWS, DAMAGED, ENCRYPTED, BOMB, CHANGED, UNSAFE_NAME, NESTED, LOOP,
     }
 )  # fmt: skip
 """Every reason that a reader gives."""
