@@ -98,8 +98,8 @@ class Record:
     def mapped(self, change: Callable[[str], str]) -> Record:
         """Return the record with `change` applied to every text: turns, calls, tools, licence, language, unused keys.
 
-        Not to `date`, `group`, and days in `created_at`: by those the row is found and split. Numbers in calls, tools and unused keys are
-        shown to `change` as text (a card number may be one) and become text where that changes them.
+        Not to `date`, `group`, and days in `created_at`: by those the row is found and split. Numbers in calls, tools and
+        unused keys are shown to `change` as text (a card number may be one) and become text where that changes them.
         """
         meta = dict(self.meta)
         for key in ("license", "language", "created_at"):

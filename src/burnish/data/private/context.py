@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from burnish.data.private.signs import places
+from burnish.data.private.signs import WORDS_BEFORE, places
 
 _BIRTH_WORDS = ("birth", "born", "dob", "d.o.b")
 
@@ -21,6 +21,12 @@ _DATE = re.compile(
 _BORN = re.compile(r"(?:birth(?:day|date)?|born|dob|d\.o\.b\.?)(?![a-z]{3})")
 _MOST_BETWEEN = 45
 """Characters between the word and the date: "born in Springfield, Illinois on 12 March 1984"."""
+_LABEL = re.compile(r"[ \t]*:?[ \t]*\n\s{0,20}(?=\d)")
+BORN_ELSEWHERE = frozenset({"geb", "nac", "nai", "nas", "nat", "uro", "n"})
+"""How words about birth begin in German, Dutch, Spanish, French, Portuguese, Italian and Polish, as `signs.before` has them."""
+_BORN_ELSEWHERE = re.compile(
+    r"\b(?:geb(?:\.|oren|urts|oorte)|naci(?:d[oa]|miento|ó)|naissance|né(?:e)?\b|nasc|nat[oa]\b|urodz)[^\n]{0,30}\Z"
+)
 
 
 def births(lower: str) -> Iterator[tuple[int, int]]:
@@ -29,11 +35,19 @@ def births(lower: str) -> Iterator[tuple[int, int]]:
         word = _BORN.match(lower, at)
         if word is None:
             continue
-        line_end = lower.find("\n", word.end(), word.end() + _MOST_BETWEEN)
-        limit = line_end if line_end >= 0 else word.end() + _MOST_BETWEEN
-        date = _DATE.search(lower, word.end(), min(len(lower), limit + 20))
+        label = _LABEL.match(lower, word.end())  # as forms have it, with the date on the next line
+        after = label.end() if label else word.end()
+        line_end = lower.find("\n", after, after + _MOST_BETWEEN)
+        limit = line_end if line_end >= 0 else after + _MOST_BETWEEN
+        date = _DATE.search(lower, after, min(len(lower), limit + 20))
         if date is not None and date.start() <= limit:
             yield date.span()
+
+
+def birth_elsewhere(lower: str, start: int) -> tuple[int, int] | None:
+    """Return the date of digits that begins at `start` if a word about birth in another language stands shortly before it."""
+    date = _DATE.match(lower, start)
+    return date.span() if date and _BORN_ELSEWHERE.search(lower, max(0, start - WORDS_BEFORE), start) else None
 
 
 _PAIR = re.compile(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Set
 from functools import cache
 from typing import NamedTuple
 
-from burnish.data.private.context import births, coordinates
-from burnish.data.private.crypto import wallet
+from burnish.data.private.context import BORN_ELSEWHERE, birth_elsewhere, births, coordinates
+from burnish.data.private.crypto import FIRST_LETTERS, wallet
 from burnish.data.private.ids import documents, lettered_ids, said_ids, strong_ids
 from burnish.data.private.keys import private_keys, provider_keys, said_secrets, url_credentials
 from burnish.data.private.kinds import STRUCTURED, Found, Kind, resolve
@@ -18,6 +19,11 @@ from burnish.data.private.signs import Signs, before
 
 _FEWEST_DIGITS = 6
 """Of a passport; a phone number has 7, a card 12."""
+_WIDE = re.compile("[\uff10-\uff19\uff20-\uff3a\uff41-\uff5a\u0660-\u0669\u06f0-\u06f9\u0966-\u096f]")
+"""Digits, letters and the @ in full width, and digits of Arabic, Persian and Hindi."""
+_NARROW = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {
+    zero + digit: ord("0") + digit for zero in (0x660, 0x6F0, 0x966) for digit in range(10)
+}
 _ASCII_LOWER = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
 
 
@@ -54,6 +60,8 @@ def find(text: str, kinds: Set[Kind] = STRUCTURED) -> list[Found]:
     Names, places and organisations are not found here (see `names`), plain web addresses only if `kinds` has URL.
     """
     wanted = _wanted(frozenset(kinds))
+    if not text.isascii() and _WIDE.search(text):
+        text = text.translate(_NARROW)  # character by character, so places stay the same
     signs = Signs(text)
     lower = text.lower()
     if len(lower) != len(text):  # a letter such as İ has two small ones; places must stay the same
@@ -84,7 +92,7 @@ def _written(text: str, lower: str, signs: Signs, wanted: _Wanted) -> list[Found
             found += [Found(Kind.SECRET, *hit) for hit in private_keys(text)]
         if "://" in text and "@" in text:
             found += [Found(Kind.SECRET, *hit) for hit in url_credentials(text)]
-    if wanted.emails and "@" in text:
+    if wanted.emails and ("@" in text or "%40" in text):
         found += [Found(Kind.EMAIL, *span) for span in emails(text)]
     if wanted.urls:
         found += [Found(Kind.URL, *span) for span in urls(text)]
@@ -95,7 +103,7 @@ def _of_words(text: str, lower: str, words: list[tuple[int, int]], wanted: _Want
     """What is made of a long word: wallets, and the keys of providers, or the name before such a key."""
     if wanted.wallets:
         for start, _ in words:
-            end = wallet(text, start) if text[start] in "13bB0" else None
+            end = wallet(text, start) if text[start] in FIRST_LETTERS else None
             if end is not None:
                 yield Found(Kind.CRYPTO, start, end)
     if wanted.secrets:
@@ -126,6 +134,8 @@ def _of_run(text: str, lower: str, start: int, end: int, digits: int, wanted: _W
             if span == (start, end):
                 return found
     words = before(lower, start)
+    if wanted.births and not BORN_ELSEWHERE.isdisjoint(words) and (born := birth_elsewhere(lower, start)):
+        return [Found(Kind.DATE_OF_BIRTH, *born)]
     identities = [*strong_ids(text, start, end), *said_ids(text, lower, start, words)]
     if identities:
         found += [item for item in identities if item.kind in wanted.kinds]

@@ -135,7 +135,7 @@ def private_keys(text: str) -> Iterator[Hit]:
             return
 
 
-_IN_ADDRESS = re.compile(r"://(?P<value>[^\s/:@\"']{0,100}:[^\s/@\"']{1,200})@")
+_IN_ADDRESS = re.compile(r"://(?P<value>[^\s/:@\"']{0,100}:[^\s/\"']{1,200})@(?=[^\s/:@\"'])")
 
 
 _STANDS_FOR_ONE = {"password", "passwd", "pass", "pwd", "pw", "secret", "token", "apikey", "user", "username"}

@@ -11,6 +11,10 @@ _MOST_LOCAL = 200
 """Characters before an @ that are looked at: more than the 64 a mailbox may have, so that a longer one is none."""
 _LOCAL_BACKWARDS = re.compile(r"[\w.%+-]{1,64}(?![\w.%+-])(?:'[\w.%+-]{1,64}(?![\w.%+-])){0,2}")
 
+_ENCODED = re.compile(
+    r"(?<![\w.%+-])[^\W\d_][\w.+-]{0,63}%40(?:[a-z0-9][a-z0-9-]{0,62}\.){1,8}[a-z]{2,24}(?![\w-])", re.IGNORECASE
+)
+
 _IPV4 = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}(?![\w-]|\.\d)", re.ASCII)
 _VERSION = re.compile(r"(?:\bv|version|release|build|chapter|section|rev\.?|§)[ :=]{0,2}\Z", re.IGNORECASE)
 _IPV6 = re.compile(r":[0-9A-Fa-f:][0-9A-Fa-f:.]{0,43}", re.ASCII)
@@ -40,6 +44,9 @@ def emails(text: str) -> Iterator[tuple[int, int]]:
                 yield at - local.end(), domain.end()
                 at = domain.end() - 1
         at = text.find("@", at + 1)
+    if "%40" in text:  # as addresses of pages have it
+        for match in _ENCODED.finditer(text):
+            yield match.span()
 
 
 def ipv4(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:

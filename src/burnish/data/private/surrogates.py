@@ -12,7 +12,7 @@ import hmac
 import re
 from collections.abc import Callable
 
-from burnish.data.private.crypto import BASE58, BECH32, bech32_check, checksum
+from burnish.data.private.crypto import BASE58, BECH32, base58_version, bech32_check, checksum
 from burnish.data.private.invented import invented
 from burnish.data.private.kinds import Found, Kind
 from burnish.data.private.payments import luhn_sum, remainder97
@@ -187,7 +187,11 @@ def _wallet(draw: Draw, value: str, _: Found, __: bytes) -> str:
         values = [0, *(draw.below(32) for _ in range(32))]
         values[-1] &= 0b10000  # 32 groups of five bits hold the 160 bits of a hash exactly
         return "bc1" + "".join(BECH32[number] for number in values + bech32_check(values))
-    payload = (b"\x05" if value[0] == "3" else b"\x00") + bytes(draw.below(256) for _ in range(20))
+    version = base58_version(value) if set(value) <= set(BASE58) else None
+    if version is None:  # of another family, whose checks are not made: the beginning, and letters of its alphabet
+        kept, letters = (value.index("1") + 1, BECH32) if re.match("[a-zA-Z]{3,5}1", value) else (2, BASE58)
+        return value[:kept] + "".join(letters[draw.below(len(letters))] for _ in value[kept:])
+    payload = bytes([version, *(draw.below(256) for _ in range(20))])
     number, text = int.from_bytes(payload + checksum(payload), "big"), ""
     while number:
         number, rest = divmod(number, 58)
