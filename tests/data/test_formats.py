@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -33,6 +34,18 @@ def test_a_bare_list_of_turns_is_a_row(turns: list[dict[str, Any]]) -> None:
     assert write(read_any(turns)) == turns
     assert read_any(turns).meta["format"] == "sharegpt"
     assert write(read_any(CONVERSATION)) == CONVERSATION
+
+
+@pytest.mark.parametrize("key", ["messages", "conversations"])
+@given(turns=sharegpt_turns)
+def test_turns_as_json_in_a_table_are_turns(key: str, turns: list[dict[str, Any]]) -> None:
+    for text in (json.dumps(turns), json.dumps(turns, ensure_ascii=False, indent=1)):
+        record = read_any({key: text})
+        assert record.messages == read_any({key: turns}).messages
+        assert write(record) == {key: text}
+        changed = record.mapped(lambda said: said + "!")
+        assert isinstance(write(changed), dict)
+        assert read_any(write(changed)).messages == changed.messages
 
 
 KEYS = st.sampled_from(

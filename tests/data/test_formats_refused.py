@@ -139,8 +139,15 @@ def test_what_cannot_be_used_has_a_reason(value: Any, reason: str) -> None:
         ),
         # trl #1777: KeyError None
         ({"messages": None}, "wrong type: messages is null, not a list"),
-        # tables write lists as text
-        ({"messages": "[{'role': 'user'}]"}, "load it as JSON"),
+        # pandas writes lists as Python prints them
+        (
+            {"messages": "[{'role': 'user'}]"},
+            "turns that are not JSON: messages is a list as Python prints it; write it with json.dumps: Expecting",
+        ),
+        (
+            {"messages": '[{"role":"user","content":"\\ud83d"},{"role":"assistant","content":"a"}]'},
+            "half a surrogate pair",
+        ),
         # trl #6668, #3927: all labels masked, loss 0.0, "success"
         ({"prompt": "q", "completion": " "}, "empty answer: nothing in it could be learned"),
         (

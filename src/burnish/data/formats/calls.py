@@ -7,6 +7,7 @@ object as text; a tool is {type, function: {name, description, parameters}}.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, cast
 
 from burnish.data.formats.refusal import RowRefused, check_depth, listed, short, type_name
@@ -148,6 +149,9 @@ def write_tools(tools: tuple[dict[str, Any], ...], form: Form) -> Any:
     return to_json(listed_tools) if form.get("text") else listed_tools
 
 
+_HALF = re.compile(r"\\[uU][dD][89a-fA-F]")
+
+
 def parse_json(text: str, reason: str, where: str) -> Any:
     """Return the JSON value in a text. Raises RowRefused with `reason`; a key given twice would hide one of them."""
     try:
@@ -157,6 +161,11 @@ def parse_json(text: str, reason: str, where: str) -> Any:
     except (ValueError, RecursionError) as error:
         raise RowRefused(reason, f"{where}: {short(error)}") from error
     check_depth(value)
+    if _HALF.search(text):  # an escape that may be half of a character, which no tokenizer and no file can hold
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise RowRefused("half a surrogate pair", where) from error
     return value
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from burnish.data.formats.calls import Form, write_tools
+from burnish.data.formats.calls import Form, to_json, write_tools
 from burnish.data.formats.fields import empty, parse_field
 from burnish.data.formats.keys import PAIRS
 from burnish.data.formats.refusal import RowRefused
@@ -50,7 +50,10 @@ def put(record: Record, messages: Messages, name: str, layout: Form) -> dict[str
     sharegpt = name == "sharegpt"
     names = layout.get("names", SHAREGPT if sharegpt else OPENAI)
     key = layout.get("key", "conversations" if sharegpt else "messages")
-    return value | {key: write_turns(messages, names, layout.get("forms", {}))}
+    if "raw" in layout:
+        return value | {key: layout["raw"]}
+    turns = write_turns(messages, names, layout.get("forms", {}))
+    return value | {key: to_json(turns) if layout.get("text") else turns}
 
 
 def _need(holds: bool, name: str, why: str) -> None:

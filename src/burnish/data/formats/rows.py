@@ -195,7 +195,7 @@ def _merged(messages: tuple[Message, ...], layout: Form) -> tuple[Message, ...]:
     if len(joined) == len(messages):
         return messages
     for note in (layout, *layout.get("sides", {}).values()):
-        for key in ("forms", "glue", "at"):
+        for key in ("forms", "glue", "at", "raw"):
             note.pop(key, None)
     if "prompt" in layout:  # how many of the messages are the prompt's
         before = 1 if messages[0]["role"] == "system" and "system" in layout else 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from burnish.data.formats.calls import Form
+from burnish.data.formats.calls import Form, parse_json
 from burnish.data.formats.keys import PAIRS, Reading
 from burnish.data.formats.refusal import RowRefused, listed, need_text, short, type_name
 from burnish.data.formats.sides import Taken, read_side
@@ -25,6 +25,10 @@ def take_turns(rest: Rest, reading: Reading, layout: Form) -> tuple[str, Taken]:
     value = rest.pop(key)
     if isinstance(value, str) and (name := transcript_of(value)):
         return name, _transcript(value, name, key, layout)
+    if isinstance(value, str) and value.lstrip()[:1] == "[":  # tables hold a list as JSON
+        layout |= {"text": True, "raw": value}
+        python = " is a list as Python prints it; write it with json.dumps" if "'" in value[:20] else ""
+        value = parse_json(value, "turns that are not JSON", f"{key}{python}")
     words: dict[str, Role] | None = layout.pop("words", None)  # from the recipe, as names may be
     names: Names | None = layout.pop("names", None)
     if names is None:

@@ -62,7 +62,7 @@ def read_turns(
     Raises RowRefused.
     """
     if not isinstance(value, list):
-        raise RowRefused("wrong type", f"{key} is {type_name(value)}, not a list" + _advice(value))
+        raise RowRefused("wrong type", f"{key} is {type_name(value)}, not a list")
     speaker, said = names
     plain: Mapping[str, Role] = _PLAIN.get(speaker, _PLAIN["role"])
     if words:
@@ -91,12 +91,6 @@ def write_turns(messages: Sequence[Message], names: Names, forms: dict[int, Form
 
 def _spelled(role: Role, speaker: str) -> str:
     return _SPELLED.get(speaker, _SPELLED["role"])[role]
-
-
-def _advice(value: Any) -> str:
-    if isinstance(value, str) and value.lstrip()[:1] == "[":
-        return "; it looks like a list written as text (a table's export): load it as JSON"
-    return ""
 
 
 def _read_turn(item: Any, names: Names, words: Mapping[str, Role]) -> tuple[Message, Form]:
