@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from preparing import Prepare
 
-from burnish.data.report import data_report
+from burnish.data.report import data_report, told_apart
 from burnish.text.tokenizer import Tokenizer
 
 EVIL = "</pre></title><script>alert(1)</script> {{ 7 * 7 }}"
@@ -76,3 +76,14 @@ def test_what_leaked_is_named(run_prepare: Prepare, tokenizer: Tokenizer) -> Non
     page = Words(data_report(done.manifest, done.folder.parent, name="x")).text
     assert "Tested rows were found in what is trained on" in page
     assert re.search(r"13-gram 0\.93: \S*rows.jsonl:2 ~ \S*rows.jsonl:1", page)
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders() -> None:
+    files = ["a/x/rows.jsonl", "b/x/rows.jsonl", "a/other.jsonl", "rows.jsonl", "/rows.jsonl"]
+    assert told_apart(files) == {
+        "a/x/rows.jsonl": "a/x/rows.jsonl",
+        "b/x/rows.jsonl": "b/x/rows.jsonl",
+        "a/other.jsonl": "other.jsonl",
+        "rows.jsonl": "rows.jsonl",
+        "/rows.jsonl": "/rows.jsonl",
+    }

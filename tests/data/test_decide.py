@@ -16,8 +16,6 @@ from preparing import Prepare, write_rows
 from burnish.core.errors import DataError
 from burnish.core.recipe_file import parse_recipe
 from burnish.data.prepare import prepare
-from burnish.data.rows import read_messages, rows_path
-from burnish.data.sources.folders import below_source
 from burnish.text.tokenizer import Tokenizer
 
 
@@ -52,46 +50,12 @@ def test_chunks_of_500_documents_split_by_file_have_no_document_on_both_sides(
     recipe = parse_recipe(raw | {"prepare": {"split_by": "file"}}, source="t")
     out = tmp_path / "out"
     manifest = prepare(recipe, tokenizer=tokenizer, folder=out, root=tmp_path, emit=lambda event: None)
+    from burnish.data.rows import read_messages, rows_path
+
     files = {split: {r.source for r in read_messages(rows_path(out, split))} for split in ("train", "test")}
     assert files["train"] & files["test"] == set()
     assert 50 <= len(files["test"]) <= 100
     assert manifest.splits["train"].rows + manifest.splits["test"].rows == 5000
-
-
-def test_where_the_files_lie_does_not_decide_a_split_by_file(
-    tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    tested: list[list[str]] = []
-    for place, spelled in (("one", "{0}/one"), ("two", "{0}/two/*/*.jsonl"), ("three/four", "{0}/three/../three/four")):
-        for number in range(40):
-            path = tmp_path / place / f"part{number % 3}" / f"d{number:02}.jsonl"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_rows(path, [row(10 * number + chunk) for chunk in range(3)])
-        raw = {"name": "d", "base": "b", "data": spelled.format(tmp_path), "method": "lora"}
-        recipe = parse_recipe(raw | {"prepare": {"split_by": "file", "test_share": 0.3}}, source="t")
-        out = tmp_path / "out" / place
-        prepare(recipe, tokenizer=tokenizer, folder=out, root=tmp_path, emit=lambda event: None)
-        tested.append(sorted({r.source for r in read_messages(rows_path(out, "test"))}))
-    assert 5 <= len(tested[0]) <= 20
-    assert tested[0] == tested[1] == tested[2]
-
-
-@pytest.mark.parametrize(
-    ("file", "sources", "name"),
-    [
-        ("chats/a.jsonl", {"data": "chats"}, "chats/a.jsonl"),
-        ("/srv/chats/x/a.jsonl", {"data": "/srv/chats/*/*.jsonl"}, "x/a.jsonl"),
-        ("../chats/a.jsonl", {"data": "../chats/a.jsonl"}, "a.jsonl"),
-        ("/srv/a.zip/x/a.xlsx#May", {"data": "/srv/a.zip"}, "a.zip/x/a.xlsx#May"),
-        ("/srv/a/rows.jsonl", {"a": "/srv/a/rows.jsonl", "b": "/srv/b/rows.jsonl"}, "a/rows.jsonl"),
-        ("file:///srv/a/rows.jsonl", {"data": "file:///srv/*/rows.jsonl"}, "a/rows.jsonl"),
-        ("s3://bucket/chats/a.jsonl", {"data": "s3://bucket/chats"}, "s3://bucket/chats/a.jsonl"),
-        ("/elsewhere/a.jsonl", {"data": "/srv"}, "a.jsonl"),
-    ],
-)
-def test_a_file_is_called_by_its_path_below_the_source(file: str, sources: dict[str, str], name: str) -> None:
-    assert below_source(file, sources) == name
 
 
 def test_what_every_group_says_does_not_chain_them_together(run_prepare: Prepare) -> None:

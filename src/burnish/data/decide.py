@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -17,7 +17,6 @@ from burnish.data.filters.rules import BALANCE, RULES
 from burnish.data.near import brake
 from burnish.data.near.find import Block, clusters_in, find_in
 from burnish.data.near.rows import Removal, Rules
-from burnish.data.sources.folders import below_source
 from burnish.data.splits.assign import TEST, TRAIN, Shares, Sides, assign, stratified
 from burnish.data.splits.positions import kept_together, positions
 from burnish.data.splits.told import CROSSED, EMBARGO, temporal
@@ -62,8 +61,6 @@ class Wanted:
     near_duplicate: float
     stop_share: float
     forgotten: npt.NDArray[np.uint64]
-    sources: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Name -> location of each source of the data, as the recipe has it."""
 
     @property
     def rules(self) -> Rules:
@@ -206,7 +203,7 @@ def _hold_out(spool: Spool, wanted: Wanted, fates: Fates) -> None:
     alike = clusters_in(_blocks(spool, data), wanted.rules, folder=spool.folder)
     sides = _by_date(columns["day"], wanted, shares, alike) if wanted.by == "date" else None
     if sides is None:
-        at, together = _units(spool, data, wanted, alike)
+        at, together = _units(spool, data, wanted.by, alike)
         if wanted.stratify:
             sides = stratified(at, columns["answer"], shares, clusters=together, exact=True)
         else:
@@ -236,14 +233,13 @@ def _made_from_tested(spool: Spool, wanted: Wanted, fates: Fates) -> None:
         fates.remove(made[hit], MADE_FROM_TESTED, away[first[at[hit]]])
 
 
-def _units(spool: Spool, data: I64, wanted: Wanted, alike: I64) -> tuple[npt.NDArray[np.uint64], I64]:
+def _units(spool: Spool, data: I64, by: str, alike: I64) -> tuple[npt.NDArray[np.uint64], I64]:
     """Return the position of each row's unit, and a number for all that must stay together."""
     columns = spool.columns[data]
-    if wanted.by == "row":
+    if by == "row":
         return columns["position"], alike
-    if wanted.by == "file":
-        names = (below_source(file, wanted.sources) for file in spool.files)
-        return positions(names)[columns["file"]], kept_together(columns["file"], alike)
+    if by == "file":
+        return positions(spool.files)[columns["file"]], kept_together(columns["file"], alike)
     without = np.flatnonzero(columns["group"] == 0)
     if len(without):
         file, line = spool.place(int(data[without[0]]))

@@ -186,7 +186,6 @@ def wanted(recipe: Recipe, forgotten: U64 | None = None) -> Wanted:
         said.near_duplicate,
         said.stop_share,
         np.empty(0, np.uint64) if forgotten is None else forgotten,
-        {name: source.path for name, source in recipe.sources().items()},
     )
 
 

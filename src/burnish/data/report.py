@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -151,7 +152,8 @@ def _sources(manifest: Manifest) -> list[dict[str, Any]]:
 def _account(manifest: Manifest) -> list[dict[str, Any]]:
     if manifest.account is None:
         return []
-    sources = {PurePosixPath(name).name: source for name, source in manifest.account.sources.items()}
+    names = told_apart(manifest.account.sources)
+    sources = {names[file]: source for file, source in manifest.account.sources.items()}
     largest = sorted(sources.items(), key=lambda item: -item[1].tokens_in)[:20]
     return [
         {"name": name, "of": source, "dropped": sum(source.dropped.values())}
@@ -159,9 +161,25 @@ def _account(manifest: Manifest) -> list[dict[str, Any]]:
     ]
 
 
+def told_apart(files: Iterable[str]) -> dict[str, str]:
+    """Return what to call each file: its name, with as many folders before it as tell it from the others."""
+    parts = {file: PurePosixPath(file).parts for file in files}
+    names: dict[str, str] = {}
+    count = 1
+    while len(names) < len(parts):
+        tails = {file: str(PurePosixPath(*own[-count:])) for file, own in parts.items() if file not in names}
+        seen = Counter(tails.values())
+        names |= {file: tail for file, tail in tails.items() if seen[tail] == 1 or count >= len(parts[file])}
+        count += 1
+    return names
+
+
 def _pairs(manifest: Manifest, root: Path, rejected: Iterable[dict[str, Any]]) -> Iterator[Pair]:
     """Yield some duplicates beside the rows that stay; near ones first, since exact ones show nothing."""
     gone = [record for record in rejected if str(record["detail"]).startswith("of ") and record["row"]]
+    names = Counter(PurePosixPath(source.path).name for source in manifest.sources)
+    # Rows name their file without its folder: where several are called so, which row stays is not known here.
+    gone = [record for record in gone if names[_kept_place(record)[0]] < 2]
     gone.sort(key=lambda record: "semantic" not in record["reason"] and "near" not in record["reason"])
     wanted = {_kept_place(record): record for record in gone[: 20 * PAIRS]}
     shown = 0

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator, Mapping
-from itertools import takewhile
-from pathlib import Path, PurePath
+from collections.abc import Iterator
+from pathlib import Path
 
 from burnish.core.errors import DataError
 from burnish.data.sources.item import Hear, Item, local_item
 from burnish.data.sources.refusal import EMPTY, LOOP, UNREADABLE, Refused
-from burnish.data.sources.spec import DATASETS
 
-_LOCAL = "file://"
 Found = tuple[str, Item | Refused]
 """(name, the item or why it is none)."""
 
@@ -34,34 +31,6 @@ def local_items(location: str, hear: Hear | None = None) -> list[Found]:
         raise DataError(f"cannot read {location}: {error.strerror or error}") from error
     except ValueError as error:  # a NUL in the name
         raise DataError(f"cannot read {location!r}: {error}") from error
-
-
-def below_source(file: str, sources: Mapping[str, str]) -> str:
-    """Return what to call a file so that where it lies on this machine does not matter: by this a split by file goes.
-
-    That is the name that the recipe gives it; of an absolute one, or one that leads upwards, its path below the folder that the
-    source names (or below that of the file, archive or glob), after the name of the source where there are several.
-
-    file: as origins have it, a member of an archive or a sheet after the file. sources: name -> location, as in the recipe.
-    """
-    path = PurePath(file.removeprefix(_LOCAL))
-    if not path.is_absolute() and ".." not in path.parts:
-        return file
-    for name, location in sources.items():
-        root = _root(location)
-        if path.is_relative_to(root):
-            below = path.relative_to(root).as_posix()
-            return f"{name}/{below}" if len(sources) > 1 else below
-    return path.name
-
-
-def _root(location: str) -> Path:
-    """The folder that a location names, or that of its file, or where its glob begins."""
-    path = Path(location.removeprefix(DATASETS).strip().removeprefix(_LOCAL)).expanduser()
-    if path.is_dir():
-        return path
-    fixed = list(takewhile(lambda part: not glob.has_magic(part), path.parts))
-    return Path(*fixed) if len(fixed) < len(path.parts) and not path.exists() else path.parent
 
 
 def _single(path: Path, hear: Hear | None) -> Item:
