@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import BinaryIO, cast
 
 from burnish.data.sources.item import BLOCK_BYTES
@@ -31,7 +31,7 @@ def encoding_of_bytes(begins: bytes) -> str:
 
 
 @contextlib.contextmanager
-def json_in_utf8(stream: BinaryIO) -> Iterator[BinaryIO]:
+def json_in_utf8(stream: BinaryIO) -> Generator[BinaryIO]:
     """Give a stream of JSON at its beginning; one that begins with the mark of UTF-16 or UTF-32, as Windows writes them, as UTF-8.
 
     What begins with the mark and no JSON after it is no text: it is given as it is. Half a surrogate pair becomes three bytes
