@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -15,11 +16,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from burnish.core.errors import BaseModelError
-from burnish.model.banked_linear import PADDING_LIMIT, BankedModel
+from burnish.model.banked_linear import BankedModel
 from burnish.model.generate import Decoder
 from burnish.model.load import dequantised, load_base, quantise_nf4
 from burnish.model.lora import read_adapter
 from burnish.model.lora_bank import Layout, LoraBank, PackedAdapter, pack, padded_rank
+from burnish.model.lora_parts import PADDING_LIMIT
 from burnish.model.sampling import Sampling
 
 KINDS: dict[str, tuple[int, float, Sequence[str] | str]] = {
@@ -99,9 +101,9 @@ def test_tokens_of_many_adapters_in_one_step_get_pefts_logits(
     ids_N1 = torch.randint(0, 131, (len(names), 1), generator=torch.Generator().manual_seed(0))
     found: dict[str, Tensor] = {}
     for way, limit in (("batched", PADDING_LIMIT), ("padded", float("inf")), ("masked", PADDING_LIMIT)):
-        monkeypatch.setattr("burnish.model.banked_linear.PADDING_LIMIT", limit)
+        monkeypatch.setattr("burnish.model.lora_parts.PADDING_LIMIT", limit)
         banked = banked_with(model, folders)
-        banked.masked = way == "masked"  # what a GPU does
+        banked.way = "masked" if way == "masked" else None  # what a GPU does
         order = banked.order(names)
         with torch.no_grad(), banked.step([names[place] for place in order], []):
             found[way] = torch.empty(len(names), 1, 131)
@@ -143,9 +145,13 @@ def greedy_by_peft(model: PreTrainedModel, folder: Path | None, prompt: list[int
     return whole[0, len(prompt) :].tolist()
 
 
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("way", "static"), [(None, False), ("masked", False), ("masked", True)])
 def test_greedy_answers_in_a_mixed_batch_are_pefts_and_prefixes_are_kept_apart_by_adapter(
-    architecture: str, make_tiny: Callable[..., PreTrainedModel], folders: dict[str, Path], masked: bool
+    architecture: str,
+    make_tiny: Callable[..., PreTrainedModel],
+    folders: dict[str, Path],
+    way: Literal["masked"] | None,
+    static: bool,
 ) -> None:
     """The prompts of all adapters share their first 40 tokens, whose keys and values differ from adapter to adapter."""
     model = make_tiny(architecture)
@@ -154,8 +160,8 @@ def test_greedy_answers_in_a_mixed_batch_are_pefts_and_prefixes_are_kept_apart_b
     prompts = [start + torch.randint(0, 131, (1 + 3 * i,), generator=draw).tolist() for i in range(3)]
     asked = [(name, prompt) for prompt in prompts for name in (None, *folders)]
     banked = banked_with(model, folders)
-    banked.masked = masked
-    decoder = Decoder(model, rows=10, piece_tokens=64, banked=banked)
+    banked.way = way
+    decoder = Decoder(model, rows=10, piece_tokens=64, banked=banked, static=static)
     answers: dict[int, list[int]] = {}
     for name, prompt in asked:
         answers[decoder.add(prompt, Sampling(max_new_tokens=8), share=40, adapter=name)] = []

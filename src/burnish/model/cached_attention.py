@@ -60,7 +60,8 @@ class Readers:
 class StepLayout:
     """Where each token of a step belongs. Decoding sequences write at `own_B`, after `past_B` prefix tokens.
 
-    `rows` is the cache row of each decoding token when they are not in the order of the rows.
+    `rows` is the cache row of each decoding token when they are not in the order of the rows. `rounded`: own_tokens is more than
+    the longest own past.
     """
 
     cache: Rows
@@ -71,6 +72,7 @@ class StepLayout:
     readers: list[Readers]
     pieces: list[Piece]
     rows: list[int] | None = None
+    rounded: bool = False
     masks: dict[int | None, Tensor] = field(default_factory=dict)
     piece_masks: dict[tuple[int, int | None], Tensor | None] = field(default_factory=dict)
     layers_seen: int = 0
@@ -198,7 +200,7 @@ def _decode(step: StepLayout, index: int, rows: LayerRows, query_HBD: Tensor, wi
     keys_BKSD, values_BKSD = rows.keys[:batch, :, :own], rows.values[:batch, :, :own]
     if not past:
         # Every past lies in the rows: one fused kernel, and no mask where nothing is hidden.
-        mask = None if batch == 1 and window is None else step.decode_mask(window, query_BKRD)
+        mask = None if batch == 1 and window is None and not step.rounded else step.decode_mask(window, query_BKRD)
         output = scaled_dot_product_attention(query_BKRD, keys_BKSD, values_BKSD, attn_mask=mask, scale=1.0)
         return output.reshape(batch, heads, size)
     scores = query_BKRD.new_zeros(batch, groups, heads // groups, past + own)

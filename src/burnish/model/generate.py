@@ -11,91 +11,20 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from enum import Enum
-from typing import NamedTuple
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from burnish.core.errors import BaseModelError, ServeError
+from burnish.core.errors import BaseModelError
 from burnish.model.banked_linear import BankedModel
 from burnish.model.cached_attention import Piece, Readers, StepLayout, cached_attention_on
-from burnish.model.kv_cache import Prefix, PrefixStore, Rows
-from burnish.model.sampling import Chooser, Chosen, Constraint, Likelihood, Sampling, choose_tokens
+from burnish.model.kv_cache import PrefixStore, Rows
+from burnish.model.lora_parts_gpu import bucket
+from burnish.model.sampling import Chooser, Chosen, Constraint, Sampling, choose_tokens
+from burnish.model.sequences import Batch, Emitted, Finish, SequenceState, check_fits
 from burnish.model.shared_starts import shared_starts
-
-
-class Finish(Enum):
-    """Why a sequence ended: a stop token or its constraint's end, its length limit, or its constraint could not go on."""
-
-    STOP = "stop"
-    LENGTH = "length"
-    FAILED = "failed"
-
-
-class Emitted(NamedTuple):
-    """What a step gave one sequence: a token, its end, or the last token together with the end.
-
-    likelihood: of the token, when the sequence's sampling asks for it.
-    """
-
-    sequence: int
-    token: int | None
-    finish: Finish | None
-    likelihood: Likelihood | None = None
-
-
-@dataclass(slots=True, eq=False)
-class _Sequence:
-    """A request at work. `own` tokens after its prefix are in the cache; `reading` until its whole prompt is."""
-
-    number: int
-    tokens: list[int]
-    prompt_tokens: int
-    share: int
-    chooser: Chooser
-    adapter: Hashable | None = None
-    prefix: Prefix | None = None
-    prefix_tokens: int = 0
-    own: int = 0
-    reading: bool = True
-
-    @property
-    def pending(self) -> int:
-        """Tokens after the prefix that are known but not in the cache."""
-        return len(self.tokens) - self.prefix_tokens - self.own
-
-
-@dataclass(slots=True)
-class _Batch:
-    """The tokens of one step: ids and positions in a row, and the places in it that give a next token.
-
-    decoding, pieces: the adapter of each decoding token, and of each piece of a prompt with its tokens.
-    """
-
-    layout: StepLayout
-    tokens: list[int] = field(default_factory=list)
-    positions: list[int] = field(default_factory=list)
-    last: list[int] = field(default_factory=list)
-    sequences: list[_Sequence] = field(default_factory=list)
-    decoding: list[Hashable | None] = field(default_factory=list)
-    pieces: list[tuple[Hashable | None, slice]] = field(default_factory=list)
-
-
-class DoesNotFit(ServeError):
-    """A prompt and the tokens asked for are more than the model's context holds."""
-
-
-def check_fits(prompt_tokens: int, new_tokens: int, context_tokens: int) -> None:
-    """Raise ServeError when a prompt is empty or no new token is asked for, DoesNotFit when both exceed the context."""
-    if prompt_tokens < 1 or new_tokens < 1:
-        raise ServeError(f"a prompt of {prompt_tokens} tokens with {new_tokens} new tokens: both must be 1 or more")
-    if prompt_tokens + new_tokens > context_tokens:
-        raise DoesNotFit(
-            f"the prompt has {prompt_tokens} tokens and {new_tokens} new ones are asked for, together "
-            f"{prompt_tokens + new_tokens}; the model's context holds {context_tokens}. Shorten the prompt."
-        )
+from burnish.model.static_steps import OWN_TOKENS, StaticSteps, has_static_steps
 
 
 class Decoder:
@@ -108,6 +37,8 @@ class Decoder:
         kept_tokens: tokens of unused prefixes kept for later prompts.
         banked: the same model with a bank of adapters, if sequences may name one. The bank may change between steps, but an
             adapter must stay while one of its sequences runs.
+        static: let steps in which every sequence decodes have one of few shapes, so that a CUDA graph replays them; a sequence
+            then takes a copy of the prefix it reads. None: on a GPU, where the model allows it.
     """
 
     def __init__(
@@ -118,6 +49,7 @@ class Decoder:
         piece_tokens: int = 512,
         kept_tokens: int = 2048,
         banked: BankedModel | None = None,
+        static: bool | None = None,
     ) -> None:
         if model.training:
             raise BaseModelError("the model is in training mode; call model.eval() before generating")
@@ -129,8 +61,11 @@ class Decoder:
         self._banked = banked
         self._cache = Rows()
         self._prefixes = PrefixStore(kept_tokens)
-        self._waiting: deque[_Sequence] = deque()
-        self._running: list[_Sequence] = []
+        if static is None:
+            static = model.device.type == "cuda" and has_static_steps(model)
+        self._static = StaticSteps(model, self._cache, banked) if static else None
+        self._waiting: deque[SequenceState] = deque()
+        self._running: list[SequenceState] = []
         self._next = 0
 
     @property
@@ -159,7 +94,7 @@ class Decoder:
         """
         check_fits(len(prompt), sampling.max_new_tokens, self.context_tokens)
         chooser = Chooser(sampling, prompt, constraint)
-        sequence = _Sequence(self._next, list(prompt), len(prompt), min(share, len(prompt) - 1), chooser, adapter)
+        sequence = SequenceState(self._next, list(prompt), len(prompt), min(share, len(prompt) - 1), chooser, adapter)
         self._next += 1
         self._waiting.append(sequence)
         return sequence.number
@@ -195,32 +130,42 @@ class Decoder:
         batch = self._plan()
         if not batch.tokens:
             return []
-        with cached_attention_on(self.model), self._adapters_of(batch):
+        with cached_attention_on(self.model):
+            if self._static is not None and not batch.pieces:
+                logits_NV = self._static.run(batch.tokens, batch.own, batch.decoding)
+            else:
+                logits_NV = self._run(batch)
+        for prefix in self._prefixes.prefixes:
+            prefix.ready = prefix.planned
+        if not batch.sequences:
+            return []
+        chosen = choose_tokens(logits_NV, [sequence.chooser for sequence in batch.sequences])
+        return [self._advance(sequence, token) for sequence, token in zip(batch.sequences, chosen, strict=True)]
+
+    def _run(self, batch: Batch) -> Tensor:
+        """Compute a step of any shape."""
+        layout = self._layout(batch)
+        with self._adapters_of(batch):
             logits = self.model(
                 input_ids=torch.tensor([batch.tokens], device=self._device),
                 position_ids=torch.tensor([batch.positions], device=self._device),
                 use_cache=False,
                 logits_to_keep=torch.tensor(batch.last, device=self._device, dtype=torch.int64),
-                burnish_step=batch.layout,
+                burnish_step=layout,
             ).logits
-        if batch.layout.layers_seen == 0:
+        if layout.layers_seen == 0:
             raise BaseModelError(f"{type(self.model).__name__} does not pass keyword arguments to its attention")
-        for prefix in self._prefixes.prefixes:
-            prefix.ready = prefix.planned
-        if not batch.sequences:
-            return []
-        chosen = choose_tokens(logits[0], [sequence.chooser for sequence in batch.sequences])
-        return [self._advance(sequence, token) for sequence, token in zip(batch.sequences, chosen, strict=True)]
+        return logits[0]
 
     @contextmanager
-    def _adapters_of(self, batch: _Batch) -> Iterator[None]:
+    def _adapters_of(self, batch: Batch) -> Iterator[None]:
         if self._banked is None:
             yield
         else:
-            with self._banked.step(batch.decoding, batch.pieces):
+            with self._banked.step(batch.decoding, batch.owners):
                 yield
 
-    def _advance(self, sequence: _Sequence, chosen: Chosen) -> Emitted:
+    def _advance(self, sequence: SequenceState, chosen: Chosen) -> Emitted:
         """Give a sequence its next token and end it where it must end."""
         token, likelihood = chosen
         sampling, constraint = sequence.chooser.sampling, sequence.chooser.constraint
@@ -254,16 +199,18 @@ class Decoder:
                 self._cache.move(source, target, self._running[source].own)
                 self._running[target] = self._running[source]
         self._running.pop()
-        if not self._running:
+        if not self._running and self._static is None:
             self._cache.clear()
 
     # ---------------------------------------------------------------------------------------------- planning one step
 
-    def _plan(self) -> _Batch:
+    def _plan(self) -> Batch:
         """Lay out the next step: one token of each decoding sequence, then prompts in turn up to `piece_tokens`."""
         decoding = [sequence for sequence in self._running if not sequence.reading]
+        if self._static is not None:
+            self._take_prefixes(decoding)
         order = self._decode_order(decoding)
-        batch = _Batch(self._decode_layout(decoding, order))
+        batch = Batch(decoding, [sequence.own for sequence in decoding], order)
         for row in order:
             sequence = decoding[row]
             batch.decoding.append(sequence.adapter)
@@ -280,18 +227,38 @@ class Decoder:
             self._find_prefix(sequence)
             self._running.append(sequence)
             room = self._plan_prompt(batch, sequence, len(self._running) - 1, room)
-        rows = min(self.rows, len(self._running) + len(self._waiting))
-        self._cache.reserve(rows, max((sequence.own for sequence in self._running), default=0))
+        self._reserve(max((sequence.own for sequence in self._running), default=0))
         return batch
 
-    def _decode_order(self, decoding: list[_Sequence]) -> list[int]:
+    def _reserve(self, tokens: int) -> None:
+        """Let every row that is or will be taken hold so many tokens."""
+        rows = min(self.rows, len(self._running) + len(self._waiting))
+        if self._static is None or not rows or not tokens:
+            self._cache.reserve(rows, tokens)
+        else:
+            self._cache.reserve(bucket(rows), bucket(tokens, OWN_TOKENS))
+
+    def _take_prefixes(self, decoding: list[SequenceState]) -> None:
+        """Copy the prefixes of sequences that begin to decode into their rows."""
+        begun = [(row, sequence) for row, sequence in enumerate(decoding) if sequence.prefix is not None]
+        if begun:
+            self._reserve(1 + max(sequence.own + sequence.prefix_tokens for _, sequence in begun))
+        for row, sequence in begun:
+            assert sequence.prefix is not None
+            self._cache.absorb(row, sequence.prefix, sequence.prefix_tokens, sequence.own)
+            self._prefixes.release(sequence.prefix)
+            sequence.own += sequence.prefix_tokens
+            sequence.prefix, sequence.prefix_tokens = None, 0
+
+    def _decode_order(self, decoding: list[SequenceState]) -> list[int]:
         """Return the rows in the order in which their tokens are computed."""
         if self._banked is None:
             return list(range(len(decoding)))
         return self._banked.order([sequence.adapter for sequence in decoding])
 
-    def _decode_layout(self, decoding: list[_Sequence], order: list[int]) -> StepLayout:
-        """Return the layout with the decoding sequences placed; sequences that read the same prefix are grouped."""
+    def _layout(self, batch: Batch) -> StepLayout:
+        """Return where each token of a step belongs; sequences that read the same prefix are grouped."""
+        decoding = batch.rows
         groups: dict[tuple[int, int], list[int]] = {}
         for row, sequence in enumerate(decoding):
             if sequence.prefix is not None:
@@ -305,18 +272,18 @@ class Decoder:
             readers.append(Readers(first.prefix, first.prefix_tokens, where))
         return StepLayout(
             cache=self._cache,
-            own_B=torch.tensor([sequence.own for sequence in decoding], device=self._device, dtype=torch.int64),
+            own_B=torch.tensor(batch.own, device=self._device, dtype=torch.int64),
             past_B=torch.tensor(
                 [sequence.prefix_tokens for sequence in decoding], device=self._device, dtype=torch.int64
             ),
-            own_tokens=max((sequence.own + 1 for sequence in decoding), default=0),
+            own_tokens=max(batch.own, default=-1) + 1,
             past_tokens=max((sequence.prefix_tokens for sequence in decoding), default=0),
             readers=readers,
-            pieces=[],
-            rows=None if order == sorted(order) else order,
+            pieces=batch.pieces,
+            rows=None if batch.order == sorted(batch.order) else batch.order,
         )
 
-    def _find_prefix(self, sequence: _Sequence) -> None:
+    def _find_prefix(self, sequence: SequenceState) -> None:
         """Let a new sequence read a stored prefix, or begin the one it shares with others."""
         body = torch.tensor(sequence.tokens[:-1], dtype=torch.int64)
         prefix, length = self._prefixes.find(body, sequence.adapter)
@@ -327,7 +294,7 @@ class Decoder:
             sequence.prefix, sequence.prefix_tokens = prefix, length
             self._prefixes.acquire(prefix)
 
-    def _plan_prompt(self, batch: _Batch, sequence: _Sequence, row: int, room: int) -> int:
+    def _plan_prompt(self, batch: Batch, sequence: SequenceState, row: int, room: int) -> int:
         """Add what fits of a prompt (its unfinished prefix first) to the step; return the room left."""
         prefix = sequence.prefix
         if prefix is not None and prefix.planned < sequence.prefix_tokens:
@@ -348,10 +315,10 @@ class Decoder:
         return room - taken
 
     @staticmethod
-    def _add_piece(batch: _Batch, sequence: _Sequence, piece: Piece) -> None:
+    def _add_piece(batch: Batch, sequence: SequenceState, piece: Piece) -> None:
         start = piece.prefix_tokens + piece.start
-        batch.layout.pieces.append(piece)
-        batch.pieces.append((sequence.adapter, slice(piece.first, piece.first + piece.tokens)))
+        batch.pieces.append(piece)
+        batch.owners.append((sequence.adapter, slice(piece.first, piece.first + piece.tokens)))
         batch.tokens += sequence.tokens[start : start + piece.tokens]
         batch.positions += range(start, start + piece.tokens)
 

@@ -32,18 +32,24 @@ class LayerRows:
 
 @dataclass(slots=True)
 class Rows:
-    """The own tokens of the running sequences in every layer. Layers appear as the model reaches them."""
+    """The own tokens of the running sequences in every layer. Layers appear as the model reaches them.
+
+    `moves` counts how often they went to another place in memory, which ends what a CUDA graph knows of them.
+    """
 
     rows: int = 0
     tokens: int = 0
+    moves: int = 0
     layers: dict[int, LayerRows] = field(default_factory=dict)
 
     def reserve(self, rows: int, tokens: int) -> None:
         """Make room for `rows` sequences of `tokens` own tokens each; layers follow at their next use."""
         if rows > self.rows:
             self.rows = max(rows, 2 * self.rows)
+            self.moves += 1
         if tokens > self.tokens:
             self.tokens = max(tokens, self.tokens + max(GROWTH_TOKENS, self.tokens // 4))
+            self.moves += 1
 
     def layer(self, index: int, like_KTD: Tensor) -> LayerRows:
         """Return a layer's rows in the reserved size; `like_KTD` tells heads, head size, type and device."""
@@ -65,9 +71,18 @@ class Rows:
             layer.keys[target, :, :tokens] = layer.keys[source, :, :tokens]
             layer.values[target, :, :tokens] = layer.values[source, :, :tokens]
 
+    def absorb(self, row: int, prefix: Prefix, tokens: int, own: int) -> None:
+        """Put the first `tokens` tokens of a prefix before the `own` tokens of a row, for which there is room."""
+        for index, shared in prefix.layers.items():
+            layer = self.layer(index, shared[0])
+            for kept, before in zip((layer.keys, layer.values), shared, strict=True):
+                kept[row, :, tokens : tokens + own] = kept[row, :, :own].clone()
+                kept[row, :, :tokens] = before[:, :tokens]
+
     def clear(self) -> None:
         """Give the memory back."""
         self.rows, self.tokens = 0, 0
+        self.moves += 1
         self.layers.clear()
 
 

@@ -190,7 +190,7 @@ class Stack:
     def _resize(self, slots: int) -> None:
         """Move to blocks of another size, one after the other: at no time is everything in memory twice."""
         for offset, block in self.blocks.items():
-            moved = block.new_empty((slots, block.shape[1]))
+            moved = block.new_zeros((slots, block.shape[1]))  # a GPU multiplies empty slots too
             moved[: len(self.keys)] = block[: len(self.keys)]
             self.blocks[offset] = moved
         self.capacity = slots
@@ -198,13 +198,17 @@ class Stack:
 
 
 class LoraBank:
-    """The adapters at hand, by key. Belongs to the thread that runs the model."""
+    """The adapters at hand, by key. Belongs to the thread that runs the model.
+
+    `moves` counts how often matrices went to another place in memory, which ends what a CUDA graph knows of them.
+    """
 
     def __init__(self, layout: Layout, dtype: torch.dtype, device: torch.device) -> None:
         self.layout = layout
         self.dtype = dtype
         self.device = device
         self.stacks: dict[int, Stack] = {}
+        self.moves = 0
         self._rank_of: dict[Hashable, int] = {}
 
     def __contains__(self, key: Hashable) -> bool:
@@ -227,14 +231,20 @@ class LoraBank:
             raise BaseModelError(f"an adapter is loaded as {key!r} already")
         if adapter.rank not in self.stacks:
             self.stacks[adapter.rank] = Stack(self.layout, adapter.rank, self.dtype, self.device)
-        self.stacks[adapter.rank].add(key, adapter.row)
+        stack = self.stacks[adapter.rank]
+        capacity = stack.capacity
+        stack.add(key, adapter.row)
+        self.moves += stack.capacity != capacity
         self._rank_of[key] = adapter.rank
 
     def unload(self, key: Hashable) -> None:
         """Free an adapter's slot."""
         rank = self._rank_of.pop(key)
-        self.stacks[rank].remove(key)
-        if not self.stacks[rank].keys:
+        stack = self.stacks[rank]
+        capacity = stack.capacity
+        stack.remove(key)
+        self.moves += stack.capacity != capacity
+        if not stack.keys:
             del self.stacks[rank]
 
     def packed(self, key: Hashable) -> PackedAdapter:

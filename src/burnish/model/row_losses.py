@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 from burnish.core.errors import BaseModelError
 from burnish.core.rows import TokenRow
 from burnish.model.cached_attention import Piece, StepLayout, cached_attention_on
-from burnish.model.generate import shared_starts
 from burnish.model.kv_cache import Prefix, Rows
+from burnish.model.shared_starts import shared_starts
 
 PASS_TOKENS = 512
 """Tokens of one forward pass; at most so many rows of logits exist at once."""

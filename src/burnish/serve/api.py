@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from burnish.core.errors import BaseModelError, DataError, ServeError, did_you_mean
-from burnish.model.generate import DoesNotFit
+from burnish.model.sequences import DoesNotFit
 from burnish.serve.answer import DEFAULT_NEW_TOKENS, Offer, ServedModel, Wish, prompt_of, submit
 from burnish.serve.answering import Answer, Choice, Streamed, StreamedText, Watched, Whole
 from burnish.serve.bodies import embeddings

@@ -21,9 +21,10 @@ from transformers import PreTrainedModel
 from burnish.core.errors import BurnishError, ServeError
 from burnish.model.banked_linear import BankedModel
 from burnish.model.cached_attention import cached_attention_on
-from burnish.model.generate import Decoder, Emitted, Finish, check_fits
+from burnish.model.generate import Decoder
 from burnish.model.hidden import mean_hidden
 from burnish.model.sampling import Constraint, Sampling
+from burnish.model.sequences import Emitted, Finish, check_fits
 from burnish.serve.adapters import Adapters, AdapterSource, Claim
 from burnish.serve.request import Embedding, EngineStopped, Load, QueueFull, Request
 from burnish.serve.stream import End, Stream

@@ -1,0 +1,59 @@
+"""Frozen float32 layers on a CPU, their weights kept in the order in which oneDNN's kernels read them.
+
+torch's own product of a few tokens with a weight brings the weight into its kernel's order at every call, which costs more than
+the product. Layers that read one input are one product. The weights are moved, not copied, and come back bit by bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+USUAL_TOKENS = 16
+"""Tokens of a step for which the order is chosen; other counts are computed with the same order."""
+
+
+def can_pack(linears: Sequence[nn.Linear]) -> bool:
+    """Return whether layers can be packed: plain float32 ones on a CPU for which torch has oneDNN."""
+    return torch.backends.mkldnn.is_available() and all(
+        type(linear) is nn.Linear and linear.weight.dtype == torch.float32 and linear.weight.device.type == "cpu"
+        for linear in linears
+    )
+
+
+class PackedLinear(nn.Module):
+    """Linear layers of one input as one product; their weights move into it until `unpack`."""
+
+    def __init__(self, linears: Sequence[nn.Linear], *, keep: bool = False) -> None:
+        """keep: leave the weights where they are too (an output head whose weight is the embedding's)."""
+        super().__init__()
+        self._linears = list(linears)  # not as submodules: they are empty until `unpack`
+        self._keep = keep
+        self.out_features = [linear.out_features for linear in linears]
+        self.in_features = linears[0].in_features
+        weight_OI = torch.cat([linear.weight.detach() for linear in linears])
+        biases = [linear.bias for linear in linears]
+        self._bias_O = None
+        if any(bias is not None for bias in biases):
+            self._bias_O = torch.cat([
+                weight_OI.new_zeros(size) if bias is None else bias.detach()
+                for bias, size in zip(biases, self.out_features, strict=True)
+            ])  # fmt: skip
+        self._packed_OI = torch.ops.mkldnn._reorder_linear_weight(weight_OI.to_mkldnn(), USUAL_TOKENS)
+        if not keep:
+            for linear in linears:
+                linear.weight.data = weight_OI.new_empty(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (..., all outputs, layer after layer) of x (..., in)."""
+        return torch.ops.mkldnn._linear_pointwise(x, self._packed_OI, self._bias_O, "none", [], "")
+
+    def unpack(self) -> None:
+        """Give the layers their weights back."""
+        if self._keep:
+            return
+        parts = self._packed_OI.to_dense().split(self.out_features)
+        for linear, weight_OI in zip(self._linears, parts, strict=True):
+            linear.weight.data = weight_OI.clone()

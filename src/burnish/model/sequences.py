@@ -1,0 +1,90 @@
+"""Requests at work in a decoder, and what a step computes for them."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import NamedTuple
+
+from burnish.core.errors import ServeError
+from burnish.model.cached_attention import Piece
+from burnish.model.kv_cache import Prefix
+from burnish.model.sampling import Chooser, Likelihood
+
+
+class Finish(Enum):
+    """Why a sequence ended: a stop token or its constraint's end, its length limit, or its constraint could not go on."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    FAILED = "failed"
+
+
+class Emitted(NamedTuple):
+    """What a step gave one sequence: a token, its end, or the last token together with the end.
+
+    likelihood: of the token, when the sequence's sampling asks for it.
+    """
+
+    sequence: int
+    token: int | None
+    finish: Finish | None
+    likelihood: Likelihood | None = None
+
+
+@dataclass(slots=True, eq=False)
+class SequenceState:
+    """A request at work. `own` tokens after its prefix are in the cache; `reading` until its whole prompt is."""
+
+    number: int
+    tokens: list[int]
+    prompt_tokens: int
+    share: int
+    chooser: Chooser
+    adapter: Hashable | None = None
+    prefix: Prefix | None = None
+    prefix_tokens: int = 0
+    own: int = 0
+    reading: bool = True
+
+    @property
+    def pending(self) -> int:
+        """Tokens after the prefix that are known but not in the cache."""
+        return len(self.tokens) - self.prefix_tokens - self.own
+
+
+@dataclass(slots=True)
+class Batch:
+    """The tokens of one step: ids and positions in a row, and the places in it that give a next token.
+
+    rows, own: the sequences that decode by their cache row, and how many own tokens each had in the cache before the step.
+    order: the rows in the order of their tokens.
+    decoding: the adapter of each decoding token. pieces, owners: of prompts, and the adapter of each with its tokens.
+    """
+
+    rows: list[SequenceState]
+    own: list[int]
+    order: list[int]
+    tokens: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    last: list[int] = field(default_factory=list)
+    sequences: list[SequenceState] = field(default_factory=list)
+    decoding: list[Hashable | None] = field(default_factory=list)
+    pieces: list[Piece] = field(default_factory=list)
+    owners: list[tuple[Hashable | None, slice]] = field(default_factory=list)
+
+
+class DoesNotFit(ServeError):
+    """A prompt and the tokens asked for are more than the model's context holds."""
+
+
+def check_fits(prompt_tokens: int, new_tokens: int, context_tokens: int) -> None:
+    """Raise ServeError when a prompt is empty or no new token is asked for, DoesNotFit when both exceed the context."""
+    if prompt_tokens < 1 or new_tokens < 1:
+        raise ServeError(f"a prompt of {prompt_tokens} tokens with {new_tokens} new tokens: both must be 1 or more")
+    if prompt_tokens + new_tokens > context_tokens:
+        raise DoesNotFit(
+            f"the prompt has {prompt_tokens} tokens and {new_tokens} new ones are asked for, together "
+            f"{prompt_tokens + new_tokens}; the model's context holds {context_tokens}. Shorten the prompt."
+        )

@@ -1,0 +1,64 @@
+"""Packed layers compute what plain ones do and give their weights back bit by bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from burnish.model.banked_linear import BankedModel
+from burnish.model.load import quantise_nf4
+from burnish.model.packed_linear import PackedLinear, can_pack
+
+
+def linears(*sizes: tuple[int, bool]) -> list[nn.Linear]:
+    torch.manual_seed(0)
+    return [nn.Linear(48, outputs, bias=bias).requires_grad_(False) for outputs, bias in sizes]
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 15, 16, 17, 300])
+@pytest.mark.parametrize("sizes", [[(64, False)], [(64, True), (16, False), (16, True)], [(33, True), (7, True)]])
+def test_layers_of_one_input_as_one_product(sizes: list[tuple[int, bool]], tokens: int) -> None:
+    some = linears(*sizes)
+    x = torch.randn(1, tokens, 48)
+    want = torch.cat([linear(x) for linear in some], dim=-1)
+    weights = [linear.weight.clone() for linear in some]
+    packed = PackedLinear(some)
+    torch.testing.assert_close(packed(x), want, rtol=1e-5, atol=1e-6)
+    assert all(linear.weight.numel() == 0 for linear in some), "the weights are in memory twice"
+    packed.unpack()
+    assert all(torch.equal(linear.weight, weight) for linear, weight in zip(some, weights, strict=True))
+
+
+def test_kept_weights_stay() -> None:
+    (linear,) = linears((64, False))
+    packed = PackedLinear([linear], keep=True)
+    assert linear.weight.shape == (64, 48)
+    packed.unpack()
+    assert linear.weight.shape == (64, 48)
+
+
+def test_other_layers_stay_as_they_are(make_tiny: Callable[..., PreTrainedModel]) -> None:
+    assert not can_pack([linear.to(torch.bfloat16) for linear in linears((8, False))])
+    model = make_tiny()
+    quantise_nf4(model, double_quantisation=True, device="cpu", dtype=torch.float32)
+    assert not can_pack([model.model.layers[0].mlp.up_proj])
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3", "gemma3"])
+def test_a_model_comes_back_as_it_was(make_tiny: Callable[..., PreTrainedModel], architecture: str) -> None:
+    model = make_tiny(architecture)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    ids = torch.arange(20)[None]
+    want = model(ids).logits
+    banked = BankedModel(model)
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids).logits, want, rtol=1e-4, atol=1e-4)
+    banked.take_off()
+    after = model.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert torch.equal(model(ids).logits, want)
