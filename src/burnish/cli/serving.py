@@ -22,6 +22,12 @@ def add_verbs(verb: AddVerb) -> None:
     serve.add_argument(
         "--upstream", metavar="URL", help="pass requests on to another engine, such as http://127.0.0.1:8000"
     )
+    serve.add_argument(
+        "--vllm",
+        type=Path,
+        metavar="PYTHON",
+        help="answer by vLLM: the interpreter of the environment it is installed in",
+    )
     serve.add_argument("--config", type=Path, metavar="FILE", help="settings in YAML (docs/gateway.md)")
     serve.add_argument(
         "--database", metavar="URL", help="postgresql://... (default: a SQLite file in the home; $BURNISH_DATABASE)"
@@ -41,7 +47,11 @@ def _serve(options: argparse.Namespace) -> int:
     from burnish.store.home import Home
     from burnish.terminal import Terminal
 
-    wish = ServeWish(options.host, options.port, options.config, options.upstream, options.database, options.redis)
+    if options.vllm is not None and options.upstream is not None:
+        raise UsageError("--vllm starts an engine and --upstream uses one that runs: give one of them")
+    wish = ServeWish(
+        options.host, options.port, options.config, options.upstream, options.database, options.redis, options.vllm
+    )
 
     def tell(started: Started) -> None:
         if options.json:

@@ -36,7 +36,7 @@ SHARED_WORKERS = 16
 
 @dataclass(frozen=True)
 class ServeWish:
-    """What `burnish serve` was asked: flags go before the file of settings."""
+    """What `burnish serve` was asked: flags go before the file of settings. vllm: the interpreter of vLLM's environment."""
 
     host: str = "127.0.0.1"
     port: int = 8731
@@ -44,6 +44,7 @@ class ServeWish:
     upstream: str | None = None
     database: str | None = None
     redis: str | None = None
+    vllm: Path | None = None
 
     def settings(self) -> Settings:
         """Return the settings with the flags in them."""
@@ -87,7 +88,7 @@ def serve(
         if settings.upstream is None:
             from burnish.doors.serving import open_engine_app
 
-            engine = open_engine_app(home, emit)
+            engine = open_engine_app(home, emit, vllm=wish.vllm)
             upstream, closing = engine.app, lambda: None
         else:
             elsewhere = HttpUpstream(

@@ -16,7 +16,7 @@ from burnish.store.home import Home
 if TYPE_CHECKING:
     from burnish.serve.adapters import AdapterSource
     from burnish.serve.answer import ServedModel
-    from burnish.serve.engine import Engine
+    from burnish.serve.interface import AnsweringEngine
     from burnish.text.tokenizer import Tokenizer
 
 BASE = "base"
@@ -70,7 +70,7 @@ class ReleasedModels(Mapping[str, "ServedModel"]):
     made known to the engine when it is first asked for, by its digest: two names of one adapter share its memory.
     """
 
-    def __init__(self, home: Home, base: wiring.Base, engine: Engine, quantisation: str) -> None:
+    def __init__(self, home: Home, base: wiring.Base, engine: AnsweringEngine, quantisation: str) -> None:
         self._home, self._base, self._engine, self._quantisation = home, base, engine, quantisation
         self._releases: list[Release] = []
         self._seen = -1

@@ -6,6 +6,7 @@ import datetime
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from burnish import wiring
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from burnish.gateway.route import Resolve
     from burnish.gateway.settings import Settings
     from burnish.serve.chat import Chat
-    from burnish.serve.engine import Engine
+    from burnish.serve.interface import AnsweringEngine
 
 KEY_VARIABLE = "BURNISH_KEY"
 DEFAULT_BASE = "smollm2-135m-instruct"
@@ -40,14 +41,16 @@ def newest_releases(home: Home) -> dict[str, Release]:
     return {name: release for name, release in found.items() if release is not None}
 
 
-def _open_engine(home: Home, releases: Sequence[Release], emit: Emit) -> tuple[Engine, wiring.Base, list[Release]]:
-    """Load the base of the last release once, and the adapters of all that share it. Says which do not."""
-    from burnish.core.artifacts import Plan
-    from burnish.serve.engine import Engine
+def _open_engine(
+    home: Home, releases: Sequence[Release], emit: Emit, *, vllm: Path | None = None
+) -> tuple[AnsweringEngine, wiring.Base, list[Release]]:
+    """Load the base of the last release once, for the adapters of all that share it. Says which do not.
 
+    vllm: the interpreter of the environment that has vLLM, which then answers instead of the own engine.
+    """
     if not releases:
         base = wiring.open_base(DEFAULT_BASE, emit)
-        return Engine(wiring.load_for_serving(base, None, emit)), base, []
+        return _engine_of(home, base, None, vllm, emit), base, []
     adapters = {release.id: home.load(Adapter, release.adapter) for release in releases}
     leading = releases[-1]
     base = wiring.open_base(leading.base.name, emit)
@@ -77,11 +80,29 @@ def _open_engine(home: Home, releases: Sequence[Release], emit: Emit) -> tuple[E
     missing = [name for name, folder in folders.items() if not folder.is_dir()]
     if missing:
         raise StoreError(f"the adapter files of {', '.join(missing)} are gone from {home.root}. Run the recipe again.")
-    plan = home.load(Plan, leading.plan)
-    return Engine(wiring.load_for_serving(base, plan, emit)), base, served
+    return _engine_of(home, base, leading, vllm, emit), base, served
 
 
-def _served_models(home: Home, base: wiring.Base, served: Sequence[Release], engine: Engine) -> ReleasedModels:
+def _engine_of(
+    home: Home, base: wiring.Base, leading: Release | None, vllm: Path | None, emit: Emit
+) -> AnsweringEngine:  # fmt: skip
+    """Load a base as the leading release was trained on it."""
+    from burnish.core.artifacts import Plan
+    from burnish.serve.engine import Engine
+
+    plan = None if leading is None else home.load(Plan, leading.plan)
+    if vllm is None:
+        return Engine(wiring.load_for_serving(base, plan, emit))
+    if leading is not None and home.load(Adapter, leading.adapter).method.quantisation != "none":
+        raise UsageError(
+            f"{leading.name} was trained on a quantised base, which vLLM is not given. Serve it without --vllm."
+        )
+    from burnish.serve.vllm.engine import VllmEngine
+
+    return VllmEngine(base.files.folder, vllm, emit=emit)
+
+
+def _served_models(home: Home, base: wiring.Base, served: Sequence[Release], engine: AnsweringEngine) -> ReleasedModels:
     quantisation = home.load(Adapter, served[-1].adapter).method.quantisation if served else "none"
     return ReleasedModels(home, base, engine, quantisation)
 
@@ -100,12 +121,12 @@ class EngineApp:
     pick: Callable[[Settings, Emit], Pick | None]
 
 
-def open_engine_app(home: Home, emit: Emit) -> EngineApp:
+def open_engine_app(home: Home, emit: Emit, *, vllm: Path | None = None) -> EngineApp:
     """Load every release that shares the newest one's base, or the base alone, and return what answers for them."""
     from burnish.serve.api import Service, create_app
 
     releases = list(newest_releases(home).values())
-    engine, base, served = _open_engine(home, releases, emit)
+    engine, base, served = _open_engine(home, releases, emit, vllm=vllm)
     models = _served_models(home, base, served, engine)
     app = create_app(Service(engine=engine, tokenizer=base.tokenizer, models=models))
     return EngineApp(

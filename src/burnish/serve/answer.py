@@ -10,7 +10,7 @@ from typing import Any
 from burnish.core.errors import DataError
 from burnish.model.sampling import Sampling
 from burnish.serve.constrain import Grammar
-from burnish.serve.engine import Engine
+from burnish.serve.interface import AnsweringEngine
 from burnish.serve.stream import Stream
 from burnish.serve.tools import ToolFormat, tool_format, with_tools
 from burnish.text.messages import Message
@@ -92,7 +92,12 @@ def prompt_of(
 
 
 def submit(
-    engine: Engine, prompt: Sequence[int], model: ServedModel, wish: Wish, stop_ids: frozenset[int], default_tokens: int
+    engine: AnsweringEngine,
+    prompt: Sequence[int],
+    model: ServedModel,
+    wish: Wish,
+    stop_ids: frozenset[int],
+    default_tokens: int,
 ) -> list[Stream]:
     """Ask for the wished number of continuations. Raises ServeError as `Engine.submit` does; then none of them runs."""
     room = max(engine.context_tokens - len(prompt), 1)
@@ -126,7 +131,7 @@ def submit(
 
 
 def ask(
-    engine: Engine,
+    engine: AnsweringEngine,
     tokenizer: Tokenizer,
     model: ServedModel,
     messages: Sequence[Message],

@@ -25,10 +25,11 @@ from burnish.serve.answer import DEFAULT_NEW_TOKENS, Offer, ServedModel, Wish, p
 from burnish.serve.answering import Answer, Choice, Streamed, StreamedText, Watched, Whole
 from burnish.serve.bodies import embeddings
 from burnish.serve.constrain import Constraints, Grammar
-from burnish.serve.engine import Engine, EngineStopped, QueueFull
 from burnish.serve.guard import Guard
+from burnish.serve.interface import AnsweringEngine
 from burnish.serve.parts import NamedTool
 from burnish.serve.refusal import ApiError
+from burnish.serve.request import EngineStopped, QueueFull
 from burnish.serve.schema import ChatRequest, CompletionRequest, EmbeddingRequest, TextRequest, parse_request
 from burnish.serve.stream import Stream
 from burnish.serve.text_stream import TextStream
@@ -51,7 +52,7 @@ class Service:
     hosts:  names under which the server may be addressed (the Host header), without port.
     """
 
-    engine: Engine
+    engine: AnsweringEngine
     tokenizer: Tokenizer
     models: Mapping[str, ServedModel]
     today: Callable[[], datetime.date] = datetime.date.today

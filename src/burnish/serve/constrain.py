@@ -32,14 +32,15 @@ class Grammar:
 
     def begin(self) -> TokenConstraint:
         """Return the constraint of one answer."""
-        return TokenConstraint(llguidance.LLMatcher(self._constraints.backend, self._source, log_level=0))
+        return TokenConstraint(llguidance.LLMatcher(self._constraints.backend, self._source, log_level=0), self._source)
 
 
 class TokenConstraint:
-    """One answer's way through a grammar (see `model.sampling.Constraint`)."""
+    """One answer's way through a grammar (see `model.sampling.Constraint`). source: the grammar as llguidance writes it."""
 
-    def __init__(self, matcher: llguidance.LLMatcher) -> None:
+    def __init__(self, matcher: llguidance.LLMatcher, source: str) -> None:
         self._matcher = matcher
+        self.source = source
 
     def allowed(self, vocabulary: int) -> Tensor:
         """Return which tokens may come next; none once the grammar became too complex to follow."""

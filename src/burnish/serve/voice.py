@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Sequence
 
 from burnish.serve.answer import ServedModel, Wish, ask
 from burnish.serve.chat import Said
-from burnish.serve.engine import Engine
+from burnish.serve.interface import AnsweringEngine
 from burnish.serve.text_stream import TextStream
 from burnish.text.messages import Message
 from burnish.text.tokenizer import Tokenizer
@@ -26,7 +26,7 @@ class EngineVoice:
     """
 
     def __init__(
-        self, engine: Engine, tokenizer: Tokenizer, name: str, tuned: ServedModel, *,
+        self, engine: AnsweringEngine, tokenizer: Tokenizer, name: str, tuned: ServedModel, *,
         today: Callable[[], datetime.date] = datetime.date.today, new_tokens: int | None = None,
     ) -> None:  # fmt: skip
         self._engine, self._name, self._adapter = engine, name, tuned.adapter
