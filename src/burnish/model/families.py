@@ -1,15 +1,31 @@
-"""Modules of transformers of the known families, and which of their layers read one input."""
+"""Modules of transformers of the known families, and which of their layers read one input.
+
+They are known by name: importing the code of every family takes longer than loading a small model.
+"""
 
 from __future__ import annotations
 
-from transformers.models.gemma2.modeling_gemma2 import Gemma2Attention, Gemma2MLP
-from transformers.models.gemma3.modeling_gemma3 import Gemma3Attention, Gemma3MLP
-from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP
-from transformers.models.mistral.modeling_mistral import MistralAttention, MistralMLP
-from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention, Qwen2MLP
-from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention, Qwen3MLP
+from torch import nn
 
-ATTENTION = (LlamaAttention, MistralAttention, Qwen2Attention, Qwen3Attention, Gemma2Attention, Gemma3Attention)
-GATED = (LlamaMLP, MistralMLP, Qwen2MLP, Qwen3MLP, Gemma2MLP, Gemma3MLP)
+FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3", "Gemma2", "Gemma3")
 SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-"""Names of the layers that read one input in the modules above."""
+"""Names of the layers that read one input in attention and in gated feed-forward modules."""
+
+
+def is_attention(module: nn.Module) -> bool:
+    """Return whether a module is the attention of a known family."""
+    return _is(module, "Attention")
+
+
+def is_gated(module: nn.Module) -> bool:
+    """Return whether a module is the gated feed-forward part of a known family."""
+    return _is(module, "MLP")
+
+
+def _is(module: nn.Module, kind: str) -> bool:
+    return any(
+        (each.__module__, each.__name__)
+        == (f"transformers.models.{family.lower()}.modeling_{family.lower()}", family + kind)
+        for each in type(module).__mro__
+        for family in FAMILIES
+    )

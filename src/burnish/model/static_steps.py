@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from burnish.core.errors import BaseModelError
 from burnish.model.banked_linear import BankedModel
 from burnish.model.cached_attention import StepLayout
-from burnish.model.families import ATTENTION, GATED
+from burnish.model.families import is_attention, is_gated
 from burnish.model.kv_cache import Rows
 from burnish.model.lora_parts_gpu import PartShape, bucket, part_numbers, part_shapes, parts_from
 
@@ -146,6 +146,6 @@ def has_static_steps(model: PreTrainedModel) -> bool:
     It is not with rotary embeddings that look at positions (dynamic, longrope), and not known of other families.
     """
     modules = list(model.modules())
-    known = any(isinstance(each, ATTENTION) for each in modules) and any(isinstance(each, GATED) for each in modules)
+    known = any(map(is_attention, modules)) and any(map(is_gated, modules))
     rope = str(model.config.to_dict())
     return known and "longrope" not in rope and "'dynamic'" not in rope
