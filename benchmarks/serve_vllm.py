@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from serve import BASE, make_prompts, write_adapters
 
 from burnish.core.events import Event, Note, discard
 from burnish.core.ids import file_sha256
@@ -39,6 +38,7 @@ from burnish.serve.interface import AnsweringEngine
 from burnish.serve.server import run_server
 from burnish.serve.vllm.engine import VllmEngine
 from burnish.text.tokenizer import load_tokenizer
+from serve import BASE, make_prompts, write_adapters
 
 RESULTS = Path(__file__).parent / "results" / "serve_vllm.json"
 CLIENT = """
