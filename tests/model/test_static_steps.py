@@ -111,6 +111,23 @@ def test_without_adapters_they_do_too_and_one_row_sees_no_further_than_its_past(
     assert found[0] == found[1]
 
 
+@pytest.mark.gpu
+def test_a_model_that_waits_for_the_device_runs_without_graphs(make_tiny: Callable[..., PreTrainedModel]) -> None:
+    model = make_tiny().to("cuda")
+    found: list[list[int]] = []
+    for waits in (False, True):
+        if waits:
+            model.model.norm.register_forward_hook(lambda module, given, states: states * (states.sum().item() * 0 + 1))
+        decoder = Decoder(model, rows=2, static=True)
+        decoder.add([3, 4, 5], Sampling(max_new_tokens=20))
+        found.append([])
+        while decoder.running or decoder.waiting:
+            found[-1] += [item.token for item in decoder.step() if item.token is not None]
+        assert decoder._static is not None
+        assert (decoder._static.refused is not None) == waits
+    assert found[0] == found[1]
+
+
 def test_buckets_are_few_and_at_most_a_quarter_too_large() -> None:
     sizes = {bucket(count) for count in range(1, 1025)}
     assert len(sizes) <= 8 + 4 * 7

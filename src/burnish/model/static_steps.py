@@ -48,12 +48,16 @@ class _Captured:
 
 
 class StaticSteps:
-    """Runs decoding steps of a model on the rows of a cache. A bank's way must be that of a GPU."""
+    """Runs decoding steps of a model on the rows of a cache. A bank's way must be that of a GPU.
+
+    refused: why steps are not captured any more, though they run on a GPU.
+    """
 
     def __init__(self, model: PreTrainedModel, cache: Rows, banked: BankedModel | None) -> None:
         if banked is not None and banked.way is None:
             raise BaseModelError("steps of static shapes need a bank that computes adapters as a GPU does")
         self._model, self._cache, self._banked = model, cache, banked
+        self.refused: str | None = None
         self._on_gpu = model.device.type == "cuda"
         self._seen: OrderedDict[StepShape, _Captured] = OrderedDict()
         self._where = (-1, -1)
@@ -81,11 +85,13 @@ class StaticSteps:
                 self._seen.popitem(last=False)
         self._seen.move_to_end(shape)
         captured.numbers_X.copy_(self._numbers(shape, tokens, own, adapters), non_blocking=True)
-        if first or not self._on_gpu:
-            return self._compute(shape, captured.numbers_X)[: len(tokens)]
+        if not first and self._on_gpu and captured.graph is None and self.refused is None:
+            try:
+                self._capture(shape, captured)
+            except RuntimeError as error:  # something that no graph can hold, such as waiting for the device
+                self.refused = str(error)
         if captured.graph is None:
-            self._capture(shape, captured)
-        assert captured.graph is not None
+            return self._compute(shape, captured.numbers_X)[: len(tokens)]
         assert self._logits_BV is not None
         captured.graph.replay()
         return self._logits_BV[: len(tokens)]
