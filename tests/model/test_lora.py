@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,12 +17,14 @@ from burnish.model.load import dequantised, linear_weight, quantise_nf4
 from burnish.model.lora import (
     CONFIG,
     WEIGHTS,
+    adaptable_layers,
     adapter_off,
     attach_lora,
     load_adapter,
     lora_layers,
     lora_parameters,
     merge_lora,
+    read_adapter,
     resolve_targets,
     save_adapter,
 )
@@ -267,3 +270,18 @@ def test_a_refused_adapter_leaves_the_model_as_it_was(make_tiny: Tiny, method: M
         load_adapter(model, tmp_path)
     assert not lora_layers(model)
     assert torch.equal(model(input_ids=IDS).logits, before)
+
+
+def test_reading_adapters_for_months_keeps_nothing(make_tiny: Tiny, method: MethodPlan, tmp_path: Path) -> None:
+    folder, layers = saved(make_tiny, method, tmp_path), adaptable_layers(make_tiny())
+    read_adapter(folder, layers)
+    tracemalloc.start()
+    try:
+        for _ in range(3):  # what is kept for good at first is not what grows
+            read_adapter(folder, layers)
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(60):
+            read_adapter(folder, layers)
+        assert tracemalloc.get_traced_memory()[0] - before < 60 * len(layers) * 8
+    finally:
+        tracemalloc.stop()

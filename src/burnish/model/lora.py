@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from burnish.core.artifacts import MethodPlan
@@ -197,7 +197,8 @@ def read_adapter(
     expected = _expected_shapes(layers, method)
     _check_size(folder / WEIGHTS, expected)
     try:
-        tensors = load_file(folder / WEIGHTS)
+        # load_file (safetensors 0.8) keeps two small objects of each tensor for ever; a server reads adapters for months
+        tensors = load((folder / WEIGHTS).read_bytes())
     except (OSError, SafetensorError) as error:
         raise BaseModelError(
             f"cannot read {folder / WEIGHTS}: {error}. An adapter folder needs {WEIGHTS} and {CONFIG}."

@@ -41,7 +41,7 @@ class PackedLinear(nn.Module):
                 weight_OI.new_zeros(size) if bias is None else bias.detach()
                 for bias, size in zip(biases, self.out_features, strict=True)
             ])  # fmt: skip
-        self._packed_OI = torch.ops.mkldnn._reorder_linear_weight(weight_OI.to_mkldnn(), USUAL_TOKENS)
+        self._packed_OI = torch.ops.mkldnn._reorder_linear_weight(weight_OI, USUAL_TOKENS)
         if not keep:
             for linear in linears:
                 linear.weight.data = weight_OI.new_empty(0)
