@@ -32,9 +32,10 @@ from burnish.model.sampling import Sampling
 from burnish.model.sequences import Emitted
 
 WAYS: dict[str, Way] = {"tiled": "tiled", "masked": "masked"}
+ROPE: Any = {"rope_type": "default", "rope_theta": 500000.0}
 LARGE = LlamaConfig(
     vocab_size=128256, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32,
-    num_key_value_heads=8, max_position_embeddings=8192, rope_theta=500000.0, tie_word_embeddings=False,
+    num_key_value_heads=8, max_position_embeddings=8192, rope_parameters=ROPE, tie_word_embeddings=False,
 )  # fmt: skip
 SMALL = LlamaConfig(
     vocab_size=1000, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
@@ -109,7 +110,7 @@ def profiled(decoder: Decoder, found: list[dict[str, Any]]) -> list[Emitted]:
         emitted = decoder.step()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-    kernels = [each for each in seen.key_averages() if each.device_type != torch.autograd.DeviceType.CPU]
+    kernels = [each for each in seen.key_averages() if not str(each.device_type).endswith("CPU")]
     kernels.sort(key=lambda each: -each.self_device_time_total)
     found += [
         {"ms": round(each.self_device_time_total / 1000, 3), "times": each.count, "kernel": each.key[:90]}

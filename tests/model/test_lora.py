@@ -58,7 +58,7 @@ def to_peft(model: PreTrainedModel, ours: PreTrainedModel, **changes: object) ->
 def loss_and_gradients(model: torch.nn.Module, parameters: dict[str, torch.nn.Parameter]) -> tuple[float, torch.Tensor]:
     loss = model(input_ids=IDS, labels=IDS).loss
     loss.backward()
-    return loss.item(), torch.cat([parameter.grad.flatten() for parameter in parameters.values()])
+    return loss.item(), torch.cat([parameter.grad.flatten() for parameter in parameters.values()])  # pyright: ignore[reportOptionalMemberAccess]
 
 
 def assert_same_gradients(ours: torch.Tensor, theirs: torch.Tensor) -> None:
@@ -193,7 +193,9 @@ def test_merging_gives_the_same_logits(make_tiny: Tiny, method: MethodPlan, arch
     weight = next(iter(lora_layers(model).values())).merged_weight()
     merged = merge_lora(model)
     assert not lora_layers(merged)
-    assert torch.equal(linear_weight(merged.get_submodule("model.layers.0.self_attn.q_proj"), torch.float32), weight)
+    layer = merged.get_submodule("model.layers.0.self_attn.q_proj")
+    assert isinstance(layer, torch.nn.Linear)
+    assert torch.equal(linear_weight(layer, torch.float32), weight)
     torch.testing.assert_close(merged(input_ids=IDS).logits, before, rtol=1e-4, atol=1e-4)
 
 
@@ -282,6 +284,8 @@ def test_reading_adapters_for_months_keeps_nothing(make_tiny: Tiny, method: Meth
         before = tracemalloc.get_traced_memory()[0]
         for _ in range(60):
             read_adapter(folder, layers)
-        assert tracemalloc.get_traced_memory()[0] - before < 60 * len(layers) * 8
+        assert (
+            tracemalloc.get_traced_memory()[0] - before < 60 * 2 * len(layers) * 16
+        )  # a quarter of what load_file keeps
     finally:
         tracemalloc.stop()

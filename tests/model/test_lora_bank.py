@@ -38,13 +38,15 @@ def write_peft_adapter(model: PreTrainedModel, folder: Path, name: str, seed: in
     """Let PEFT write an adapter that matters."""
     rank, alpha, targets = KINDS[name]
     chosen = targets if isinstance(targets, str) else list(targets)
-    peft = get_peft_model(model, LoraConfig(r=rank, lora_alpha=alpha, target_modules=chosen, task_type="CAUSAL_LM"))
+    peft = get_peft_model(
+        model, LoraConfig(r=rank, lora_alpha=int(alpha), target_modules=chosen, task_type="CAUSAL_LM")
+    )
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for label, parameter in peft.named_parameters():
             if "lora_B" in label:
                 parameter.normal_(0, 0.3 / rank**0.5, generator=generator)
-    peft.save_pretrained(folder)
+    peft.save_pretrained(str(folder))
     peft.unload()
     return folder
 
@@ -136,12 +138,12 @@ def test_pieces_of_prompts_get_pefts_logits(
 def greedy_by_peft(model: PreTrainedModel, folder: Path | None, prompt: list[int], new_tokens: int) -> list[int]:
     ids = torch.tensor([prompt])
     tuned = model if folder is None else PeftModel.from_pretrained(model, folder)
-    whole = tuned.generate(
+    whole = tuned.generate(  # pyright: ignore[reportCallIssue]
         input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=new_tokens, do_sample=False,
         eos_token_id=None, pad_token_id=0,
     )  # fmt: skip
     if folder is not None:
-        tuned.unload()
+        tuned.unload()  # pyright: ignore[reportCallIssue]
     return whole[0, len(prompt) :].tolist()
 
 

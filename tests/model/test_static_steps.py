@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -80,7 +81,7 @@ def test_static_steps_answer_as_steps_of_any_shape_do(
 ) -> None:
     model = make_tiny(architecture)
     want, _ = answers_of(model, None, static=False)  # as a CPU does, without any of this
-    model.to(device)
+    model.to(device=device)  # pyright: ignore[reportCallIssue]
     got, decoder = answers_of(model, way, static=True)
     assert got == want
     assert len({tuple(answer) for answer in want}) > 12
@@ -95,7 +96,7 @@ def test_static_steps_answer_as_steps_of_any_shape_do(
 def test_without_adapters_they_do_too_and_one_row_sees_no_further_than_its_past(
     make_tiny: Callable[..., PreTrainedModel], device: str
 ) -> None:
-    model = make_tiny().to(device)
+    model = make_tiny().to(device=device)  # pyright: ignore[reportCallIssue]
     found: list[list[list[int]]] = []
     for static in (False, True):
         decoder = Decoder(model, rows=1, static=static)
@@ -113,7 +114,7 @@ def test_without_adapters_they_do_too_and_one_row_sees_no_further_than_its_past(
 
 @pytest.mark.gpu
 def test_a_model_that_waits_for_the_device_runs_without_graphs(make_tiny: Callable[..., PreTrainedModel]) -> None:
-    model = make_tiny().to("cuda")
+    model = make_tiny().to(device="cuda")  # pyright: ignore[reportCallIssue]
     found: list[list[int]] = []
     for waits in (False, True):
         if waits:
@@ -148,8 +149,10 @@ def test_a_bank_that_computes_as_a_cpu_does_is_refused(make_tiny: Callable[..., 
 def test_rotary_embeddings_that_look_at_positions_have_no_static_steps(
     make_tiny: Callable[..., PreTrainedModel],
 ) -> None:
-    sizes = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
-             "num_attention_heads": 2, "num_key_value_heads": 1}  # fmt: skip
-    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
-    assert not has_static_steps(LlamaForCausalLM(LlamaConfig(**sizes, rope_parameters=rope)))
+    rope: Any = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    config = LlamaConfig(
+        vocab_size=50, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, rope_parameters=rope,
+    )  # fmt: skip
+    assert not has_static_steps(LlamaForCausalLM(config))
     assert has_static_steps(make_tiny())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from shutil import copytree
@@ -87,11 +87,6 @@ def write_random_adapter(base: Path, folder: Path, *, seed: int, rank: int = 4) 
                 parameter.normal_(0, 0.5, generator=generator)
     save_adapter(model, folder, method, "tiny")
     return folder
-
-
-@pytest.fixture(scope="session")
-def write_adapter() -> Callable[..., Path]:
-    return write_random_adapter
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import re
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,8 @@ import httpx
 import openai
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from test_api import DAY
-from test_engine import wait_until_idle
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from burnish.core.errors import BaseModelError, ServeError
@@ -77,13 +76,20 @@ def base(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def sources(
-    base: Path, write_adapter: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, AdapterSource]:
+def sources(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, AdapterSource]:
+    """Adapters as PEFT writes them."""
     root = tmp_path_factory.mktemp("contract-adapters")
     found: dict[str, AdapterSource] = {}
     for name, seed, rank in (("a", 1, 4), ("b", 2, 8), ("c", 3, 8)):
-        folder = write_adapter(base, root / name, seed=seed, rank=rank)
+        asked = LoraConfig(r=rank, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+        model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), asked)
+        draw = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for label, parameter in model.named_parameters():
+                if "lora_" in label:
+                    parameter.normal_(0, 0.1, generator=draw)
+        folder = root / name
+        model.save_pretrained(str(folder))
         found[name] = AdapterSource(folder, (file_sha256(folder / WEIGHTS), file_sha256(folder / CONFIG)))
     return found
 
@@ -172,7 +178,10 @@ def test_a_cancelled_answer_gives_its_row_back(engine: AnsweringEngine) -> None:
     next(iter(streams[0]))
     for stream in streams:
         stream.cancel()
-    wait_until_idle(engine, 5)
+    until = time.monotonic() + 5
+    while (engine.load.running or engine.load.waiting) and time.monotonic() < until:
+        time.sleep(0.002)
+    assert (engine.load.running, engine.load.waiting) == (0, 0)
     assert all(stream.end is End.CANCELLED for stream in streams)
     assert len(list(engine.submit(PROMPTS[0], "b", greedy(3)))) == 3
 
@@ -289,7 +298,7 @@ def test_openais_client_gets_whole_and_streamed_answers_and_calls_of_tools(
         called = await chat.create(
             model="tuned", messages=[message], tools=[weather], tool_choice="required", max_tokens=200
         )
-        (call,) = called.choices[0].message.tool_calls or ()
+        (call,) = called.choices[0].message.tool_calls or []
         assert call.type == "function"
         assert json.loads(call.function.arguments)["days"] in (1, 2)
         texts = await client.completions.create(model="base", prompt=[[20, 21], [23, 24]], max_tokens=3, logprobs=1)
