@@ -240,7 +240,7 @@ def test_files_that_are_not_those_of_the_digests_are_refused(
 def test_draws_follow_the_seed(engine: AnsweringEngine) -> None:
     drawn = [list(engine.submit(PROMPTS[0], "a", greedy(20, temperature=1.0, seed=seed))) for seed in (7, 7, 8)]
     assert drawn[0] == drawn[1] != drawn[2]
-    cut = list(engine.submit(PROMPTS[0], "a", greedy(6, temperature=5.0, top_k=1, seed=3)))
+    cut = list(engine.submit(PROMPTS[0], "a", greedy(6, temperature=1.9, top_k=1, seed=3)))
     assert cut == list(engine.submit(PROMPTS[0], "a", greedy(6)))
 
 
@@ -285,7 +285,7 @@ def test_openais_client_gets_whole_and_streamed_answers_and_calls_of_tools(
     }}}  # fmt: skip
 
     async def ask() -> None:
-        http = httpx.AsyncClient(transport=httpx.ASGITransport(app))
+        http: Any = httpx.AsyncClient(transport=httpx.ASGITransport(app))
         client = openai.AsyncOpenAI(base_url="http://127.0.0.1/v1", api_key="unused", http_client=http)
         chat = client.chat.completions
         whole = await chat.create(model="tuned", messages=[message], max_tokens=8)

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from burnish.core.errors import BaseModelError
+from burnish.model.devices import has_triton
 from burnish.model.families import SAME_INPUT, is_attention, is_gated
-from burnish.model.fused.frozen import has_triton
 from burnish.model.lora import adaptable_layers
 from burnish.model.lora_bank import Group, Layout, LoraBank
 from burnish.model.lora_linear import AdaptedLinear

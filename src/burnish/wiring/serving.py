@@ -82,11 +82,11 @@ def intent_picker(
     Alikeness is the cosine of sentence embeddings with the nearest of a release's training prompts. None when nothing
     was released, the sentence model is not installed, or no dataset is left.
     """
-    from burnish.data.rows import iterate_messages
-
     chosen = [release for release in served if only is None or release.name in only]
     if not chosen:
         return None
+    from burnish.data.rows import iterate_messages
+
     try:
         from burnish.model.embed import sentence_embedder
 

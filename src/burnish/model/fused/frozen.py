@@ -6,14 +6,13 @@ O is the sum of the layers' outputs. Nothing here has a gradient: forward is x W
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import cache
-from importlib.util import find_spec
 from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from burnish.model.devices import has_triton
 from burnish.model.fused.formulas import FP8, Formulas
 from burnish.model.load import is_nf4, linear_weight
 
@@ -216,12 +215,6 @@ def _for_product(weight_OI: Tensor, formulas: Formulas) -> tuple[Tensor, Tensor]
 def has_fp8(device: torch.device) -> bool:
     """Return whether a device multiplies float8: NVIDIA cards of Ada (8.9) and Hopper (9.0) and newer."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9) and FP8 is not None
-
-
-@cache
-def has_triton() -> bool:
-    """Return whether Triton is installed, as it is with torch for CUDA on Linux."""
-    return find_spec("triton") is not None
 
 
 def unpack_nf4(linear: nn.Linear, out_OI: Tensor) -> None:
