@@ -84,10 +84,10 @@ class BankedModel:
     """A frozen model in eval mode with a bank of adapters on its linear layers, until `take_off`.
 
     `parts` is what the running step does; no parts, and the model is the base. `way` is how a GPU computes many adapters at once;
-    None is the way of a CPU.
+    None is the way of a CPU. tiled: let a GPU compute tiles in Triton's kernels where Triton is installed.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, *, tiled: bool = False) -> None:
         if model.training:
             raise BaseModelError("the model is in training mode; call model.eval() before serving it")
         self.model = model
@@ -95,7 +95,7 @@ class BankedModel:
         self.parts: list[Part] = []
         self.way: Way | None = None
         if model.device.type == "cuda":
-            self.way = "tiled" if has_triton() else "masked"
+            self.way = "tiled" if tiled and has_triton() else "masked"
         groups = _groups(model, list(self.sizes))
         self.layout = Layout.of(groups, self.sizes)
         weight = model.get_input_embeddings().weight

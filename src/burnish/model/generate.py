@@ -37,8 +37,8 @@ class Decoder:
         kept_tokens: tokens of unused prefixes kept for later prompts.
         banked: the same model with a bank of adapters, if sequences may name one. The bank may change between steps, but an
             adapter must stay while one of its sequences runs.
-        static: let steps in which every sequence decodes have one of few shapes, so that a CUDA graph replays them; a sequence
-            then takes a copy of the prefix it reads. None: on a GPU, where the model allows it.
+        static: let steps in which every sequence decodes have one of few shapes, so that on a GPU a CUDA graph replays them; a
+            sequence then takes a copy of the prefix it reads. Has no effect where the model does not allow it.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Decoder:
         piece_tokens: int = 512,
         kept_tokens: int = 2048,
         banked: BankedModel | None = None,
-        static: bool | None = None,
+        static: bool = False,
     ) -> None:
         if model.training:
             raise BaseModelError("the model is in training mode; call model.eval() before generating")
@@ -61,9 +61,7 @@ class Decoder:
         self._banked = banked
         self._cache = Rows()
         self._prefixes = PrefixStore(kept_tokens)
-        if static is None:
-            static = model.device.type == "cuda" and has_static_steps(model)
-        self._static = StaticSteps(model, self._cache, banked) if static else None
+        self._static = StaticSteps(model, self._cache, banked) if static and has_static_steps(model) else None
         self._waiting: deque[SequenceState] = deque()
         self._running: list[SequenceState] = []
         self._next = 0

@@ -49,6 +49,7 @@ class Engine:
         kept_tokens: tokens kept of common starts that nobody uses at the moment, of all adapters together.
         slots: adapters in memory at once; any number may be known.
         rank_limit: the highest rank of an adapter.
+        graphs: on a GPU, replay decoding steps as CUDA graphs, with Triton's kernels for many adapters.
     """
 
     def __init__(
@@ -62,13 +63,15 @@ class Engine:
         kept_tokens: int = 8192,
         slots: int = 32,
         rank_limit: int = 256,
+        graphs: bool = False,
     ) -> None:
         self.context_tokens: int = model.config.max_position_embeddings
         self.vocabulary: int = model.config.vocab_size
         self.hidden_size: int = model.config.hidden_size
         self._model = model
         self._rows, self._queue = rows, queue
-        self._banked = BankedModel(model)
+        graphs = graphs and model.device.type == "cuda"
+        self._banked = BankedModel(model, tiled=graphs)
         try:
             self._adapters = Adapters(self._banked, slots=slots, rank_limit=rank_limit)
             for name, folder in (adapters or {}).items():
@@ -77,7 +80,7 @@ class Engine:
             self._banked.take_off()
             raise
         self._decoder = Decoder(
-            model, rows=rows, piece_tokens=piece_tokens, kept_tokens=kept_tokens, banked=self._banked
+            model, rows=rows, piece_tokens=piece_tokens, kept_tokens=kept_tokens, banked=self._banked, static=graphs
         )
         self._recent: deque[tuple[Hashable | None, Tensor]] = deque(maxlen=REMEMBERED_PROMPTS)
         self._changed = threading.Condition()
