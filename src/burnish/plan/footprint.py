@@ -3,13 +3,13 @@
 The plain loop is transformers' model as it is, PEFT's LoRA or every weight trained, torch's AdamW: what people run
 elsewhere, and what this project's loop is compared with. memory.py counts burnish's own loop (packed rows, chunked loss,
 leaner layers); here nothing of that is assumed. Sources: the forward code of transformers 5 (`modeling_llama.py` and its
-siblings), PEFT (`tuners/lora/layer.py`), bitsandbytes (`functional.py`, blocks of 256 states), Korthikanti et al. 2022
-(arXiv:2205.05198, section 4) for the method, Rajbhandari et al. 2020 (arXiv:1910.02054, section 3) for sharding.
-benchmarks/plan_memory.py holds it against an H100.
+siblings), PEFT (`tuners/lora/layer.py`), Korthikanti et al. 2022 (arXiv:2205.05198, section 4) for the method, Rajbhandari
+et al. 2020 (arXiv:1910.02054, section 3) for sharding. benchmarks/plan_memory.py holds it against an H100.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,13 +19,19 @@ from burnish.plan.constants import constant
 from burnish.plan.inspect.ladder import int8_constant_bytes, int8_weight_bytes
 from burnish.plan.inspect.trainable import dora_parameters, houlsby_parameters, ia3_parameters, prefix_parameters
 from burnish.plan.memory import COPIED_RESULT, quantisation_constant_bytes, weight_bytes
+from burnish.plan.optimizers import (
+    Optimizer,
+    StateBytes,
+    Tensors,
+    all_tensors,
+    gradient_bytes,
+    lora_tensors,
+    state_bytes,
+)
 
 Moment = Literal["generation", "loss", "backward", "end"]
 Adapter = Literal["lora", "dora", "ia3", "houlsby", "prefix"]
-Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit", "sgd"]
 HALF, SINGLE = 2, 4
-STATE_BLOCK = 256
-"""8-bit states that share one float32 scale (Dettmers et al. 2022, arXiv:2110.02861, section 2.1)."""
 LOSS_FORWARD_BYTES, LOSS_BACKWARD_BYTES = 10, 12
 """A logit at its peak in forward (bfloat16, float32, log-softmax) and backward (log-softmax and two float32 gradients)."""
 ROLLOUT_TOKEN_BYTES = 8 + 3 * SINGLE
@@ -67,6 +73,7 @@ class Job:
     `rank` is also the width of Houlsby's bottleneck and the tokens of a prefix. `attention`: eager keeps every score.
     `rollouts`: answers of `row_tokens` that are generated at once before they are learned from (PPO, GRPO). `critic`: a
     second model that learns what an answer is worth, as the policy is trained. `reward_model`: a frozen one as large.
+    `optimizer_in_backward`: each weight is updated, and its gradient freed, as soon as that is there.
     """
 
     method: Literal["full", "lora", "qlora", "lora on int8"]
@@ -77,6 +84,7 @@ class Job:
     targets: tuple[str, ...] = (ALL_LINEAR,)
     double_quantisation: bool = True
     optimizer: Optimizer = "adamw"
+    optimizer_in_backward: bool = False
     adapter_bytes: int = HALF
     fused_kernels: bool = False
     reference: Literal["none", "copy"] = "none"
@@ -102,17 +110,20 @@ def step_components(architecture: Architecture, job: Job) -> dict[str, int]:
     activations of one layer.
     """
     moments: tuple[Moment, ...] = ("loss", "backward", "end", *(("generation",) if job.rollouts else ()))
+    tensors = trained_tensors(architecture, job)
     return max(
-        (_moment(architecture, job, moment) for moment in moments), key=lambda components: sum(components.values())
+        (_moment(architecture, job, moment, tensors) for moment in moments),
+        key=lambda components: sum(components.values()),
     )
 
 
-def _moment(architecture: Architecture, job: Job, moment: Moment) -> dict[str, int]:
+def _moment(architecture: Architecture, job: Job, moment: Moment, tensors: Sequence[Tensors]) -> dict[str, int]:
     targets = resolve_targets(architecture, job.targets, source="the job")
     full, nf4, end = job.method == "full", job.method == "qlora", moment == "end"
     generation = moment == "generation"
     lora = 0 if full else adapter_parameters(architecture, job.adapter, targets, job.rank)
     trained, item = (architecture.parameters, HALF) if full else (lora, job.adapter_bytes)
+    states = state_bytes(job.optimizer, tensors, item).device
     int8 = job.method == "lora on int8"
     weights = weight_bytes(architecture, "nf4" if nf4 else "none", "bfloat16")
     layers = _layer_bytes(architecture, job, targets)
@@ -121,9 +132,13 @@ def _moment(architecture: Architecture, job: Job, moment: Moment) -> dict[str, i
     inputs = recomputed_inputs * job.tokens * architecture.hidden * HALF
     recomputed = moment == "backward" and job.checkpointed_layers == architecture.layers
     gradients = trained * item if end or job.accumulated else 0
+    if job.optimizer_in_backward:
+        gradients = (
+            0 if moment != "end" else gradient_bytes(tensors, item, layers=architecture.layers, in_backward=True)
+        )
     if full and moment == "backward":
         gradients = max(gradients, (architecture.head_parameters or architecture.embedding_parameters) * HALF)
-    if full and end and architecture.tied_head:
+    if full and end and architecture.tied_head and not job.optimizer_in_backward:
         gradients += architecture.embedding_parameters * HALF  # of head and embedding, before they are summed
     constants = quantisation_constant_bytes(architecture, double_quantisation=job.double_quantisation) if nf4 else 0
     if int8:
@@ -131,7 +146,7 @@ def _moment(architecture: Architecture, job: Job, moment: Moment) -> dict[str, i
     layer_weights = max(block.parameters for block in architecture.blocks) * HALF
     last_norm = job.tokens * architecture.hidden * _norm_item(architecture, job, trains=full)
     between = 2 * HALF * job.tokens * max(block.width for block in architecture.blocks)
-    held = trained * item + device_state_bytes(job.optimizer, trained, item) + (0 if full else lora * job.adapter_bytes)
+    held = trained * item + states + (0 if full else lora * job.adapter_bytes)
     return {
         "weights": weights // job.gpus,
         "quantisation_constants": constants // job.gpus,
@@ -141,7 +156,7 @@ def _moment(architecture: Architecture, job: Job, moment: Moment) -> dict[str, i
         "rollouts": _rollout_bytes(architecture, job, cached=generation),
         "adapter": lora * job.adapter_bytes // job.gpus,
         "gradients": gradients // job.gpus,
-        "optimizer": device_state_bytes(job.optimizer, trained, item) // job.gpus,
+        "optimizer": states // job.gpus,
         "activations": kept + inputs + (0 if generation else last_norm),
         "recomputed_layer": max(layers) if recomputed or end else 0,
         "layer_gradients": 0 if moment in ("loss", "generation") else between,
@@ -184,26 +199,20 @@ def _dora_bytes(architecture: Architecture, targets: tuple[str, ...]) -> int:
     )
 
 
-def device_state_bytes(optimizer: Optimizer, numbers: int, item: int) -> int:
-    """Bytes of an optimizer's states on the device. torch's AdamW keeps them in the dtype of the parameters."""
-    match optimizer:
-        case "adamw":
-            return 2 * item * numbers
-        case "adamw_8bit":
-            return 2 * numbers + 2 * SINGLE * numbers // STATE_BLOCK
-        case "paged_adamw" | "paged_adamw_8bit" | "sgd":
-            return 0
+def trained_tensors(architecture: Architecture, job: Job) -> tuple[Tensors, ...]:
+    """Return what a job trains, tensor by tensor; adapters other than LoRA as one vector."""
+    if job.method == "full":
+        return all_tensors(architecture)
+    targets = resolve_targets(architecture, job.targets, source="the job")
+    if job.adapter == "lora":
+        return lora_tensors(architecture, targets, job.rank)
+    return (Tensors(1, (adapter_parameters(architecture, job.adapter, targets, job.rank),)),)
 
 
-def host_state_bytes(optimizer: Optimizer, numbers: int) -> int:
-    """Bytes of paged states in the host's memory (bitsandbytes keeps them in unified memory, float32 or 8 bits)."""
-    match optimizer:
-        case "paged_adamw":
-            return 2 * SINGLE * numbers
-        case "paged_adamw_8bit":
-            return 2 * numbers + 2 * SINGLE * numbers // STATE_BLOCK
-        case _:
-            return 0
+def job_states(architecture: Architecture, job: Job) -> StateBytes:
+    """Return the bytes of the optimizer's states, on the device and in the host's memory."""
+    item = HALF if job.method == "full" else job.adapter_bytes
+    return state_bytes(job.optimizer, trained_tensors(architecture, job), item)
 
 
 def _layer_bytes(architecture: Architecture, job: Job, targets: tuple[str, ...]) -> list[int]:

@@ -15,6 +15,7 @@ from burnish.core.artifacts import MethodPlan
 from burnish.plan.adapters import adapted, lora_parameters
 from burnish.plan.architecture import Architecture, Block, Linear
 from burnish.plan.constants import constant
+from burnish.plan.optimizers import Optimizer, gradient_bytes, lora_tensors, state_bytes
 
 Device = Literal["cpu", "cuda"]
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -27,7 +28,8 @@ NF4_TABLE_BYTES = 64
 """The 16 float32 values of NF4, kept by each layer."""
 NF4_NESTED_TABLE_BYTES = 1024 + 4
 """The 256 float32 values of the scales' 8-bit code and their offset, kept by each layer with double quantisation."""
-ADAM_STATES = 2
+TRAINED_BYTES = 4
+"""Adapters are float32, and so are their gradients."""
 CHECKPOINT_BYTES = 16
 """A trained number in a checkpoint being written: itself and two states as serialised bytes, and a copy of itself."""
 COPIED_RESULT = frozenset({"phi3"})
@@ -49,8 +51,8 @@ COMPONENTS: dict[str, str] = {
     "quantisation_constants": "scales and tables of NF4, which the footprint of the weights does not count",
     "adapter": "A and B of each target, float32, and on a GPU their copy in the dtype of the computation",
     "reference": "the adapter that training goes on from, frozen, which preferences are held against",
-    "gradients": "one float32 number for each trained one",
-    "optimizer": "AdamW's two float32 states for each trained number",
+    "gradients": "one number for each trained one; with the optimizer in backward those of one layer",
+    "optimizer": "the optimizer's states, of AdamW two for each trained number; paged ones live in the host's memory",
     "activations": "what autograd keeps of the fullest packed row, all layers",
     "recomputed_layer": "the activations of one layer while it is computed a second time",
     "loss": "logits of a chunk of positions, and hidden states with their gradients",
@@ -195,6 +197,8 @@ def training_components(
     work: Workload,
     checkpointed_layers: int,
     reference_copy: bool = False,
+    optimizer: Optimizer = "adamw",
+    optimizer_in_backward: bool = False,
 ) -> dict[str, int]:
     """Bytes by component at the peak: the end of the forward pass. Their sum is the peak.
 
@@ -205,6 +209,7 @@ def training_components(
     """
     item, nf4 = ITEM_BYTES[dtype], method.quantisation == "nf4"
     trained = lora_parameters(architecture, method.targets, method.rank)
+    tensors = lora_tensors(architecture, method.targets, method.rank)
     layer = layer_activation_bytes(architecture, method, device, dtype, work)
     inputs = item * architecture.hidden * work.row_tokens * checkpointed_layers
     scales = quantisation_constant_bytes(architecture, double_quantisation=method.double_quantisation) if nf4 else 0
@@ -214,8 +219,10 @@ def training_components(
         "quantisation_constants": scales,
         "adapter": (4 + (item if device == "cuda" and is_fused(architecture, method) else 0)) * trained,
         **({"reference": 4 * trained} if reference_copy else {}),
-        "gradients": 4 * trained,
-        "optimizer": ADAM_STATES * 4 * trained,
+        "gradients": gradient_bytes(
+            tensors, TRAINED_BYTES, layers=architecture.layers, in_backward=optimizer_in_backward
+        ),
+        "optimizer": state_bytes(optimizer, tensors, TRAINED_BYTES, pages=device == "cuda").device,
         "activations": layer * (architecture.layers - checkpointed_layers) + inputs,
         "recomputed_layer": layer if _holds_one_again(architecture, device, checkpointed_layers) else 0,
         "loss": _loss_bytes(architecture, method, device, dtype, work),

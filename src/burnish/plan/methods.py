@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from burnish.core.artifacts import Plan
 from burnish.plan.architecture import Architecture
 from burnish.plan.constants import constant
-from burnish.plan.footprint import Job, host_state_bytes, step_components
+from burnish.plan.footprint import Job, job_states, step_components
 from burnish.plan.gpus import Gpu
 from burnish.plan.step_time import step_seconds
 
@@ -49,6 +49,11 @@ def compare_methods(architecture: Architecture, plan: Plan, gpu: Gpu) -> list[Me
         ("full", full, "every weight, its gradient and two states in bfloat16"),
         ("full, 8-bit AdamW", replace(full, optimizer="adamw_8bit"), "states of 8 bits with a scale for 256"),
         ("full, paged AdamW", replace(full, optimizer="paged_adamw"), "states in the host's memory, paged in"),
+        ("full, paged 8-bit", replace(full, optimizer="paged_adamw_8bit"), "states of 8 bits in the host's memory"),
+        ("full, Muon", replace(full, optimizer="muon"), "one state for matrices of layers, AdamW's two for the rest"),
+        ("full, Adafactor", replace(full, optimizer="adafactor"), "a state for each row and column of a matrix"),
+        ("full, in backward", replace(full, optimizer="adafactor", optimizer_in_backward=True),
+         "Adafactor, and each weight updated as soon as its gradient is there"),
         ("LoRA", plain, f"weights in bfloat16, adapters of rank {rank}"),
         ("QLoRA", replace(plain, method="qlora"), f"linears in NF4 with double quantisation, adapters of rank {rank}"),
         ("LoRA on int8", replace(plain, method="lora on int8"), "linears as LLM.int8(), a scale for each row"),
@@ -74,12 +79,11 @@ def _row(name: str, job: Job, because: str, architecture: Architecture, gpu: Gpu
     found = _fewest(architecture, job, available)
     everything = replace(job, checkpointed_layers=architecture.layers)
     components = step_components(architecture, everything if found is None else found)
-    trained = architecture.parameters if job.method == "full" else 0
     count: int | None = 1
     while count is not None and _peak(architecture, replace(everything, gpus=count)) > available:
         count = 2 * count if count < MOST_GPUS else None
     sharded = None if count is None else _peak(architecture, replace(everything, gpus=count))
-    host = host_state_bytes(job.optimizer, trained)
+    host = job_states(architecture, job).host
     return MethodRow(
         method=name,
         because=because,

@@ -1,0 +1,154 @@
+"""Bytes of an optimizer's states and of gradients, tensor by tensor.
+
+States depend on shapes and not on numbers alone: Adafactor keeps a row and a column of a matrix, bitsandbytes leaves small
+tensors in 32 bits and pages large ones, Muon takes matrices of layers only. Held against the optimizers themselves in
+tests/plan/test_optimizers.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from burnish.plan.adapters import adapted
+from burnish.plan.architecture import Architecture, Block
+
+Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit", "muon", "adafactor", "sgd"]
+"""torch's AdamW, Muon (for matrices of layers; AdamW for the rest), Adafactor and SGD without momentum, bitsandbytes' others."""
+SINGLE = 4
+STATE_BLOCK = 256
+"""8-bit states that share one float32 scale (Dettmers et al. 2022, arXiv:2110.02861, section 2.1)."""
+SMALLEST_8BIT = 4096
+"""Tensors of fewer numbers keep 32-bit states (bitsandbytes, `min_8bit_size`)."""
+SMALLEST_PAGED = 100_000
+"""Tensors of fewer numbers keep their states on the device (bitsandbytes, `get_state_buffer`)."""
+CODE_BYTES = 2 * 256 * SINGLE
+"""The signed and the unsigned code of 8-bit states, which all tensors share."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tensors:
+    """`count` trained tensors of one shape. `matrix`: of a layer's linear, so Muon takes it."""
+
+    count: int
+    shape: tuple[int, ...]
+    matrix: bool = False
+
+    @property
+    def numbers(self) -> int:
+        """Numbers of one of them."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class StateBytes:
+    """Bytes of states on the device, and of those that are paged: in the host's memory, brought in while they are used."""
+
+    device: int
+    host: int = 0
+
+
+def lora_tensors(architecture: Architecture, targets: Sequence[str], rank: int) -> tuple[Tensors, ...]:
+    """Return A (rank, inputs) and B (outputs, rank) of every target."""
+    return tuple(
+        Tensors(block.count, shape, matrix=True)
+        for block in architecture.blocks
+        for linear in adapted(block.linears, targets)
+        for shape in ((rank, linear.inputs), (linear.outputs, rank))
+    )
+
+
+def all_tensors(architecture: Architecture) -> tuple[Tensors, ...]:
+    """Return every parameter of the model. A tied head is the embedding and counts once."""
+    hidden, outside = architecture.hidden, architecture.outside
+    found = [Tensors(1 if architecture.tied_head else 2, (architecture.vocabulary, hidden))]
+    norms = min(_norm_numbers(architecture), outside)
+    found += [Tensors(norms // hidden, (hidden,)), _rest(1, outside - norms, hidden)]
+    for block in architecture.blocks:
+        found += _layer_tensors(architecture, block)
+    return tuple(each for each in found if each.count and each.numbers)
+
+
+def _norm_numbers(architecture: Architecture) -> int:
+    return architecture.hidden * (1 if architecture.rms_norms else 2)
+
+
+def _rest(count: int, numbers: int, hidden: int) -> Tensors:
+    """What is not told apart: a table as wide as the model where it divides so (positions), else one vector."""
+    wide = numbers >= hidden and numbers % hidden == 0
+    return Tensors(count, (numbers // hidden, hidden) if wide else (numbers,))
+
+
+def _layer_tensors(architecture: Architecture, block: Block) -> list[Tensors]:
+    hidden, count = architecture.hidden, block.count
+    found = [Tensors(count, (linear.outputs, linear.inputs), matrix=True) for linear in block.linears]
+    found += [Tensors(count, (linear.outputs,)) for linear in block.linears if linear.bias]
+    rest, norms = block.other, architecture.hidden_norms * _norm_numbers(architecture)
+    if norms <= rest:
+        found.append(Tensors(count * (norms // hidden), (hidden,)))
+        rest -= norms
+    if block.experts is not None:
+        experts = block.experts
+        found += [Tensors(count, (experts.count, each.outputs, each.inputs)) for each in experts.linears]
+        found += [Tensors(count, (experts.count, each.outputs)) for each in experts.linears if each.bias]
+        if rest >= experts.count * hidden:
+            found.append(Tensors(count, (experts.count, hidden)))  # the router
+            rest -= experts.count * hidden
+    return [*found, Tensors(count, (rest,))]
+
+
+def state_bytes(optimizer: Optimizer, tensors: Sequence[Tensors], item: int, *, pages: bool = True) -> StateBytes:
+    """Return the bytes of the states between two steps.
+
+    item: bytes of a trained number and of its gradient, in which torch's AdamW, Muon and Adafactor keep their states;
+    those of bitsandbytes are 8 or 32 bits whatever it is. pages: a CPU has no host beside it, so there nothing is paged. A
+    counter of steps for each tensor is left out.
+    """
+    device, host, coded = 0, 0, False
+    for each in tensors:
+        own, paged = _states(optimizer, each, item)
+        device, host = device + each.count * own, host + each.count * paged
+        coded |= optimizer in ("adamw_8bit", "paged_adamw_8bit") and each.numbers >= SMALLEST_8BIT
+    found = StateBytes(device + (CODE_BYTES if coded else 0), host)
+    return found if pages else StateBytes(found.device + found.host)
+
+
+def _states(optimizer: Optimizer, each: Tensors, item: int) -> tuple[int, int]:
+    """Return the bytes of one tensor's states on the device and in the host's memory."""
+    numbers, paged = each.numbers, each.numbers >= SMALLEST_PAGED
+    match optimizer:
+        case "sgd":
+            return 0, 0
+        case "adamw":
+            return 2 * item * numbers, 0
+        case "muon":
+            return (1 if each.matrix else 2) * item * numbers, 0
+        case "adafactor":
+            if len(each.shape) < 2:
+                return item * numbers, 0
+            *outer, rows, columns = each.shape
+            return item * math.prod(outer) * (rows + columns), 0
+        case "paged_adamw":
+            states, scales = 2 * SINGLE * numbers, 0
+        case "adamw_8bit" | "paged_adamw_8bit":
+            small = numbers < SMALLEST_8BIT
+            states = 2 * numbers * (SINGLE if small else 1)
+            scales = 0 if small else 2 * SINGLE * math.ceil(numbers / STATE_BLOCK)
+            paged = paged and optimizer == "paged_adamw_8bit"
+    return (scales, states) if paged else (states + scales, 0)
+
+
+def gradient_bytes(tensors: Sequence[Tensors], item: int, *, layers: int, in_backward: bool = False) -> int:
+    """Return the bytes of gradients at their most.
+
+    in_backward: each tensor is stepped and its gradient freed as soon as it is there (LOMO, arXiv:2306.09782, section 3.1), so
+    at most one layer's exist, whose backward gives them together, or one of a tensor outside layers. `layers`: of the model;
+    tensors that come so often belong to layers.
+    """
+    if not in_backward:
+        return item * sum(each.count * each.numbers for each in tensors)
+    inside = sum(each.count * each.numbers for each in tensors if each.matrix)
+    outside = max((each.numbers for each in tensors if not each.matrix), default=0)
+    return item * max(math.ceil(inside / max(1, layers)), outside)
