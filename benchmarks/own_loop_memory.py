@@ -1,11 +1,11 @@
 """Peak device memory and time of burnish's own loop on one GPU, beside what the plan says (plan/memory.py).
 
-    python benchmarks/own_loop_memory.py fit OUT.jsonl        # configurations that formulas may be looked at with
-    python benchmarks/own_loop_memory.py held-out OUT.jsonl   # the others
-    python benchmarks/own_loop_memory.py score ROWS.jsonl     # errors; needs no GPU
+    python benchmarks/own_loop_memory.py run OUT.jsonl [SECONDS]  # needs a GPU; begins no configuration after SECONDS
+    python benchmarks/own_loop_memory.py score ROWS.jsonl         # errors; needs no GPU
 
-Random weights of well-known shapes in bfloat16 or NF4, packed rows of samples of 512 tokens, four steps. The prediction is that
-of what torch allocates: the plan's peak without CUDA's context and the allocator's share.
+Random weights of well-known shapes in bfloat16 or NF4, packed rows of samples of 512 tokens, eight steps of which the last five are
+timed. A third of the configurations is held out by hash: constants are fitted to the others alone (fit_constants.py). The
+prediction is that of what torch allocates: the plan's peak without CUDA's context and the allocator's share.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import random
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,18 +24,18 @@ from typing import Any
 from plan_memory import build_base  # the same folder
 
 BASES = ("llama-3.2-1b-instruct", "qwen3-1.7b", "phi-3.5-mini-instruct")
-SAMPLE, STEPS = 512, 4
+SAMPLE, STEPS, TIMED = 512, 8, 5
 
 
-def cells(part: str) -> Iterator[dict[str, Any]]:
-    """Yield the configurations of a part; a third is held out by hash."""
-    for base in BASES:
-        for kind in ("lora", "qlora"):
-            for tokens in (1024, 4096):
-                for share in ("none", "half", "all"):
+def cells() -> Iterator[dict[str, Any]]:
+    """Yield the configurations, each with its part; those of the smallest rows first, so that a run cut short has every model."""
+    for tokens in (1024, 4096):
+        for share in ("none", "half", "all"):
+            for base in BASES:
+                for kind in ("lora", "qlora"):
                     held = hashlib.sha256(f"own {base} {kind} {tokens} {share}".encode()).digest()[0] % 3 == 0
-                    if held == (part == "held-out"):
-                        yield {"base": base, "kind": kind, "row_tokens": tokens, "recomputed": share}
+                    part = "held-out" if held else "fit"
+                    yield {"base": base, "kind": kind, "row_tokens": tokens, "recomputed": share, "part": part}
 
 
 def make_rows(tokens: int) -> list[Any]:
@@ -98,6 +99,11 @@ def predict(plan: Any) -> int:
     return plan.memory.peak_bytes - parts["context"] - parts["allocator"]
 
 
+def seconds_of(plan: Any) -> float:
+    """Return the planned seconds of a step."""
+    return plan.time.train.mid / plan.train.steps
+
+
 def measure(cell: dict[str, Any]) -> dict[str, Any]:
     """Train and return peak bytes and the seconds of a step."""
     import gc
@@ -123,11 +129,12 @@ def measure(cell: dict[str, Any]) -> dict[str, Any]:
     gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    before, steps = torch.cuda.memory_allocated(), []
+    before, steps, waited = torch.cuda.memory_allocated(), list[float](), list[float]()
 
     def note(event: Any) -> None:
         if isinstance(event, StepDone):
             steps.append(event.seconds)
+            waited.append(event.waited_seconds)
 
     with tempfile.TemporaryDirectory() as folder:
         train(
@@ -142,9 +149,10 @@ def measure(cell: dict[str, Any]) -> dict[str, Any]:
         "before": before,
         "peak": torch.cuda.max_memory_allocated(),
         "reserved": torch.cuda.max_memory_reserved(),
-        "seconds": round(statistics.median(steps[1:]), 4),
+        "seconds": round(statistics.median(steps[-TIMED:]), 4),
+        "waited": round(statistics.median(waited[-TIMED:]), 4),
         "layers": plan.train.checkpointed_layers,
-        "planned_seconds": round(plan.time.train.mid / plan.train.steps, 4),
+        "planned_seconds": round(seconds_of(plan), 4),
         "predicted": predict(plan),
         "components": plan.memory.components,
         "torch": torch.__version__,
@@ -160,27 +168,29 @@ def main() -> None:
     if what == "score":
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         for part in ("fit", "held-out"):
-            errors = [predict(plan_of(row)) / row["peak"] - 1 for row in rows if row["part"] == part]
-            if errors:
-                print(
-                    part, len(errors), f"{statistics.fmean(map(abs, errors)):.2%} {min(errors):+.1%} {max(errors):+.1%}"
-                )
+            of_part = [row for row in rows if row["part"] == part]
+            plans = [plan_of(row) for row in of_part]
+            for what, errors in (
+                ("peak", [predict(plan) / row["peak"] - 1 for plan, row in zip(plans, of_part, strict=True)]),
+                ("seconds", [seconds_of(plan) / row["seconds"] - 1 for plan, row in zip(plans, of_part, strict=True)]),
+            ):
+                mean, near = statistics.fmean(map(abs, errors)), sum(abs(error) <= 0.2 for error in errors)
+                print(f"{part} {len(errors)} {what}: mean {mean:.2%}, {min(errors):+.1%} to {max(errors):+.1%}, "
+                      f"{near} within 20%")  # fmt: skip
         return
+    began, limit = time.perf_counter(), float(sys.argv[3]) if len(sys.argv) > 3 else float("inf")
     with path.open("w", encoding="utf-8") as file:
-        for cell in cells(what):
-            line = cell | {"part": what} | measure(cell)
+        for cell in cells():
+            if time.perf_counter() - began > limit:
+                break
+            line = cell | measure(cell)
             file.write(json.dumps(line) + "\n")
             file.flush()
-            ratio = f"{line['predicted'] / line['peak'] - 1:+.1%}"
-            print(
-                *cell.values(),
-                line["layers"],
-                round(line["peak"] / 2**30, 2),
-                ratio,
-                line["seconds"],
-                line["planned_seconds"],
-                flush=True,
+            memory, seconds = (
+                line[a] / line[b] - 1 for a, b in (("predicted", "peak"), ("planned_seconds", "seconds"))
             )
+            print(*cell.values(), line["layers"], round(line["peak"] / 2**30, 2), f"{memory:+.1%}", line["seconds"],
+                  f"{seconds:+.0%}", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":

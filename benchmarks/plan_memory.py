@@ -90,16 +90,21 @@ def build(base: str, method: str) -> Any:
     return adapted
 
 
+def recompute(model: Any, share: str) -> None:
+    """Have none, half or all of the layers recomputed, as transformers does."""
+    layers = [module for module in model.modules() if type(module).__name__.endswith(("DecoderLayer", "NeoXLayer"))]
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    chosen = {"none": 0, "half": len(layers) // 2, "all": len(layers)}[share]
+    for index, layer in enumerate(layers):
+        layer.gradient_checkpointing = index < chosen
+    model.train()
+
+
 def measure(model: Any, optimizer: Any, cell: dict[str, Any]) -> dict[str, Any]:
     """Return peak bytes and seconds of a step."""
     import torch
 
-    layers = [module for module in model.modules() if type(module).__name__.endswith(("DecoderLayer", "NeoXLayer"))]
-    model.gradient_checkpointing_enable({"use_reentrant": False})
-    chosen = {"none": 0, "half": len(layers) // 2, "all": len(layers)}[cell["recomputed"]]
-    for index, layer in enumerate(layers):
-        layer.gradient_checkpointing = index < chosen
-    model.train()
+    recompute(model, cell["recomputed"])
     shape = (cell["rows"], cell["row_tokens"])
     ids = torch.randint(3, 30_000, shape, device="cuda")
     seconds: list[float] = []

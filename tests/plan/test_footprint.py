@@ -235,7 +235,7 @@ def test_methods_are_compared_on_one_gpu_and_sharded(plan_of: Any, machines: dic
     assert rows["full"].gpus == 2
     assert rows["full"].checkpointed_layers == 32
     assert rows["full, paged AdamW"].host_bytes == 8 * (8_030_261_248 - 65 * 4096), "norms are too small to be paged"
-    assert rows["full, paged 8-bit"].host_bytes == 2 * (8_030_261_248 - 65 * 4096)
+    assert rows["full, paged 8-bit"].host_bytes == 2 * (8_030_261_248 - 65 * 4096) + 6 * 128_256 * 4096
     assert rows["full, in backward"].peak_bytes < rows["full, Adafactor"].peak_bytes < rows["full, Muon"].peak_bytes
     assert rows["full, Muon"].peak_bytes < rows["full"].peak_bytes
     assert rows["QLoRA"].gpus == rows["LoRA"].gpus == 1

@@ -104,6 +104,7 @@ def test_nf4_weights_and_constants_equal_those_that_bitsandbytes_makes(double: b
     assert quantisation_constant_bytes(architecture, double_quantisation=double) == kept
 
 
+EVERY_WEIGHT: dict[str, Any] = {"rank": 0, "targets": ()}
 ACTIVATIONS: list[tuple[str, dict[str, Any]]] = [
     ("llama", {}),
     ("llama", {"dropout": 0.1}),
@@ -120,6 +121,11 @@ ACTIVATIONS: list[tuple[str, dict[str, Any]]] = [
     ("gemma3_text", {"dropout": 0.1}),
     ("qwen3", {"plain": True}),
     ("phi3", {"targets": ("down_proj", "gate_up_proj", "o_proj", "qkv_proj")}),
+    ("llama", EVERY_WEIGHT),
+    ("qwen2", EVERY_WEIGHT),
+    ("qwen3", EVERY_WEIGHT),
+    ("gemma3_text", EVERY_WEIGHT),
+    ("phi3", EVERY_WEIGHT),
 ]
 
 
@@ -144,17 +150,18 @@ def test_activations_are_the_bytes_that_autograd_keeps(family: str, changes: dic
 
     @contextmanager
     def fast(model: Any) -> Iterator[None]:
-        if plan.plain:
+        if plan.plain or plan.rank == 0:
             yield
             return
         with fused(model):
             yield
 
     def kept_bytes(layers: int) -> int:
-        model = AutoModelForCausalLM.from_config(config[layers]).requires_grad_(False)
+        model = AutoModelForCausalLM.from_config(config[layers]).requires_grad_(plan.rank == 0)
         if plan.kind == "qlora":
             quantise_nf4(model.eval(), double_quantisation=True, device="cpu", dtype=torch.float32)
-        attach_lora(model, plan, seed=0)
+        if plan.rank:
+            attach_lora(model, plan, seed=0)
         model.train()
         frozen = {tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()}
         kept: dict[int, tuple[int, torch.Tensor]] = {}
@@ -192,6 +199,29 @@ def test_adapter_gradients_and_states_take_sixteen_bytes_a_number() -> None:
     trained = 30 * 16 * (2 * (576 + 576) + 2 * (576 + 192) + 3 * (576 + 1536))
     assert trained == 4_884_480
     assert found["adapter"] + found["gradients"] + found["optimizer"] == 16 * trained
+
+
+def test_full_fine_tuning_in_bfloat16_holds_eighteen_bytes_a_number_and_the_heads_gradient() -> None:
+    """A copy to compute with (2), the weight (4), its gradient (4) and AdamW's states (8), as docs/methods/full.md says."""
+    work = Workload(row_tokens=512, attended_pairs=512 * 64, trained_tokens=256)
+
+    def of(**changes: Any) -> dict[str, int]:
+        every = method("lora", rank=0, targets=())
+        return training_components(
+            LLAMA, every, device="cuda", dtype="bfloat16", work=work, checkpointed_layers=32, **changes
+        )
+
+    numbers, usual = 8_030_261_248, of()
+    held = ("weights", "master_weights", "gradients", "optimizer")
+    assert sum(usual[name] for name in held) == 18 * numbers + 512
+    assert usual["adapter"] == 0
+    assert usual["loss"] > 4 * 128_256 * 4096
+    small = of(optimizer="adafactor", optimizer_in_backward=True)
+    assert small["gradients"] == 4 * 128_256 * 4096, "one tensor at a time"
+    assert small["optimizer"] < 4 * numbers / 500
+    assert of(optimizer="adamw_8bit")["optimizer"] < usual["optimizer"] / 3
+    assert of(optimizer="paged_adamw_8bit")["optimizer"] < usual["optimizer"] / 100
+    assert numbers * 4 < of(optimizer="muon")["optimizer"] < numbers * 5
 
 
 @pytest.mark.parametrize("line", CALIBRATION.read_text(encoding="utf-8").splitlines())

@@ -213,7 +213,8 @@ class Plan(Artifact):
 class ProbeMeasured(Record):
     """What a few steps took: `tokens` and `seconds` of `steps`, those to warm up left out, and the peak over all of them.
 
-    `spread`: standard deviation of the seconds of a token from step to step, as a share of their mean.
+    `spread`: standard deviation of the seconds of a token from step to step, as a share of their mean. `waited`: share of the
+    seconds in which the host waited for a GPU.
 
     `peak_bytes`: resident memory of the process on a CPU, what torch allocated on a GPU. Of evaluation: `read_tokens`, of
     them `read_trained` with loss, and `generated_tokens`, `rows` answers at once; 0 where nothing was read or generated.
@@ -224,6 +225,7 @@ class ProbeMeasured(Record):
     seconds: float
     peak_bytes: Count
     spread: float = 0.0
+    waited: float = 0.0
     read_tokens: Count = 0
     read_trained: Count = 0
     read_seconds: float = 0.0

@@ -49,7 +49,8 @@ class Note(Event):
 class StepDone(Event):
     """One optimizer step. Loss in nats per trained token, or the mean of pairs; tokens are those without padding.
 
-    told: what else the objective says of the step, such as rewards.
+    told: what else the objective says of the step, such as rewards. waited_seconds: how long, at the end of the step, the host
+    waited for a GPU; next to nothing where launching takes longer than computing.
     """
 
     step: int
@@ -63,6 +64,7 @@ class StepDone(Event):
     rss_bytes: int
     device_bytes: int
     told: dict[str, float] = field(default_factory=dict[str, float])
+    waited_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from burnish.core.artifacts import MethodPlan
-from burnish.plan.adapters import adapted, lora_parameters
+from burnish.plan.adapters import adapted
 from burnish.plan.architecture import Architecture, Block, Linear
 from burnish.plan.constants import constant
-from burnish.plan.optimizers import Optimizer, gradient_bytes, lora_tensors, state_bytes
+from burnish.plan.optimizers import Optimizer, Tensors, all_tensors, gradient_bytes, lora_tensors, state_bytes
 
 Device = Literal["cpu", "cuda"]
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -29,7 +29,7 @@ NF4_TABLE_BYTES = 64
 NF4_NESTED_TABLE_BYTES = 1024 + 4
 """The 256 float32 values of the scales' 8-bit code and their offset, kept by each layer with double quantisation."""
 TRAINED_BYTES = 4
-"""Adapters are float32, and so are their gradients."""
+"""What is trained is float32, and so are gradients. Full fine-tuning in fewer bits computes with a copy of the weights."""
 CHECKPOINT_BYTES = 16
 """A trained number in a checkpoint being written: itself and two states as serialised bytes, and a copy of itself."""
 COPIED_RESULT = frozenset({"phi3"})
@@ -49,13 +49,14 @@ COMPONENTS: dict[str, str] = {
     "context": "what CUDA takes on the device before the first tensor",
     "weights": "the base model as loaded",
     "quantisation_constants": "scales and tables of NF4, which the footprint of the weights does not count",
+    "master_weights": "every weight in float32, where full fine-tuning computes in fewer bits",
     "adapter": "A and B of each target, float32, and on a GPU their copy in the dtype of the computation",
     "reference": "the adapter that training goes on from, frozen, which preferences are held against",
     "gradients": "one number for each trained one; with the optimizer in backward those of one layer",
     "optimizer": "the optimizer's states, of AdamW two for each trained number; paged ones live in the host's memory",
     "activations": "what autograd keeps of the fullest packed row, all layers",
     "recomputed_layer": "the activations of one layer while it is computed a second time",
-    "loss": "logits of a chunk of positions, and hidden states with their gradients",
+    "loss": "logits of a chunk of positions, hidden states with their gradients, and the head's gradient where it is trained",
     "dequantised_weight": "the largest NF4 weight, unpacked for its product",
     "allocator": "holes that the allocator keeps between blocks",
     "checkpoint": "a checkpoint being written, beyond the loss, which it follows",
@@ -141,13 +142,36 @@ def block_activation_bytes(
         if architecture.model_type in COPIED_RESULT or "o_proj" not in method.targets:
             attention += item * queries
     mlp = item * (3 if architecture.gated else 1) * block.width
+    if is_full(method):
+        return work.row_tokens * (norms + item * (queries + 2 * keys) + mlp + _read_bytes(architecture, block, device, item)
+                                  ) + _pair_bytes(architecture, device, item, work)  # fmt: skip
     per_token = norms + attention + mlp + _lora_bytes(architecture, block, method, device, item)
     return work.row_tokens * per_token + _pair_bytes(architecture, device, item, work)
 
 
 def is_fused(architecture: Architecture, method: MethodPlan) -> bool:
     """Return whether training computes the layers of this architecture with those of model/fused/."""
-    return architecture.fused and not method.plain
+    return architecture.fused and not method.plain and not is_full(method)
+
+
+def is_full(method: MethodPlan) -> bool:
+    """Return whether every weight is trained: there is no adapter then."""
+    return method.rank == 0
+
+
+def trained_tensors(architecture: Architecture, method: MethodPlan) -> tuple[Tensors, ...]:
+    """Return what a method trains, tensor by tensor."""
+    return all_tensors(architecture) if is_full(method) else lora_tensors(architecture, method.targets, method.rank)
+
+
+def _read_bytes(architecture: Architecture, block: Block, device: Device, item: int) -> int:
+    """Bytes that linears whose weights train keep of a token: what they read, once for those that read the same.
+
+    A norm whose weight trains keeps its result before the weight too. A GPU's attention keeps a float32 for each head.
+    """
+    norms = architecture.hidden_norms * item * architecture.hidden if architecture.rms_norms else 0
+    sums = 4 * architecture.heads if device == "cuda" else 0
+    return norms + sums + item * sum({linear.reads: linear.inputs for linear in block.linears}.values())
 
 
 def _pair_bytes(architecture: Architecture, device: Device, item: int, work: Workload) -> int:
@@ -208,8 +232,9 @@ def training_components(
     reference_copy: the adapter is kept a second time, frozen. The reference itself keeps no activations.
     """
     item, nf4 = ITEM_BYTES[dtype], method.quantisation == "nf4"
-    trained = lora_parameters(architecture, method.targets, method.rank)
-    tensors = lora_tensors(architecture, method.targets, method.rank)
+    full, tensors = is_full(method), trained_tensors(architecture, method)
+    trained = sum(each.count * each.numbers for each in tensors)
+    adapters = 0 if full else trained
     layer = layer_activation_bytes(architecture, method, device, dtype, work)
     inputs = item * architecture.hidden * work.row_tokens * checkpointed_layers
     scales = quantisation_constant_bytes(architecture, double_quantisation=method.double_quantisation) if nf4 else 0
@@ -217,7 +242,8 @@ def training_components(
         "process" if device == "cpu" else "context": round(constant(f"{device}_process_bytes")),
         "weights": weight_bytes(architecture, method.quantisation, dtype),
         "quantisation_constants": scales,
-        "adapter": (4 + (item if device == "cuda" and is_fused(architecture, method) else 0)) * trained,
+        **({"master_weights": TRAINED_BYTES * trained} if full and item < TRAINED_BYTES else {}),
+        "adapter": (4 + (item if device == "cuda" and is_fused(architecture, method) else 0)) * adapters,
         **({"reference": 4 * trained} if reference_copy else {}),
         "gradients": gradient_bytes(
             tensors, TRAINED_BYTES, layers=architecture.layers, in_backward=optimizer_in_backward
@@ -235,7 +261,7 @@ def training_components(
     holes += constant("cpu_recompute_share") * layer * checkpointed_layers
     left = constant("cpu_quantise_share") * ITEM_BYTES["float32"] * architecture.linear_weights if nf4 else 0
     components["allocator"] = round(max(holes, left))
-    components["checkpoint"] = max(0, CHECKPOINT_BYTES * trained - components["loss"])
+    components["checkpoint"] = max(0, CHECKPOINT_BYTES * adapters - components["loss"])
     load = components["process"] + weight_bytes(architecture, "none", dtype)
     load += components["weights"] + round(left) if nf4 else 0
     return components | {"loading": max(0, load - sum(components.values()))}
@@ -260,6 +286,8 @@ def _loss_bytes(architecture: Architecture, method: MethodPlan, device: Device, 
     """A chunk of logits, and the gradient of the hidden states, made in forward."""
     item = ITEM_BYTES[dtype]
     gradient = 2 * item * architecture.hidden * work.row_tokens
+    if is_full(method):
+        gradient += TRAINED_BYTES * architecture.vocabulary * architecture.hidden
     if device == "cuda" and not method.plain:
         most = GPU_LOGIT_BYTES // (2 * architecture.vocabulary) // LOSS_CHUNK * LOSS_CHUNK
         chunk = min(max(LOSS_CHUNK, most), max(1, work.trained_tokens))

@@ -30,11 +30,15 @@ CODE_BYTES = 2 * 256 * SINGLE
 
 @dataclass(frozen=True, slots=True)
 class Tensors:
-    """`count` trained tensors of one shape. `matrix`: of a layer's linear, so Muon takes it."""
+    """`count` trained tensors of one shape.
+
+    "matrix": of a layer's linear, which Muon takes. "embedding": a table that tokens or positions are looked up in, which keeps
+    32-bit states beside 8-bit ones (bitsandbytes' StableEmbedding, transformers' Trainer).
+    """
 
     count: int
     shape: tuple[int, ...]
-    matrix: bool = False
+    role: Literal["matrix", "embedding", "other"] = "other"
 
     @property
     def numbers(self) -> int:
@@ -53,7 +57,7 @@ class StateBytes:
 def lora_tensors(architecture: Architecture, targets: Sequence[str], rank: int) -> tuple[Tensors, ...]:
     """Return A (rank, inputs) and B (outputs, rank) of every target."""
     return tuple(
-        Tensors(block.count, shape, matrix=True)
+        Tensors(block.count, shape, "matrix")
         for block in architecture.blocks
         for linear in adapted(block.linears, targets)
         for shape in ((rank, linear.inputs), (linear.outputs, rank))
@@ -63,9 +67,15 @@ def lora_tensors(architecture: Architecture, targets: Sequence[str], rank: int) 
 def all_tensors(architecture: Architecture) -> tuple[Tensors, ...]:
     """Return every parameter of the model. A tied head is the embedding and counts once."""
     hidden, outside = architecture.hidden, architecture.outside
-    found = [Tensors(1 if architecture.tied_head else 2, (architecture.vocabulary, hidden))]
+    table = (architecture.vocabulary, hidden)
+    found = [Tensors(1, table, "embedding"), Tensors(0 if architecture.tied_head else 1, table)]
     norms = min(_norm_numbers(architecture), outside)
-    found += [Tensors(norms // hidden, (hidden,)), _rest(1, outside - norms, hidden)]
+    rest = outside - norms
+    found.append(Tensors(norms // hidden, (hidden,)))
+    if rest >= hidden and rest % hidden == 0:
+        found.append(Tensors(1, (rest // hidden, hidden), "embedding"))  # learned positions
+    else:
+        found.append(Tensors(1, (rest,)))  # the head's bias
     for block in architecture.blocks:
         found += _layer_tensors(architecture, block)
     return tuple(each for each in found if each.count and each.numbers)
@@ -75,15 +85,9 @@ def _norm_numbers(architecture: Architecture) -> int:
     return architecture.hidden * (1 if architecture.rms_norms else 2)
 
 
-def _rest(count: int, numbers: int, hidden: int) -> Tensors:
-    """What is not told apart: a table as wide as the model where it divides so (positions), else one vector."""
-    wide = numbers >= hidden and numbers % hidden == 0
-    return Tensors(count, (numbers // hidden, hidden) if wide else (numbers,))
-
-
 def _layer_tensors(architecture: Architecture, block: Block) -> list[Tensors]:
     hidden, count = architecture.hidden, block.count
-    found = [Tensors(count, (linear.outputs, linear.inputs), matrix=True) for linear in block.linears]
+    found = [Tensors(count, (linear.outputs, linear.inputs), "matrix") for linear in block.linears]
     found += [Tensors(count, (linear.outputs,)) for linear in block.linears if linear.bias]
     rest, norms = block.other, architecture.hidden_norms * _norm_numbers(architecture)
     if norms <= rest:
@@ -110,9 +114,13 @@ def state_bytes(optimizer: Optimizer, tensors: Sequence[Tensors], item: int, *, 
     for each in tensors:
         own, paged = _states(optimizer, each, item)
         device, host = device + each.count * own, host + each.count * paged
-        coded |= optimizer in ("adamw_8bit", "paged_adamw_8bit") and each.numbers >= SMALLEST_8BIT
+        coded |= optimizer in ("adamw_8bit", "paged_adamw_8bit") and not _is_32bit(each)
     found = StateBytes(device + (CODE_BYTES if coded else 0), host)
     return found if pages else StateBytes(found.device + found.host)
+
+
+def _is_32bit(each: Tensors) -> bool:
+    return each.numbers < SMALLEST_8BIT or each.role == "embedding"
 
 
 def _states(optimizer: Optimizer, each: Tensors, item: int) -> tuple[int, int]:
@@ -124,7 +132,7 @@ def _states(optimizer: Optimizer, each: Tensors, item: int) -> tuple[int, int]:
         case "adamw":
             return 2 * item * numbers, 0
         case "muon":
-            return (1 if each.matrix else 2) * item * numbers, 0
+            return (1 if each.role == "matrix" else 2) * item * numbers, 0
         case "adafactor":
             if len(each.shape) < 2:
                 return item * numbers, 0
@@ -133,7 +141,7 @@ def _states(optimizer: Optimizer, each: Tensors, item: int) -> tuple[int, int]:
         case "paged_adamw":
             states, scales = 2 * SINGLE * numbers, 0
         case "adamw_8bit" | "paged_adamw_8bit":
-            small = numbers < SMALLEST_8BIT
+            small = _is_32bit(each)
             states = 2 * numbers * (SINGLE if small else 1)
             scales = 0 if small else 2 * SINGLE * math.ceil(numbers / STATE_BLOCK)
             paged = paged and optimizer == "paged_adamw_8bit"
@@ -144,11 +152,10 @@ def gradient_bytes(tensors: Sequence[Tensors], item: int, *, layers: int, in_bac
     """Return the bytes of gradients at their most.
 
     in_backward: each tensor is stepped and its gradient freed as soon as it is there (LOMO, arXiv:2306.09782, section 3.1), so
-    at most one layer's exist, whose backward gives them together, or one of a tensor outside layers. `layers`: of the model;
-    tensors that come so often belong to layers.
+    at most one layer's exist, whose backward gives them together, or that of one tensor outside. layers: of the model.
     """
     if not in_backward:
         return item * sum(each.count * each.numbers for each in tensors)
-    inside = sum(each.count * each.numbers for each in tensors if each.matrix)
-    outside = max((each.numbers for each in tensors if not each.matrix), default=0)
+    inside = sum(each.count * each.numbers for each in tensors if each.role == "matrix")
+    outside = max((each.numbers for each in tensors if each.role != "matrix"), default=0)
     return item * max(math.ceil(inside / max(1, layers)), outside)

@@ -38,6 +38,13 @@ SPREADS = 2
 """A band holds so many standard deviations from step to step: a host that others share drifts for seconds at a time."""
 
 
+LEAST_WAIT = 0.05
+"""A host that waits for the GPU for less of a step than this launches slower than the GPU computes."""
+LAUNCHING = (
+    "launching decides and the GPU stands idle, so longer packed rows (train.row_tokens) would cost next to nothing"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Measured:
     """A probe as the plan uses it: seconds of a run's tokens, rates of evaluation, bytes."""
@@ -54,10 +61,11 @@ class Measured:
     def because(self) -> str:
         """One sentence."""
         took = self.took
-        return (
+        told = (
             f"a probe here: {took.steps} steps of {took.seconds / took.steps:.3g} s, "
             f"{took.tokens / took.seconds:,.0f} tokens/s, from step to step {took.spread:.0%} apart"
         )
+        return f"{told}; {LAUNCHING}" if 0 < took.waited < LEAST_WAIT else told
 
     def train_seconds(self, tokens: int) -> Interval:
         """Seconds of a run over so many tokens."""

@@ -1,7 +1,8 @@
 """Seconds of training and evaluating: operations to do over the rate of the device, with a band.
 
 N: weights of all linears, of experts those that a token uses. Per token, a multiply-add counted as two operations:
-- forward 2N; backward with the base frozen 2N more (only gradients of activations), so LoRA trains at 4N;
+- forward 2N; backward with the base frozen 2N more (only gradients of activations), so LoRA trains at 4N; where every weight
+  is trained, 4N more (gradients of weights too), and the head's 2 more for each of its numbers;
 - each recomputed layer its share of 2N again;
 - the adapter 6 for each of its numbers (forward, gradient of its input, gradient of itself);
 - attention 4 for each query number and token seen forward (scores, values), 8 backward (four products);
@@ -19,13 +20,13 @@ from burnish.plan.architecture import Architecture
 from burnish.plan.constants import constant
 from burnish.plan.gpus import Gpu, find_gpu
 from burnish.plan.hardware import Hardware
-from burnish.plan.memory import is_fused
+from burnish.plan.memory import is_full, is_fused
 from burnish.plan.step_time import StepSeconds
 
-FORWARD, LORA_BACKWARD, RECOMPUTE = 2, 2, 2
+FORWARD, LORA_BACKWARD, FULL_BACKWARD, RECOMPUTE = 2, 2, 4, 2
 ADAPTER_OPERATIONS = 6
 ATTENTION_FORWARD, ATTENTION_BACKWARD = 4, 8
-HEAD_OPERATIONS = 4
+HEAD_OPERATIONS, FULL_HEAD_OPERATIONS = 4, 6
 MEASURED_GPUS = frozenset({"H100 SXM", "H200"})
 """GPUs that training was timed on."""
 
@@ -69,10 +70,12 @@ def train_operations(architecture: Architecture, method: MethodPlan, work: Train
     weights, share = architecture.computed_weights, work.checkpointed_layers / architecture.layers
     query = architecture.layers * architecture.query_size * work.seen
     attention = (ATTENTION_FORWARD * (1 + share) + ATTENTION_BACKWARD) * query
+    full = is_full(method)
     adapter = ADAPTER_OPERATIONS * lora_parameters(architecture, method.targets, method.rank)
-    per_token = (FORWARD + LORA_BACKWARD + RECOMPUTE * share) * weights + attention + adapter
+    backward = FULL_BACKWARD if full else LORA_BACKWARD
+    per_token = (FORWARD + backward + RECOMPUTE * share) * weights + attention + adapter
     per_token += work.reference_share * (FORWARD * weights + ATTENTION_FORWARD * query)
-    head = HEAD_OPERATIONS + work.reference_share * FORWARD
+    head = (FULL_HEAD_OPERATIONS if full else HEAD_OPERATIONS) + work.reference_share * FORWARD
     return per_token * work.tokens + head * architecture.vocabulary * architecture.hidden * work.trained
 
 
@@ -115,7 +118,7 @@ def train_seconds(
     fixed += (
         work.steps
         * constant(f"{device}_step_seconds_per_number")
-        * lora_parameters(architecture, method.targets, method.rank)
+        * (architecture.parameters if is_full(method) else lora_parameters(architecture, method.targets, method.rank))
     )
     if method.quantisation == "nf4":
         fixed += work.packed_rows * passes * architecture.linear_weights * constant(f"{device}_nf4_seconds_per_weight")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,11 +69,13 @@ def train(
                 group["lr"] = learning_rate(numbers, step)
             length = update(optimizer, parameters.values(), numbers.max_gradient_norm, scale.value)
             optimizer.zero_grad(set_to_none=False)
+            launched = time.perf_counter()
             loss, norm = torch.stack(
                 [total, length.to(total.dtype)]
             ).tolist()  # the one time a step waits for the device
             _check_finite(loss, norm, scale, step, batch, emit)
-            done = _step_done(numbers, step, batch, loss, norm, began, peak, told)
+            waited = time.perf_counter() - launched if device.type == "cuda" else 0.0
+            done = replace(_step_done(numbers, step, batch, loss, norm, began, peak, told), waited_seconds=waited)
             events.add(done)
             emit(done)
             stopping = stop() and done.step < numbers.steps
@@ -123,11 +127,16 @@ def _go_on(
 
 @contextmanager
 def _ready(model: PreTrainedModel, plan: Plan, paths: Paths, device: torch.device, emit: Emit) -> Iterator[None]:
-    """Within the block the model trains: packed rows on the chosen paths, chosen layers recomputed, threads as planned."""
+    """Within the block the model trains: packed rows on the chosen paths, chosen layers recomputed, threads as planned.
+
+    What exists before is out of the collector's sight: a pass over all of transformers' objects is a step that takes longer.
+    """
     numbers = plan.train
     threads = torch.get_num_threads()
     torch.set_num_threads(numbers.threads)
     layers = checkpoint_layers(model, numbers.checkpointed_layers)
+    gc.collect()
+    gc.freeze()
     try:
         with (
             on_paths(model, paths, fp8=plan.method.base_dtype == "fp8") as alone,
@@ -139,6 +148,7 @@ def _ready(model: PreTrainedModel, plan: Plan, paths: Paths, device: torch.devic
             model.train()
             yield
     finally:
+        gc.unfreeze()
         model.eval()
         torch.set_num_threads(threads)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from burnish.core.artifacts import Plan
 from burnish.core.errors import Interrupted
 from burnish.core.events import Emit, Event, Progress, StepDone
+from burnish.model.fused.paths import Paths
 from burnish.train.loop import train
 from burnish.train.objective import Objective, P
 
@@ -22,12 +23,13 @@ STEPS, WARM_UP = 20, 5
 
 
 def probe_steps(
-    plan: Plan, objective: Objective[P], model: PreTrainedModel, *, folder: Path, emit: Emit, stop: Callable[[], bool]
-) -> list[StepDone]:
+    plan: Plan, objective: Objective[P], model: PreTrainedModel, *, folder: Path, emit: Emit, stop: Callable[[], bool],
+    paths: Paths | None = None,
+) -> list[StepDone]:  # fmt: skip
     """Train the first STEPS steps of the run that `plan` describes and return them; what was trained is thrown away.
 
-    The loop is that of training, the longest packed row is held first as it is there. folder: where checkpoints are
-    written, and removed. Raises what `train` raises, and Interrupted when `stop()` is true.
+    The loop is that of training, on the paths that the run will take; the longest packed row is held first as it is there.
+    folder: where checkpoints are written, and removed. Raises what `train` raises, and Interrupted when `stop()` is true.
     """
     done: list[StepDone] = []
 
@@ -41,7 +43,7 @@ def probe_steps(
 
     with tempfile.TemporaryDirectory(dir=folder, prefix="probe-") as scratch:
         try:
-            train(plan, objective, model, folder=Path(scratch), emit=note, stop=enough)
+            train(plan, objective, model, folder=Path(scratch), emit=note, stop=enough, paths=paths)
         except Interrupted:
             if len(done) < STEPS:
                 raise Interrupted("the probe was stopped; nothing is kept of it.") from None
@@ -57,3 +59,8 @@ def spread(steps: Sequence[StepDone]) -> float:
     """Return the standard deviation of the seconds of a token, as a share of their mean; 0 for a single step."""
     each = [step.seconds / step.tokens for step in steps]
     return statistics.stdev(each) / statistics.fmean(each) if len(each) > 1 else 0.0
+
+
+def waited(steps: Sequence[StepDone]) -> float:
+    """Return the share of the steps' seconds in which the host waited for the GPU: 0 on a CPU, or where launching decides."""
+    return sum(step.waited_seconds for step in steps) / sum(step.seconds for step in steps)

@@ -29,12 +29,14 @@ def probe(plan: Plan, manifest: Manifest, base: Base, home: Home, emit: Emit) ->
     from burnish.plan.bases import read_config
     from burnish.plan.hardware import detect
     from burnish.plan.probe import probe_shape
-    from burnish.train.probe import probe_steps, spread, timed
+    from burnish.train.choose import choose
+    from burnish.train.probe import probe_steps, spread, timed, waited
 
     model = begin(plan, base, home, emit)
-    objective = planned_objective(plan, manifest, home, model)
+    paths = choose(plan, planned_objective(plan, manifest, home, model), model, home=home.root, emit=emit)
+    objective = planned_objective(plan, manifest, home, model)  # anew: nothing that the choice computed is kept
     with interruptible() as stop:
-        steps = probe_steps(plan, objective, model, folder=home.root, emit=emit, stop=stop)
+        steps = probe_steps(plan, objective, model, folder=home.root, emit=emit, stop=stop, paths=paths)
     del model
     counted = timed(steps)
     trained = ProbeMeasured(
@@ -42,6 +44,7 @@ def probe(plan: Plan, manifest: Manifest, base: Base, home: Home, emit: Emit) ->
         tokens=sum(step.tokens for step in counted),
         seconds=sum(step.seconds for step in counted),
         spread=spread(counted),
+        waited=waited(counted),
         peak_bytes=max(step.rss_bytes if plan.train.device == "cpu" else step.device_bytes for step in steps),
     )
     architecture = read_architecture(read_config(base.files.folder / "config.json"))

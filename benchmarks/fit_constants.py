@@ -1,0 +1,143 @@
+"""Constants of the plan's seconds on a GPU, fitted to measured rows and written to src/burnish/plan/constants.json.
+
+    python benchmarks/fit_constants.py own benchmarks/results/own_loop_memory.jsonl
+    python benchmarks/fit_constants.py plain benchmarks/results/plan_memory.jsonl
+    ... --write                              # else it only prints what it found
+
+Each constant is moved up and down by shrinking factors, within bounds that physics gives, while the mean absolute logarithm of
+predicted over measured falls (it asks as much of short steps as of long ones, and outliers do not decide). Only rows of the part
+`fit` are looked at; errors are told of those and of the held-out ones. No GPU, no torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import own_loop_memory
+import plan_time
+
+from burnish.plan import constants
+
+FILE = Path(constants.__file__).with_name("constants.json")
+OWN: dict[str, tuple[float, float]] = {
+    "cuda_pass_seconds": (1e-4, 2e-2),
+    "cuda_recompute_share": (0.05, 1.5),
+    "cuda_nf4_pass_seconds": (1e-5, 5e-3),
+    "cuda_fused_gain": (1.0, 2.4),
+}
+"""Bounds. Products at more than 0.8 of the data sheet are not seen on any card: cuda_train_share times the gain stays below."""
+PLAIN: dict[str, tuple[float, float]] = {
+    "plain_product_share": (0.3, 0.8),
+    "plain_attention_share": (0.1, 0.8),
+    "plain_norm_bytes": (20, 400),
+    "plain_rotary_bytes": (10, 120),
+    "plain_feed_forward_bytes": (10, 80),
+    "plain_adapter_bytes": (4, 60),
+    "plain_logit_bytes": (20, 80),
+    "plain_update_bytes": (12, 30),
+    "plain_nf4_bytes": (2, 8),
+    "plain_launch_seconds": (2e-6, 5e-5),
+    "plain_backward_launches": (1, 4),
+    "plain_adapter_launches": (5, 25),
+    "plain_nf4_launches": (3, 25),
+    "plain_recompute_launches": (0.8, 2),
+    "plain_step_seconds": (0, 0.02),
+}
+FACTORS = (2.0, 1.4, 1.2, 1.1, 1.05, 1.02, 1.01)
+Row = Mapping[str, Any]
+
+
+@contextmanager
+def instead(values: Mapping[str, float]) -> Any:
+    """Within the block the plan goes by these values."""
+    table = constants.constants()
+    before = dict(table)
+    table.update({name: replace(before[name], value=value) for name, value in values.items()})
+    try:
+        yield
+    finally:
+        table.update(before)
+
+
+def planned(row: Row) -> float:
+    """Return the seconds of a step that the plan gives for a row of either file."""
+    if "kind" in row:
+        return own_loop_memory.seconds_of(own_loop_memory.plan_of(dict(row)))
+    return plan_time.planned_plain(dict(row), row["gpu"])
+
+
+def off(rows: Sequence[Row], values: Mapping[str, float]) -> list[float]:
+    """Return log(predicted / measured) of each row."""
+    with instead(values):
+        return [math.log(planned(row) / row["seconds"]) for row in rows]
+
+
+def fit(names: Mapping[str, tuple[float, float]], cost: Callable[[Mapping[str, float]], float]) -> dict[str, float]:
+    """Move one constant at a time while that helps, by smaller and smaller factors."""
+    found = {name: min(max(constants.constant(name), low), high) for name, (low, high) in names.items()}
+    best = cost(found)
+    for factor in FACTORS:
+        moved = True
+        while moved:
+            moved = False
+            for name, (low, high) in names.items():
+                for tried in (found[name] * factor, found[name] / factor):
+                    values = {**found, name: min(max(tried, low), high)}
+                    now = cost(values)
+                    if now < best - 1e-6:
+                        found, best, moved = values, now, True
+    return found
+
+
+def tell(part: str, rows: Sequence[Row], values: Mapping[str, float]) -> str:
+    """Return one line about the errors."""
+    errors = [math.exp(each) - 1 for each in off(rows, values)]
+    near = sum(abs(error) <= 0.2 for error in errors)
+    return f"{part}: {near} of {len(rows)} within 20%, mean {statistics.fmean(map(abs, errors)):.1%}"
+
+
+def main() -> None:
+    """Fit, print, and write when asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("own", "plain"))
+    parser.add_argument("rows", type=Path, nargs="+")
+    parser.add_argument("--write", action="store_true")
+    options = parser.parse_args()
+    rows = [json.loads(line) for path in options.rows for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = [row for row in rows if "seconds" in row]
+    fitted = [row for row in rows if row["part"] == "fit"]
+    names = OWN if options.what == "own" else PLAIN
+    before = {name: constants.constant(name) for name in names}
+    found = fit(names, lambda values: statistics.fmean(map(abs, off(fitted, values))))
+    devices = sorted({row["gpu"] for row in fitted})
+    for part in ("fit", "held-out"):
+        chosen = [row for row in rows if row["part"] == part]
+        if chosen:
+            print(f"before, {tell(part, chosen, before)}; after, {tell(part, chosen, found)}")
+    for name, value in found.items():
+        bound = " (at its bound)" if value in names[name] else ""
+        print(f"{name}: {before[name]:.4g} -> {value:.4g}{bound}")
+    if options.write:
+        table = json.loads(FILE.read_text(encoding="utf-8"))
+        files = ", ".join(path.name for path in options.rows)
+        source = f"benchmarks/fit_constants.py {options.what}: {len(fitted)} rows on {', '.join(devices)} ({files}), within bounds"
+        for name, value in found.items():
+            table[name] |= {
+                "value": float(f"{value:.3g}"),
+                "source": source,
+                "date": datetime.now(UTC).date().isoformat(),
+            }
+        FILE.write_text(json.dumps(table, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
