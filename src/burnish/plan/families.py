@@ -21,6 +21,7 @@ from burnish.plan.layers import (
     fused_gate,
     gated,
     latent,
+    latent_rotated,
     mixture_of,
     qwen2_mixture,
     separate,
@@ -308,7 +309,7 @@ FAMILIES: dict[str, Family] = {
         query_key_norms=lambda fields, sizes: fields.count("q_lora_rank") + fields.whole("kv_lora_rank"),
         mixture=deepseek_mixture,
         sparse=_after_the_first,
-        rotated=lambda fields, sizes: fields.whole("head_dim", fields.whole("qk_rope_head_dim")),
+        rotated=latent_rotated,
     ),
 }  # fmt: skip
 """Known model types. A default is that of transformers' configuration class for a field that config.json leaves out."""
@@ -364,8 +365,7 @@ def build(config: Mapping[str, Any], source: str) -> Architecture:
         gated=family.gated,
         rms_norms=family.norm_size < 2,
         outside=family.norm_size * hidden + family.outside(fields, sizes),
-        # inv_freq and original_inv_freq of each table
-        buffer_bytes=family.rotary_tables(fields) * 2 * frequencies * FLOAT32_BYTES,
+        buffer_bytes=family.rotary_tables(fields) * 2 * frequencies * FLOAT32_BYTES,  # inv_freq and original_inv_freq of each
         scalar_buffers=family.scalar_buffers + buffers,
         fused=family.fused,
     )  # fmt: skip

@@ -56,8 +56,11 @@ class Fields:
 
     def count(self, field: str) -> int:
         """Return a number that may be 0, as it is when the config says null or nothing says more."""
-        null = field in self.config and self.config[field] is None
-        return 0 if null or not self.get(field) else self.whole(field)
+        return 0 if self.is_null(field) or not self.get(field) else self.whole(field)
+
+    def is_null(self, field: str) -> bool:
+        """Return whether the config says null in so many words, which is not the same as saying nothing."""
+        return field in self.config and self.config[field] is None
 
     def flag(self, field: str) -> bool:
         """Return a yes or no; absent is the family's default, else no."""

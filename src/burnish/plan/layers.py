@@ -89,6 +89,11 @@ def latent(fields: Fields, sizes: Sizes) -> tuple[Linear, ...]:
     )
 
 
+def latent_rotated(fields: Fields, sizes: Sizes) -> int:
+    """Return the rotated part of a head. transformers takes a head_dim that is null for the usual size of a head."""
+    return sizes.head if fields.is_null("head_dim") else fields.whole("head_dim", fields.whole("qk_rope_head_dim"))
+
+
 # ------------------------------------------------------------------------------------------------------------- feed-forward
 
 
