@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -109,3 +113,30 @@ def test_a_probe_for_another_machine_is_refused(said: Said, project: Path, more:
     message = said("plan", "--probe", *more, code=2)["error"]["message"]
     assert "--probe measures this machine" in message
     assert not Home(project / ".burnish").all(Probe)
+
+
+@pytest.mark.parametrize("presses", [1, 2])
+def test_ctrl_c_in_a_probe_ends_it_and_keeps_nothing_of_it(said: Said, project: Path, presses: int) -> None:
+    slow = ("--set", "train.epochs=100", "--set", "train.tokens_per_step=65536", "--set", "train.row_tokens=512")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "burnish", "plan", "support.yaml", "--probe", "--json", *slow],
+        cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    home, until = Home(project / ".burnish"), time.monotonic() + 60
+    while not list(home.root.glob("probe-*/events.jsonl")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.005)
+    for _ in range(presses):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.05)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert json.loads(out)["error"]["type"] == "Interrupted"
+    assert "ending the probe after this step; press Ctrl-C again to stop at once" in err
+    assert ("the probe was stopped; nothing is kept of it" in err) or presses == 2
+    assert "Traceback" not in err
+    assert not home.all(Probe)
+    assert not list(home.root.glob("probe-*"))
+    assert "a probe here" in said("plan", "--probe")["because"]["time.train"], "and the next one is made as ever"

@@ -127,11 +127,12 @@ def test_the_recipe_at_the_end_is_read_by_burnish(
             recipe_text(found, "mine", "mine.jsonl")
         return
     path = tmp_path / "mine.yaml"
-    path.write_text(recipe_text(found, "mine", "mine: rows #1.jsonl"))
+    path.write_text(recipe_text(found, "mine", "mine: rows #1.jsonl", bundled=("smollm2-135m-instruct",)))
     recipe = load_recipe(path)
     assert (recipe.name, recipe.data) == ("mine", "mine: rows #1.jsonl")
     assert recipe.method.kind == next(option for option in way if option in ("lora", "qlora"))
     assert recipe.method.alpha == 2 * recipe.method.rank
+    assert recipe.base == "smollm2-135m-instruct" or "/" in recipe.base, "what `run` can open: bundled, or a Hub id"
 
 
 def test_every_rule_has_a_source_speaks_of_what_exists_and_can_hold() -> None:

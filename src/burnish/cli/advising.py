@@ -85,6 +85,7 @@ def _advise(options: argparse.Namespace) -> int:
 
 def write_recipe(advice: dict[str, Any], name: str, data: str | None, folder: Path) -> Path:
     """Write NAME.yaml into `folder` and return its path. Raises UsageError for a bad name, a file that exists, and no recipe."""
+    from burnish.model.bases import BUNDLED
     from burnish.plan.advise.recipe import recipe_text
     from burnish.scaffold.write import check_name, refuse_existing
     from burnish.store.files import write_bytes
@@ -92,7 +93,7 @@ def write_recipe(advice: dict[str, Any], name: str, data: str | None, folder: Pa
     check_name(name)
     path = folder / f"{name}.yaml"
     refuse_existing(path)
-    write_bytes(path, recipe_text(advice, name, data or f"{name}.jsonl").encode())
+    write_bytes(path, recipe_text(advice, name, data or f"{name}.jsonl", bundled=BUNDLED).encode())
     return path
 
 

@@ -58,6 +58,19 @@ def _read(parse: Callable[[str], T]) -> Callable[[str], T]:
     return read
 
 
+def _names(options: argparse.Namespace) -> tuple[str, ...]:
+    """Return the GPUs of a table. Raises UsageError where there is none in it, or another form is asked for beside it."""
+    if options.gpus is None:
+        return ()
+    names = tuple(name.strip() for name in options.gpus.split(",") if name.strip())
+    if not names:
+        raise UsageError(f"--gpus {options.gpus!r} names no GPU; write them with commas, such as t4,l40s,h100")
+    beside = [flag for flag, given in (("--gpu", options.gpu), ("--methods", options.methods)) if given]
+    if beside:
+        raise UsageError(f"--gpus prints a table of its own; leave out {' and '.join(beside)}")
+    return names
+
+
 def _plan(options: argparse.Namespace) -> int:
     from burnish import pipeline
     from burnish.core.recipe_file import load_recipe
@@ -75,7 +88,7 @@ def _plan(options: argparse.Namespace) -> int:
     if options.recipe is None:
         raise UsageError("which recipe? Give its YAML file: burnish plan support.yaml")
     recipe = load_recipe(options.recipe, options.set)
-    names = tuple(name.strip() for name in (options.gpus or "").split(",") if name.strip())
+    names = _names(options)
     asked = Asked(options.gpu, names, options.fit, options.deadline, options.budget, options.prices)
     if options.probe:
         asked.check_probe()

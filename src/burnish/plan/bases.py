@@ -61,6 +61,8 @@ def find_config(base: str) -> Mapping[str, Any]:
     path = Path(base).expanduser()
     if path.is_dir():
         return read_config(path / "config.json")
+    if base.startswith((".", "/", "~")):
+        raise BaseModelError(f'there is no folder "{base}" (looked in {Path.cwd()}); it should hold a config.json.')
     found = known_configs().get(base.lower())
     if found is None:
         near = nearest_names(base)
@@ -69,6 +71,11 @@ def find_config(base: str) -> Mapping[str, Any]:
         )
         raise BaseModelError(f'the shape of "{base}" is not known here.{said} Or give a folder with its config.json.')
     return found
+
+
+def published_id(base: str) -> str:
+    """Return the Hub id of a model that is known by a short name; any other name as it is."""
+    return next((model.id for model in known_models() if model.name == base.lower()), base)
 
 
 def nearest_names(base: str) -> list[str]:

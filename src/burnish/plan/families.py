@@ -28,7 +28,7 @@ from burnish.plan.layers import (
     ungated,
 )
 
-FLOAT32_BYTES = 4
+FLOAT32_BYTES, MOST_LAYERS = 4, 10_000
 TEXT_PARTS = {
     "qwen2_vl_text": "qwen2",
     "qwen2_5_vl_text": "qwen2",
@@ -344,7 +344,7 @@ def build(config: Mapping[str, Any], source: str) -> Architecture:
     head = fields.whole("head_dim", hidden // heads)
     width = family.width(fields, hidden)
     sizes = Sizes(hidden, heads * head, key_values * head, head, width)
-    layers, vocabulary = fields.whole("num_hidden_layers"), fields.whole("vocab_size")
+    layers, vocabulary = fields.whole("num_hidden_layers", most=MOST_LAYERS), fields.whole("vocab_size")
     blocks, buffers = _blocks(family, fields, sizes, layers)
     frequencies = int(family.rotated(fields, sizes) * fields.rotary_share()) // 2
     return Architecture(

@@ -41,8 +41,8 @@ class Fields:
                 return self.config[name]
         return None
 
-    def whole(self, field: str, default: int | None = None) -> int:
-        """Return a size. Raises BaseModelError when it is absent without a default, or not a whole number of 1 or more."""
+    def whole(self, field: str, default: int | None = None, most: int | None = None) -> int:
+        """Return a size. Raises BaseModelError when it is absent without a default, or not a whole number from 1 to `most`."""
         value = self.get(field)
         if value is None:
             value = default
@@ -52,6 +52,10 @@ class Fields:
             )
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise BaseModelError(f"{self.source}: {field} is {value!r}, must be a whole number of 1 or more.")
+        if most is not None and value > most:
+            raise BaseModelError(
+                f"{self.source}: {field} is {value:,}, which no model has; at most {most:,} are counted."
+            )
         return value
 
     def count(self, field: str) -> int:

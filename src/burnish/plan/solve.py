@@ -300,6 +300,8 @@ def largest_context(inputs: Inputs, plan: Plan) -> tuple[int, str] | None:
     while high - low > SHORTEST_CONTEXT:
         middle = (low + high) // 2
         low, high = (middle, high) if peak(middle) <= available else (low, middle)
+    if low == 0:
+        return 0, f"{format_bytes(available)} hold no row at all, with every layer recomputed and {plan.method.kind}"
     return low, f"{format_bytes(available)} hold it with every layer recomputed and {plan.method.kind}; nothing longer"
 
 
@@ -348,6 +350,6 @@ def compare_gpus(inputs: Inputs, chosen: Sequence[Gpu], limits: Limits) -> list[
         machine = rented(gpu)
         memory = min(gpu.memory_mib * 2**20, limits.memory_bytes or gpu.memory_mib * 2**20)
         solution = solve(inputs, machine, replace(limits, memory_bytes=memory))
-        plan = inputs.plan(machine) if solution.option is None else solution.option.plan
+        plan = inputs.plan(_limited(machine, memory)) if solution.option is None else solution.option.plan
         rows.append(GpuRow(gpu, solution, plan))
     return rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from burnish.core.artifacts import Plan
@@ -29,12 +30,13 @@ class Base:
 def open_base(name: str, emit: Emit, variables: Mapping[str, Any] | None = None) -> Base:
     """Find the base model, fetching and checking it the first time. variables: of its chat template.
 
-    Raises RecipeError for a variable that the template does not have.
+    A short name that the plan knows stands for its Hub id. Raises RecipeError for a variable that the template does not have.
     """
-    from burnish.model.bases import resolve_base
+    from burnish.model.bases import BUNDLED, resolve_base
+    from burnish.plan.bases import published_id
     from burnish.text.tokenizer import load_tokenizer
 
-    files = resolve_base(name, emit=emit)
+    files = resolve_base(name if name in BUNDLED or Path(name).is_dir() else published_id(name), emit=emit)
     tokenizer = load_tokenizer(files.folder, variables=variables or None)
     known = sorted(tokenizer.chat.names - set(TEMPLATE_OWN))
     unknown = [variable for variable in variables or {} if variable not in known]

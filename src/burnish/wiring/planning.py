@@ -93,15 +93,17 @@ def shape_of(base: str) -> Mapping[str, Any]:
     """
     from huggingface_hub import try_to_load_from_cache
 
+    from burnish.model.bases import HUB_ID
     from burnish.plan.bases import find_config, read_config
 
+    if Path(base).expanduser().is_dir() or not HUB_ID.match(base):
+        return find_config(base)
     try:
         return find_config(base)
     except BaseModelError as unknown:
-        cached = try_to_load_from_cache(base, "config.json") if base.count("/") == 1 else None
+        cached = try_to_load_from_cache(base, "config.json")
         if not isinstance(cached, str):
-            hint = f" Or fetch the shape alone: hf download {base} config.json" if base.count("/") == 1 else ""
-            raise BaseModelError(f"{unknown}{hint}") from None
+            raise BaseModelError(f"{unknown} Or fetch the shape alone: hf download {base} config.json") from None
         return read_config(Path(cached))
 
 

@@ -35,7 +35,7 @@ def probe(plan: Plan, manifest: Manifest, base: Base, home: Home, emit: Emit) ->
     model = begin(plan, base, home, emit)
     paths = choose(plan, planned_objective(plan, manifest, home, model), model, home=home.root, emit=emit)
     objective = planned_objective(plan, manifest, home, model)  # anew: nothing that the choice computed is kept
-    with interruptible() as stop:
+    with interruptible("ending the probe after this step") as stop:
         steps = probe_steps(plan, objective, model, folder=home.root, emit=emit, stop=stop, paths=paths)
     del model
     counted = timed(steps)

@@ -74,15 +74,15 @@ def planned_objective(plan: Plan, manifest: Manifest, home: Home, model: PreTrai
 
 
 @contextmanager
-def interruptible() -> Iterator[Callable[[], bool]]:
-    """Within the block the first Ctrl-C (or SIGTERM) asks to save and stop; a second one stops at once."""
+def interruptible(saying: str = "saving after this step") -> Iterator[Callable[[], bool]]:
+    """Within the block the first Ctrl-C (or SIGTERM) asks to stop after the step, and says so; a second one stops at once."""
     asked: list[int] = []
 
     def handler(number: int, frame: object) -> None:
         if asked:
             raise KeyboardInterrupt
         asked.append(number)
-        sys.stderr.write("\nsaving after this step; press Ctrl-C again to stop at once\n")
+        sys.stderr.write(f"\n{saying}; press Ctrl-C again to stop at once\n")
 
     before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from typing import Any
 
 from burnish.core.errors import UsageError
+from burnish.plan.bases import published_id
 
 RANKS = {"labels": 8, "style": 8, "format": 16, "skill": 16, "cheaper": 16, "domain": 64, "language": 64}
 """Rank by need; the largest that is asked for counts. Course: begin with 8 and double while it helps."""
@@ -13,8 +15,11 @@ SMALL = 1_000
 FEW_ROWS_EPOCHS = 3
 
 
-def recipe_text(advice: dict[str, Any], name: str, data: str) -> str:
-    """Return the recipe of an advice. Raises UsageError when the advice is not to tune, or to do what burnish does not."""
+def recipe_text(advice: dict[str, Any], name: str, data: str, *, bundled: Collection[str] = ()) -> str:
+    """Return the recipe of an advice. bundled: bases that are here by their short name; of others the Hub id is written.
+
+    Raises UsageError when the advice is not to tune, or to do what burnish does not.
+    """
     tuned = [stage for stage in advice["stages"] if stage["stage"] == "tune"]
     if not tuned:
         held = [reason["says"] for stage in advice["not_now"] for reason in stage["reasons"]]
@@ -32,12 +37,13 @@ def recipe_text(advice: dict[str, Any], name: str, data: str) -> str:
             "which is to be measured first."
         )
     asked = advice["situation"]
+    base = asked["base"] if asked["base"] in bundled else published_id(asked["base"])
     needs: list[str] = asked["needs"]
     rank = max((RANKS.get(need, 16) for need in needs), default=16)
     lines = [f"# {line}" for line in _story(advice)]
     lines += [
         f"name: {name}",
-        f"base: {json.dumps(asked['base'])}",
+        f"base: {json.dumps(base)}",
         f"data: {json.dumps(data)}",
         f"method: {{kind: {option}, rank: {rank}, alpha: {2 * rank}}}",
     ]
