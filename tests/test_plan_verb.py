@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from burnish.cli import main
+from burnish.plan.bases import find_config
 
 DOCS = Path(__file__).parents[1] / "docs" / "plan.md"
 
@@ -20,6 +21,10 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (tmp_path / "rows.jsonl").write_text(rows, encoding="utf-8")
     text = "name: big\nbase: llama-3.1-8b-instruct\ndata: rows.jsonl\nmethod: lora\n"
     (tmp_path / "big.yaml").write_text(text, encoding="utf-8")
+    deep = dict(find_config("llama-3.1-8b-instruct")) | {"num_hidden_layers": 999_999_999}
+    for name, config in (("broken", "{"), ("deep", json.dumps(deep))):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(config, encoding="utf-8")
     return "big.yaml"
 
 
@@ -111,6 +116,13 @@ def test_own_prices_are_used(recipe: str, tmp_path: Path, capsys: pytest.Capture
         (["--prices", "none.json"], 2, "cannot be read as JSON"),
         (["--set", "base=someone/Llama-3.1-8B-Instruct-AWQ"], 4, "Nearest: llama-3.1-8b-instruct"),
         (["--set", "data=none.jsonl"], 3, "none.jsonl does not exist"),
+        (["--gpus", ","], 2, "names no GPU"),
+        (["--gpus", "t4", "--gpu", "h100"], 2, "leave out --gpu"),
+        (["--gpus", "t4", "--methods"], 2, "leave out --methods"),
+        (["--set", "base=./nowhere"], 4, 'there is no folder "./nowhere"'),
+        (["--set", "base=./broken"], 4, "cannot read broken/config.json"),
+        (["--set", "base=./deep"], 4, "num_hidden_layers is 999,999,999"),
+        (["--set", "base=my model/x"], 4, "is not known here"),
     ],
 )
 def test_bad_input_has_its_own_error(

@@ -112,6 +112,22 @@ def test_several_gpus_are_compared_each_with_its_own_settings() -> None:
     assert all(row.plan.cost is not None and row.plan.cost.usd is not None for row in rows)
 
 
+def test_a_gpu_that_keeps_no_limit_is_shown_as_it_would_be_within_the_memory() -> None:
+    [row] = compare_gpus(inputs("qwen3-14b", "qlora"), [get_gpu("l40s")], Limits(memory_bytes=20 * GIB, seconds=1))
+    assert row.solution.option is None
+    assert [binding.limit for binding in row.solution.binding] == ["deadline"]
+    assert row.plan.memory.available_bytes == 20 * GIB
+    assert row.plan.memory.peak_bytes <= 20 * GIB
+
+
+def test_a_memory_that_holds_no_row_is_said_so() -> None:
+    asked = inputs("llama-3.1-70b-instruct")
+    found = largest_context(asked, asked.plan(rented(get_gpu("t4"))))
+    assert found is not None
+    assert found[0] == 0
+    assert "hold no row at all" in found[1]
+
+
 def test_the_longest_context_fits_and_a_little_more_does_not() -> None:
     asked = inputs("llama-3.1-8b-instruct", "qlora")
     machine = rented(get_gpu("l4"))
