@@ -27,6 +27,10 @@ BASES = ("llama-3.2-1b-instruct", "qwen3-1.7b", "phi-3.5-mini-instruct")
 SAMPLE, STEPS, TIMED = 512, 8, 5
 
 
+_enough: dict[tuple[str, str, int, str], int] = {}
+"""The memory of a plan with so many recomputed layers, once it was found."""
+
+
 def cells() -> Iterator[dict[str, Any]]:
     """Yield the configurations, each with its part; those of the smallest rows first, so that a run cut short has every model."""
     for tokens in (1024, 4096):
@@ -52,7 +56,7 @@ def make_rows(tokens: int) -> list[Any]:
 
 
 def plan_of(cell: dict[str, Any]) -> Any:
-    """Return the plan of a cell on an H100 with just so much memory that so many layers are recomputed."""
+    """Return the plan of a cell on its GPU (an H100 unless measured) with memory for just so many recomputed layers."""
     from burnish.core.artifacts import FileRef, Histogram, Ledger, Manifest, Split, TextFingerprint
     from burnish.core.recipe_file import parse_recipe
     from burnish.plan.bases import find_config, reference
@@ -79,17 +83,20 @@ def plan_of(cell: dict[str, Any]) -> Any:
     lengths = [("", 0, SAMPLE)] * count
 
     def on(gpu_bytes: int) -> Any:
-        machine = Hardware(cores=8, gpu_name="NVIDIA H100 80GB HBM3", gpu_bytes=gpu_bytes, gpu_capability=(9, 0))
+        gpu = cell.get("gpu", "NVIDIA H100 80GB HBM3")
+        machine = Hardware(cores=8, gpu_name=gpu, gpu_bytes=gpu_bytes, gpu_capability=(9, 0))
         return make_plan(
             recipe, base=reference(cell["base"], config), config=config, manifest=manifest, data_bytes=None,
             hardware=machine, token_lengths=lengths,
         )  # fmt: skip
 
-    plan = on(2**40)
+    key = (cell["base"], cell["kind"], tokens, cell["recomputed"])
+    plan = on(_enough.get(key, 2**40))
     layers = config["num_hidden_layers"]
     wanted = {"none": 0, "half": layers // 2, "all": layers}[cell["recomputed"]]
     while plan.train.checkpointed_layers < wanted:
-        plan = on(plan.memory.peak_bytes - 1)
+        _enough[key] = plan.memory.peak_bytes - 1
+        plan = on(_enough[key])
     return plan
 
 
