@@ -70,6 +70,7 @@ def test_states_are_those_that_the_optimizers_keep(model_type: str, dtype: torch
     paged = state_bytes("paged_adamw_8bit", tensors, item, pages=False)
     whole = state_bytes("adamw_8bit", tensors, item)
     manager = bitsandbytes.optim.GlobalOptimManager.get_instance()
+    manager.initialize()  # it knows tensors by their address, which those of an earlier test may have had
     for module in model.modules():
         if isinstance(module, torch.nn.Embedding):
             manager.register_module_override(module, "weight", {"optim_bits": 32})

@@ -137,14 +137,14 @@ def block_activation_bytes(
         norms += ITEM_BYTES["float32"] * (queries + keys) + 4 * (architecture.heads + architecture.key_value_heads)
     fused = sum(linear.reads == "attention norm" for linear in block.linears) == 1
     attention = item * (queries + 2 * keys + (queries + keys if fused else 0))
+    mlp = item * (3 if architecture.gated else 1) * block.width
+    if is_full(method):
+        kept = norms + attention + mlp + _read_bytes(architecture, block, device, item)
+        return work.row_tokens * kept + _pair_bytes(architecture, device, item, work)
     if device == "cuda":
         attention += 4 * architecture.heads
         if architecture.model_type in COPIED_RESULT or "o_proj" not in method.targets:
             attention += item * queries
-    mlp = item * (3 if architecture.gated else 1) * block.width
-    if is_full(method):
-        return work.row_tokens * (norms + item * (queries + 2 * keys) + mlp + _read_bytes(architecture, block, device, item)
-                                  ) + _pair_bytes(architecture, device, item, work)  # fmt: skip
     per_token = norms + attention + mlp + _lora_bytes(architecture, block, method, device, item)
     return work.row_tokens * per_token + _pair_bytes(architecture, device, item, work)
 
@@ -169,7 +169,10 @@ def _read_bytes(architecture: Architecture, block: Block, device: Device, item: 
 
     A norm whose weight trains keeps its result before the weight too. A GPU's attention keeps a float32 for each head.
     """
-    norms = architecture.hidden_norms * item * architecture.hidden if architecture.rms_norms else 0
+    normed = architecture.hidden_norms * architecture.hidden
+    if architecture.head_norms:
+        normed += architecture.query_size + architecture.key_value_size
+    norms = item * normed if architecture.rms_norms else 0
     sums = 4 * architecture.heads if device == "cuda" else 0
     return norms + sums + item * sum({linear.reads: linear.inputs for linear in block.linears}.values())
 
