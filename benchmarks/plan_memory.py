@@ -58,7 +58,8 @@ def build_base(base: str) -> Any:
     from burnish.plan.bases import find_config
 
     values = dict(find_config(base))
-    config = CONFIG_MAPPING[values.pop("model_type")](**values, attn_implementation="sdpa", pad_token_id=0)
+    configuration: Any = CONFIG_MAPPING[values.pop("model_type")]
+    config = configuration(**values, attn_implementation="sdpa", pad_token_id=0)
     torch.set_default_dtype(torch.bfloat16)
     with torch.device("cuda"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
@@ -141,6 +142,7 @@ def run(part: str, out: Path) -> None:
     model: Any = None
     optimizer: Any = None
     at: tuple[str, str] | None = None
+    found: dict[str, Any] = {}
     with out.open("w", encoding="utf-8") as file:
         for cell in cells(part):
             here = (cell["base"], cell["method"])

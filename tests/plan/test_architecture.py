@@ -83,7 +83,7 @@ def linears_of(model: Any) -> Counter[tuple[str, int, int, bool]]:
     head, found = model.get_output_embeddings(), Counter[tuple[str, int, int, bool]]()
     for name, module in model.named_modules():
         if isinstance(module, Conv1D):
-            found[name.rpartition(".")[2], *map(int, module.weight.shape), True] += 1
+            found[name.rpartition(".")[2], *map(int, module.weight.shape), True] += 1  # pyright: ignore[reportArgumentType]
         elif isinstance(module, torch.nn.Linear) and module is not head:
             found[name.rpartition(".")[2], module.in_features, module.out_features, module.bias is not None] += 1
     return found
@@ -201,7 +201,7 @@ def test_of_models_that_see_the_text_part_is_counted(
     experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64} if "moe" in whole else {}
     inner = SMALL | experts | ({} if text is None else {"model_type": text})
     said = {} if tied is None else {"tie_word_embeddings": tied}
-    config = CONFIG_MAPPING[whole](text_config=inner, **said, **changes)
+    config = CONFIG_MAPPING[whole](text_config=inner, **said, **changes)  # pyright: ignore[reportCallIssue]
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config)
     counted = sum(p.numel() for name, p in model.named_parameters() if "language_model" in name or "lm_head" in name)

@@ -75,7 +75,7 @@ def test_the_rows_cover_what_the_bar_asks_for() -> None:
 
 def test_the_held_out_third_is_drawn_by_hash_and_not_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import plan_memory
+    import plan_memory  # pyright: ignore[reportMissingImports]
 
     for part in ("fit", "held-out"):
         wanted = [tuple(cell.values()) for cell in plan_memory.cells(part)]
@@ -148,8 +148,9 @@ def kept_by_autograd(adapter: str, attention: str, layers: int, tokens: int = TO
     from peft import IA3Config, LoraConfig, get_peft_model
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    config = LlamaConfig(**SMALL, num_hidden_layers=layers, attn_implementation=attention)
-    model: Any = LlamaForCausalLM(config).to(torch.bfloat16)
+    config = LlamaConfig(**SMALL, num_hidden_layers=layers, attn_implementation=attention)  # pyright: ignore[reportCallIssue]
+    made: Any = LlamaForCausalLM(config)
+    model = made.to(torch.bfloat16)
     if adapter != "full":
         model.requires_grad_(False)
         asked = (
@@ -183,7 +184,7 @@ def test_a_layer_keeps_what_autograd_keeps_of_it(adapter: Any, attention: Any) -
 
     spelled = "eager" if attention == "eager" else "sdpa"
     measured = [kept_by_autograd(adapter, spelled, layers) for layers in (2, 3)]
-    architecture = read_architecture(LlamaConfig(**SMALL, num_hidden_layers=3).to_dict())
+    architecture = read_architecture(LlamaConfig(**SMALL, num_hidden_layers=3).to_dict())  # pyright: ignore[reportArgumentType]
     job = Job("lora", ROWS_OF_BATCH, TOKENS, rank=4, adapter=adapter, attention=attention)
     job = replace(job, method="full", adapter="lora") if adapter == "full" else job
     targets = resolve_targets(architecture, ("all-linear",), source="test")
@@ -203,7 +204,8 @@ def test_adapters_of_every_method_hold_their_own_gradients_and_states() -> None:
         ("houlsby", 32 * 2 * (2 * 4096 * 16 + 4096 + 16)),
         ("prefix", 32 * 2 * 16 * 1024),
     ):
-        found = step_components(LLAMA, Job("lora", 1, 2048, accumulated=True, adapter=adapter))
+        job = Job("lora", 1, 2048, accumulated=True, adapter=adapter)  # pyright: ignore[reportArgumentType]
+        found = step_components(LLAMA, job)
         assert found["adapter"] == found["gradients"] == 2 * numbers, adapter
         assert found["optimizer"] == 4 * numbers
 

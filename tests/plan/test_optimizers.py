@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
-import bitsandbytes
 import pytest
 import torch
+from bitsandbytes.optim.adamw import AdamW8bit
+from bitsandbytes.optim.optimizer import GlobalOptimManager
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
@@ -36,7 +38,7 @@ def small(model_type: str) -> tuple[Architecture, torch.nn.Module]:
     return read_architecture(config.to_dict()), AutoModelForCausalLM.from_config(config)
 
 
-def kept(optimizers: list[torch.optim.Optimizer], parameters: list[torch.Tensor]) -> int:
+def kept(optimizers: list[torch.optim.Optimizer], parameters: Sequence[torch.Tensor]) -> int:
     """Step once and return the bytes of all states but counters; what tensors share counts once."""
     for parameter in parameters:
         parameter.grad = torch.full_like(parameter, 1e-3)
@@ -69,12 +71,12 @@ def test_states_are_those_that_the_optimizers_keep(model_type: str, dtype: torch
     assert kept([torch.optim.Adafactor(parameters)], parameters) == state_bytes("adafactor", tensors, item).device
     paged = state_bytes("paged_adamw_8bit", tensors, item, pages=False)
     whole = state_bytes("adamw_8bit", tensors, item)
-    manager = bitsandbytes.optim.GlobalOptimManager.get_instance()
+    manager = GlobalOptimManager.get_instance()
     manager.initialize()  # it knows tensors by their address, which those of an earlier test may have had
     for module in model.modules():
         if isinstance(module, torch.nn.Embedding):
             manager.register_module_override(module, "weight", {"optim_bits": 32})
-    assert kept([bitsandbytes.optim.AdamW8bit(parameters)], parameters) == whole.device == paged.device
+    assert kept([AdamW8bit(parameters)], parameters) == whole.device == paged.device
 
 
 def test_muon_takes_the_matrices_of_layers_and_adamw_the_rest() -> None:

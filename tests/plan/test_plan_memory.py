@@ -95,7 +95,7 @@ def test_nf4_weights_and_constants_equal_those_that_bitsandbytes_makes(double: b
     kept = 0
     for parameter in model.parameters():
         if parameter.dtype == torch.uint8:
-            state = parameter.quant_state
+            state: Any = parameter.quant_state  # pyright: ignore[reportAttributeAccessIssue]
             held = [
                 state.absmax,
                 *([state.state2.absmax, state.state2.code, state.offset, state.code] if double else []),
@@ -146,7 +146,8 @@ def test_activations_are_the_bytes_that_autograd_keeps(family: str, changes: dic
 
     plan = method(**({"kind": "lora"} | changes))
     rows = [TokenRow(str(i), (5,) * 40 + (7 + i,) * 60, (0,) * 90 + (1,) * 10, 40, 90) for i in range(3)]
-    config = {layers: CONFIG_MAPPING[family](**(TINY | {"num_hidden_layers": layers})) for layers in (2, 3)}
+    sizes: list[dict[str, Any]] = [TINY | {"num_hidden_layers": layers} for layers in (2, 3)]
+    config = {each["num_hidden_layers"]: CONFIG_MAPPING[family](**each) for each in sizes}
 
     @contextmanager
     def fast(model: Any) -> Iterator[None]:
