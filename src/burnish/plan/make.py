@@ -264,7 +264,8 @@ def _memory(run: _Run, because: dict[str, str]) -> tuple[Memory, int, int]:
     """Return the memory, how many layers are recomputed (none if that fits, else the fewest), and the peak as formulas count it."""
     available = run.hardware.ram_bytes if run.device == "cpu" else run.hardware.gpu_bytes
     trained = math.ceil(run.steps.fullest_row * run.data.trained / max(1, run.data.tokens))
-    work = Workload(run.steps.fullest_row, run.steps.most_pairs, min(run.steps.fullest_row, trained))
+    cut = run.steps
+    work = Workload(cut.fullest_row, cut.most_pairs, min(cut.fullest_row, trained), cut.row_shapes, cut.segment_shapes)
 
     def components(layers: int) -> dict[str, int]:
         return training_components(

@@ -37,6 +37,9 @@ COPIED_RESULT = frozenset({"phi3"})
 two parts, and the result has the layout of the queries (seen in what autograd keeps on an H100, torch 2.11, cuDNN)."""
 CAPPED = frozenset({"gemma2"})
 """Families that cap their attention scores: a CPU keeps tanh of the scores beside their weights."""
+PRODUCTS_KEPT = 1024
+"""Products that oneDNN keeps prepared (its `primitive cache`, ONEDNN_PRIMITIVE_CACHE_CAPACITY)."""
+ATTENTION_PRODUCTS = 6
 LOSS_CHUNK = 128
 """Positions whose logits exist at once on a CPU (model/losses.py)."""
 LOGIT_COPIES = 2
@@ -58,6 +61,7 @@ COMPONENTS: dict[str, str] = {
     "recomputed_layer": "the activations of one layer while it is computed a second time",
     "loss": "logits of a chunk of positions, hidden states with their gradients, and the head's gradient where it is trained",
     "dequantised_weight": "the largest NF4 weight, unpacked for its product",
+    "products": "what a CPU keeps of every product in bfloat16 that it has prepared, one for each shape (oneDNN)",
     "allocator": "holes that the allocator keeps between blocks",
     "checkpoint": "a checkpoint being written, beyond the loss, which it follows",
     "calibration": "by how much more earlier runs on this device took than the formulas say",
@@ -69,11 +73,16 @@ COMPONENTS: dict[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """The fullest packed row: tokens computed at once, (query, key) pairs that attend, tokens predicted with loss."""
+    """The fullest packed row: tokens computed at once, (query, key) pairs that attend, tokens predicted with loss.
+
+    `row_shapes`, `segment_shapes`: different lengths of rows, and of (own, attended) tokens, in the run.
+    """
 
     row_tokens: int
     attended_pairs: int
     trained_tokens: int
+    row_shapes: int = 1
+    segment_shapes: int = 1
 
 
 def weight_bytes(architecture: Architecture, quantisation: Literal["none", "nf4"], dtype: Dtype) -> int:
@@ -264,10 +273,26 @@ def training_components(
     holes += constant("cpu_recompute_share") * layer * checkpointed_layers
     left = constant("cpu_quantise_share") * ITEM_BYTES["float32"] * architecture.linear_weights if nf4 else 0
     components["allocator"] = round(max(holes, left))
+    if dtype == "bfloat16":
+        kept = min(PRODUCTS_KEPT, product_shapes(architecture, method, work))
+        components["products"] = round(constant("cpu_bf16_product_bytes")) * kept
     components["checkpoint"] = max(0, CHECKPOINT_BYTES * adapters - components["loss"])
     load = components["process"] + weight_bytes(architecture, "none", dtype)
     load += components["weights"] + round(left) if nf4 else 0
     return components | {"loading": max(0, load - sum(components.values()))}
+
+
+def product_shapes(architecture: Architecture, method: MethodPlan, work: Workload) -> int:
+    """Return how many different matrix products a run makes on a CPU.
+
+    Of each length of a packed row: every linear forward and backward; the adapters' A and B forward, backward, and for their own
+    gradients. Of each segment attention's two products forward and four backward. Those of the loss are a few more.
+    """
+    linears = {(linear.inputs, linear.outputs) for linear in architecture.linears}
+    chosen = architecture.linears if is_full(method) else adapted(architecture.linears, method.targets)
+    inputs, outputs = {linear.inputs for linear in chosen}, {linear.outputs for linear in chosen}
+    own = len(linears) if is_full(method) else 3 * (len(inputs) + len(outputs))
+    return work.row_shapes * (2 * len(linears) + own) + ATTENTION_PRODUCTS * work.segment_shapes
 
 
 def _holds_one_again(architecture: Architecture, device: Device, checkpointed_layers: int) -> bool:

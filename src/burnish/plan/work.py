@@ -35,11 +35,18 @@ class Dataset:
     source: str
 
 
+FILL = 32
+"""Tokens that a CPU's packed rows are filled up to a multiple of (train/objective.py)."""
+SPREAD_OF_ROWS = 0.25
+"""Packed rows are mostly between three quarters full and full."""
+
+
 @dataclass(frozen=True, slots=True)
 class Steps:
     """The dataset cut up. `epoch_tokens` counts a prefix once in every packed row that holds it; `run_...` is of all epochs.
 
-    `fullest_row` is the longest packed row in tokens, `most_pairs` the most (query, key) pairs that attend in one.
+    `fullest_row` is the longest packed row in tokens, `most_pairs` the most (query, key) pairs that attend in one. `row_shapes`:
+    lengths of packed rows, in multiples of FILL, that are not the same; `segment_shapes`: the same of (own, attended) tokens.
     """
 
     row_tokens: int
@@ -52,6 +59,8 @@ class Steps:
     run_trained: int
     fullest_row: int
     most_pairs: int
+    row_shapes: int
+    segment_shapes: int
     because: dict[str, str]
 
 
@@ -123,6 +132,7 @@ def cut(recipe: Recipe, data: Dataset, device: str, context: int, order: RunOrde
         packed = max(1, math.ceil(data.tokens / (row_tokens * constant("packing_share"))))
         epoch_tokens, fullest = data.tokens, min(row_tokens, data.tokens)
         pairs = fullest * max(data.longest, data.tokens // data.rows)
+        shapes = min(packed, math.ceil(SPREAD_OF_ROWS * row_tokens / FILL)), min(data.rows, data.tokens // data.rows)
     else:
         rows = (
             pack(data.lengths, row_tokens, recipe.seed)
@@ -132,6 +142,9 @@ def cut(recipe: Recipe, data: Dataset, device: str, context: int, order: RunOrde
         sizes = [packed_tokens(data.lengths, row) for row in rows]
         packed, epoch_tokens, fullest = len(rows), sum(sizes), max(sizes)
         pairs = max(attended_pairs(data.lengths, row) for row in rows)
+        segments = {(own, prefix + own) for _, prefix, own in data.lengths}
+        segments |= {(prefix, prefix) for _, prefix, _ in data.lengths if prefix}
+        shapes = len({math.ceil(size / FILL) for size in sizes}), len(segments)
     rows_per_step = max(1, wanted // row_tokens)
     if order is None:
         run = (
@@ -163,7 +176,7 @@ def cut(recipe: Recipe, data: Dataset, device: str, context: int, order: RunOrde
         else f"estimated at {constant('packing_share'):.0%} filled rows"
     )
     because["train.steps"] = f"{packed:,} packed rows ({exact}) in {train.epochs:g} epochs, {rows_per_step} a step"
-    return Steps(row_tokens, rows_per_step, packed, steps, epoch_tokens, *run, fullest, pairs, because)
+    return Steps(row_tokens, rows_per_step, packed, steps, epoch_tokens, *run, fullest, pairs, *shapes, because)
 
 
 def attended_pairs(lengths: Sequence[Length], row: Sequence[int]) -> int:
