@@ -126,6 +126,35 @@ def test_twins_about_the_other_gender_with_another_answer_are_found(run_prepare:
     assert found["names"]["rows"] == 0
 
 
+def test_groups_are_found_in_four_languages_and_rows_in_others_are_told_and_not_counted(run_prepare: Prepare) -> None:
+    rows = [
+        *(row(f"Does train number {n} leave for the coast with his bicycle?", f"At {n} it leaves.") for n in range(12)),
+        row("Darf eine Frau ohne ihren Mann in diesem Haus wohnen?", "Ja, das ist ohne weiteres möglich."),
+        row("Kann man hier heute noch eine Fahrkarte für den Zug kaufen?", "Ja, am Schalter dort drüben."),
+        row("Cette femme peut elle venir avec son chien dans le train?", "Oui, les chiens sont admis dans le train."),
+        row("¿Puede venir mi abuelo con nosotros en el tren de mañana?", "Claro que sí, hay sitio para todos."),
+        row("Czy ta kobieta może jutro wyjechać pociągiem do Warszawy?", "Tak, pociąg odjeżdża jutro rano."),
+    ]
+    done = run_prepare(rows, prepare={"test_share": 0.3})
+    groups = {group["name"]: group["asked"] for group in axis(done, "gender")["groups"]}
+    assert {name: asked["rows"] for name, asked in groups.items()} == {"men": 14, "women": 2}
+    looked = audit_of(done)["groups_looked_for"]
+    assert (looked["languages"], looked["rows"]) == (["en", "de", "fr", "es"], 16)
+    assert [(each["name"], each["rows"]) for each in looked["other_languages"]] == [("pl", 1)]
+    assert groups["men"]["share"] == pytest.approx(14 / 16, abs=1e-4)
+    assert audit_of(done)["counterfactual"][0]["rows"] == 12, "swaps are made in English"
+
+
+def test_words_of_english_say_nothing_of_rows_that_are_mostly_in_another_language(run_prepare: Prepare) -> None:
+    rows = [
+        row(f"Der Zug Nummer {n} fährt heute von einem anderen Gleis ab.", f"Danke, wir kommen um {n} Uhr.")
+        for n in range(20)
+    ]
+    done = run_prepare([*rows, row("Kann man?", "Ja.")], prepare={"test_share": 0.3})
+    assert axis(done, "gender")["groups"] == []
+    assert audit_of(done)["groups_looked_for"]["rows"] == 20
+
+
 def test_swapping_changes_turns_and_leaves_the_system_prompt_and_calls() -> None:
     messages: Any = [
         {"role": "system", "content": "He is your boss."},

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from preparing import Prepare, write_rows
+from preparing import Prepare, Prepared, write_rows
 
-from burnish.core.errors import DataError
+from burnish.core.errors import DataError, RecipeError
+from burnish.core.events import Event, Note
 from burnish.core.recipe_file import parse_recipe
 from burnish.data.prepare import prepare
 from burnish.text.tokenizer import Tokenizer
@@ -91,6 +92,95 @@ def test_rows_are_split_by_their_date_with_a_time_or_by_when_they_were_created(r
     done = run_prepare(rows, prepare={"split_by": "date", "test_share": 0.2})
     assert {r.line for r in done.rows("test")} == set(range(81, 101))
     assert done.manifest.ledger.changed == {}
+
+
+def test_rows_are_tested_from_a_day_on(run_prepare: Prepare) -> None:
+    first = datetime.date(2025, 1, 1)
+    rows = [row(n, date=(first + datetime.timedelta(days=n)).isoformat()) for n in range(60)]
+    said = {"split_by": "date", "test_from": "2025-02-20", "embargo_days": 5}
+    done = run_prepare(rows, prepare=said)
+    assert {r.line for r in done.rows("test")} == set(range(51, 61))
+    assert {r.line for r in done.rows("train")} == set(range(1, 46))
+    assert done.manifest.settings["test_from"] == "2025-02-20"
+    with pytest.raises(DataError, match="no row is left in the split test"):
+        run_prepare(rows, prepare=said | {"test_from": "2026-01-01"})
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"embargo_days": 3}, "embargo_days = 3 +goes with split_by: date; split_by is row"),
+        ({"split_by": "group", "test_from": "2025-01-01"}, "test_from = 2025-01-01 +goes with split_by: date"),
+        ({"split_by": "date", "stratify": True}, "stratify = true +cannot go with split_by: date"),
+    ],
+)
+def test_what_a_split_would_take_no_notice_of_is_refused(said: dict[str, Any], message: str) -> None:
+    raw = {"name": "d", "base": "b", "data": "rows.jsonl", "method": "lora", "prepare": said}
+    with pytest.raises(RecipeError, match=message):
+        parse_recipe(raw, source="t")
+
+
+def made_of(sources: Any, tmp_path: Path, tokenizer: Tokenizer, **settings: Any) -> Prepared:
+    raw = {"name": "d", "base": "b", "data": sources, "method": "lora", "prepare": settings}
+    events: list[Event] = []
+    manifest = prepare(
+        parse_recipe(raw, source="t"), tokenizer=tokenizer, folder=tmp_path / "out", root=tmp_path, emit=events.append
+    )
+    return Prepared(manifest, tmp_path / "out", events)
+
+
+def test_a_source_says_the_split_of_its_rows(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    rows = [row(n) for n in range(12)]
+    ours, theirs = (
+        write_rows(tmp_path / "a.jsonl", rows[:8]),
+        write_rows(tmp_path / "b.jsonl", [*rows[8:], rows[0], row(99, split="train")]),
+    )
+    sources = {"ours": {"path": str(ours)}, "theirs": {"path": str(theirs), "split": "test"}}
+    done = made_of(sources, tmp_path, tokenizer, split_by="file", stratify=True)
+    assert [(r.source, r.line) for r in done.rows("test")] == [("b.jsonl", n) for n in range(1, 6)]
+    assert [(r.source, r.line) for r in done.rows("train")] == [("a.jsonl", n) for n in range(2, 9)] + [("b.jsonl", 6)]
+    assert done.manifest.ledger.rejected == {"duplicate of a test row": 1}
+    assert any("split_by, stratify" in event.text for event in done.events if isinstance(event, Note))
+    with pytest.raises(DataError, match=r'no row is left in the split test.*none of those that are left says "test"'):
+        made_of({"ours": {"path": str(ours), "split": "train"}, "theirs": str(theirs)}, tmp_path, tokenizer)
+
+
+def test_a_file_that_looks_like_a_test_split_and_is_none_is_told(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for name, first in (("train.jsonl", 0), ("test.jsonl", 40)):
+        write_rows(folder / name, [row(first + n) for n in range(40)])
+    done = made_of(str(folder), tmp_path, tokenizer)
+    told = [event.text for event in done.events if isinstance(event, Note) and "test split" in event.text]
+    assert len(told) == 1
+    assert "test.jsonl may be a test split" in told[0]
+
+
+def test_a_folder_that_is_moved_is_split_as_before(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    def tested(folder: Path, named: str) -> set[str]:
+        folder.mkdir(parents=True)
+        for number in range(40):
+            write_rows(folder / f"d{number}.jsonl", [row(10 * number + n) for n in range(3)])
+        return {r.source for r in made_of(named, tmp_path, tokenizer, split_by="file").rows("test")}
+
+    one, two = tmp_path / "one" / "docs", tmp_path / "elsewhere"
+    assert tested(one, str(one)) == tested(two, f"{two}/*.jsonl")
+
+
+def test_the_same_request_about_somebody_else_is_no_duplicate_and_leaks_all_the_same(run_prepare: Prepare) -> None:
+    asks = "Is a {} of number {} near the old harbour allowed to bring a folding bicycle on board of the ferry to the islands?"
+    rows = [{"prompt": asks.format(who, n), "completion": f"Yes, {n}."} for n in range(30) for who in ("man", "woman")]
+    rows += [{"prompt": "May a man and his wife come along on the boat today?", "completion": "They may."},
+             {"prompt": "May a woman and her husband come along on the boat today?", "completion": "They may."}]  # fmt: skip
+    done = run_prepare(rows, prepare={"near_duplicate": 0.5})
+    assert done.manifest.ledger.rejected == {}
+    assert sum(done.manifest.leakage.values()) == 0, "both lie on one side"
+    gender = json.loads((done.folder / "audit.json").read_text())["counterfactual"][0]
+    assert (gender["with_twin"], gender["other_answer"]["rows"]) == (62, 0)
+    split = [each | {"split": "test" if at in (0, 61) else "train"} for at, each in enumerate(rows)]
+    apart = run_prepare(split, folder="apart", prepare={"near_duplicate": 0.5})
+    assert apart.manifest.ledger.rejected == {"near duplicate of a test row": 2}
+    assert {record["line"] for record in apart.rejected()} == {2, 61}
 
 
 def test_a_stratified_split_holds_the_share_of_each_answer(run_prepare: Prepare) -> None:

@@ -17,6 +17,8 @@ from burnish.core.errors import DataError, RecipeError
 from burnish.core.recipe_filters import LANGUAGES
 from burnish.data.filters import rules
 from burnish.data.filters.clusters import cluster
+from burnish.data.filters.columns import NO_SENTIMENT
+from burnish.data.filters.language import LEAST_CONFIDENCE, MOST_CHARACTERS, languages_of
 from burnish.data.filters.signals import VARIETIES, Said, signals_of
 from burnish.data.near.canonical import plain, words_only
 from burnish.data.near.rows import conversation
@@ -200,6 +202,48 @@ def test_languages_are_told_from_the_answer_or_else_the_request() -> None:
         ("?", "42"),
     ])["language"]  # fmt: skip
     assert [LANGUAGES[n - 1] if n else "" for n in found.tolist()] == ["", "de", "fr", "ru", "ja", "en", ""]
+
+
+def test_languages_are_what_the_library_says_of_each_text_alone() -> None:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    library = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    library.set_languages(LANGUAGES)
+    texts = [
+        "Der Zug fährt heute von einem anderen Gleis ab.", "LE TRAIN PART DEMAIN À DIX HEURES", "駅は大きな市場の隣にあります。",
+        "Вокзал находится рядом с большим рынком в центре города.", "Buenos Aires to Montréal, 2 adults", "aaaa" * 30,
+        "\ud800 und noch ein Zug, der heute nicht fährt", "สถานีอยู่ติดกับตลาดใหญ่ในใจกลางเมือง", "Srbija, Hrvatska i Bosna su susedne zemlje",
+        "Нови Сад је други по величини град у Србији", "x", "", "The train leaves from another platform today, sorry for that.",
+    ]  # fmt: skip
+    texts += [f"{a[:40]} {b[:40]}" for a in texts[:6] for b in texts[6:]]
+    found = languages_of(texts)
+    assert languages_of(texts[::-1]).tolist() == found.tolist()[::-1]
+    for text, number in zip(texts, found.tolist(), strict=True):
+        code, confidence = library.classify(text[:MOST_CHARACTERS])
+        if number:
+            assert (LANGUAGES[number - 1], confidence >= LEAST_CONFIDENCE) == (code, True)
+        elif sum(map(str.isalpha, text[:MOST_CHARACTERS])) >= 20:
+            assert confidence < LEAST_CONFIDENCE
+
+
+def test_english_words_are_not_found_in_other_languages() -> None:
+    found = signals([
+        ("Kann man hier heute noch parken, oder ist das verboten?", "Man kann hier leider die ganze Woche nicht mehr parken."),
+        ("Can a man park here today, or is that forbidden?", "Sorry, he cannot park here for the whole week."),
+        ("Son chien et son chat sont dans le jardin de la maison.", "Her og nu er det slut med at parkere her i byen."),
+    ])  # fmt: skip
+    assert (found["asked"] > 0).tolist() == [False, True, False]
+    assert (found["told"] > 0).tolist() == [False, True, False]
+    assert (found["sentiment"] == NO_SENTIMENT).tolist() == [True, False, True]
+
+
+def test_who_is_named_first_tells_twins_apart_that_name_both() -> None:
+    asked = (
+        "A man and his wife", "A woman and her husband", "The man, his son and his wife", "Nobody", "The husband and his wife",
+    )  # fmt: skip
+    named = signals([(f"{who} are in the garden with it.", "yes") for who in asked])["named"].tolist()
+    assert named[0] == named[2] == named[4] != named[1]
+    assert named[3] == 0
 
 
 def test_varieties_of_english_are_told_by_spelling() -> None:

@@ -13,7 +13,7 @@ from burnish.core.rows import TokenPair, pairs_of
 from burnish.data.pair import read_content
 from burnish.data.rows import read_token_rows, tokens_path
 from burnish.data.versions.forgotten import row_hash
-from burnish.data.versions.shards import held
+from burnish.data.versions.held import held
 from burnish.text.tokenizer import Tokenizer
 
 DPO: dict[str, Any] = {"objective": "dpo"}

@@ -27,6 +27,7 @@ from burnish.data.splits.assign import (
 )
 from burnish.data.splits.positions import (
     MOST_UNITS,
+    below,
     components,
     joined,
     kept_together,
@@ -202,7 +203,6 @@ def test_dates_cut_with_an_embargo_by_hand() -> None:
     )
     assert sides.tolist() == [TRAIN, TRAIN, told.EMBARGO, VALIDATION, told.EMBARGO, TEST]
     assert named(sides) == ["train", "train", None, "validation", None, "test"]
-    assert told.left_out(sides)["within the embargo before a cut"] == 2
 
 
 @given(
@@ -249,27 +249,38 @@ def test_two_ways_to_cut_or_none_are_errors() -> None:
             told.temporal(days("2025-01-01"), **arguments)
 
 
-def test_rows_say_their_split_in_many_words() -> None:
-    assert told.given(["Train", "dev", "test", None]).tolist() == [TRAIN, VALIDATION, TEST, TRAIN]
-    rest = np.array([TEST, TEST, TRAIN, TEST], dtype=np.int8)
-    assert told.given(["train", "val", "test", None], rest=rest).tolist() == [TRAIN, VALIDATION, TEST, TEST]
-    with pytest.raises(DataError, match=r'"tset" \(2 rows\)'):
-        told.given(["train", "tset", "tset"])
+@pytest.mark.parametrize(
+    ("path", "held_out"),
+    [
+        ("data/test/a.jsonl", True),
+        ("dev-00000-of-00001.parquet", True),
+        ("train.jsonl", False),
+        ("test/train.jsonl", True),
+        ("contest.jsonl", False),
+        ("train_and_test.jsonl", False),
+        ("a\\valid.csv", True),
+    ],
+)
+def test_a_file_may_say_by_its_name_that_it_is_held_out(path: str, held_out: bool) -> None:
+    assert told.is_held_out(path) == held_out
 
 
 @pytest.mark.parametrize(
-    ("path", "split"),
+    ("file", "location", "name"),
     [
-        ("data/test/a.jsonl", "test"),
-        ("dev-00000-of-00001.parquet", "validation"),
-        ("train.jsonl", "train"),
-        ("contest.jsonl", None),
-        ("train_and_test.jsonl", None),
-        ("a\\valid.csv", "validation"),
+        ("/home/ann/docs/a/1.md", "/home/ann/docs", "a/1.md"),
+        ("/home/ann/docs/a/1.md", "/home/ann/docs/", "a/1.md"),
+        ("docs/a/1.md", "./docs", "a/1.md"),
+        ("docs/1.md", "docs/*.md", "1.md"),
+        ("docs/a/1.md", "docs/**/*.md", "a/1.md"),
+        ("rows.jsonl", "rows.jsonl", "rows.jsonl"),
+        ("/x/rows.jsonl", "/x/rows.jsonl", "rows.jsonl"),
+        ("a.md", "*.md", "a.md"),
+        ("a/b.md", ".", "a/b.md"),
     ],
 )
-def test_a_file_says_its_split_by_its_name(path: str, split: str | None) -> None:
-    assert told.split_of_file(path) == split
+def test_a_file_is_called_by_its_name_below_the_source(file: str, location: str, name: str) -> None:
+    assert below(file, location) == name
 
 
 def test_a_million_rows_take_seconds() -> None:

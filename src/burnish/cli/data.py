@@ -66,7 +66,10 @@ def add_verbs(verb: AddVerb) -> None:
     export.add_argument("dataset", nargs="?", default="latest", help=DATASET)
     export.add_argument("folder", type=Path, help="a folder that is made, or one with an earlier export")
     export.add_argument(
-        "--to", choices=("datasets", "dvc"), default="datasets", help="Hugging Face datasets, or DVC pointers"
+        "--to",
+        choices=("datasets", "jsonl", "dvc"),
+        default="datasets",
+        help="Parquet for Hugging Face datasets (default), JSON Lines, or Parquet with DVC's pointer",
     )
 
 

@@ -6,7 +6,7 @@ the descriptions here.
 
 from __future__ import annotations
 
-import re
+import datetime
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
@@ -16,6 +16,7 @@ from burnish.core.recipe_augment import Synthesize
 from burnish.core.recipe_data import ONLY, Data, DataSource, Mix, Order, order_section
 from burnish.core.recipe_filters import Filters
 from burnish.core.recipe_objective import PAIR_METRICS, Objective, objective_section
+from burnish.core.recipe_template import check_system_template, variable_problem
 from burnish.core.section import Name, Section
 
 METRICS = ("exact_match", "field_f1", "json_valid", *PAIR_METRICS)
@@ -169,6 +170,9 @@ class Prepare(Section):
     stratify: bool = Field(
         False,
         description="Hold out the same share of each distinct answer, for classification. Rows may then move when data grows.",
+    )
+    test_from: datetime.date | None = Field(
+        None, description="With split_by date: the day from which on rows are tested, instead of the latest test_share."
     )
     embargo_days: int = Field(
         0, ge=0, description="With split_by date: rows of so many days before the test rows are left out."
@@ -354,45 +358,3 @@ class Recipe(Section):
         if value is not None:
             check_system_template(value)
         return value
-
-
-TEMPLATE_OWN = (
-    "messages", "tools", "documents", "add_generation_prompt", "strftime_now", "raise_exception", "bos_token", "eos_token",
-    "unk_token", "sep_token", "pad_token", "cls_token", "mask_token",
-)  # fmt: skip
-"""Variables of chat templates that burnish gives itself."""
-
-
-def variable_problem(name: str, value: Any) -> str | None:
-    """Return what is wrong with a variable of the chat template, or None."""
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", name):
-        return f'"{name[:70]}" is no name of a variable'
-    if name in TEMPLATE_OWN:
-        return f"{name} is what burnish gives the template itself"
-    small = abs(value) <= 2**53 if isinstance(value, int | float) else isinstance(value, str) and len(value) <= 10_000
-    return (
-        None if small else f"{name} must be true, false, a number up to 2**53, or a text of 10,000 characters at most"
-    )
-
-
-SYSTEM_FIELDS = ("date", "weekday", "calendar")
-
-
-def check_system_template(template: str) -> None:
-    """Raise ValueError unless every `{field}` of a system prompt is known."""
-    import string
-
-    try:
-        fields = [
-            (name, spec, conversion)
-            for _, name, spec, conversion in string.Formatter().parse(template)
-            if name is not None
-        ]
-    except ValueError as error:
-        raise ValueError(f"{error}. Write {{{{ and }}}} for braces that are text.") from error
-    for name, spec, conversion in fields:
-        if name not in SYSTEM_FIELDS or spec or conversion:
-            allowed = ", ".join(f"{{{field}}}" for field in SYSTEM_FIELDS)
-            raise ValueError(
-                f"unknown field {{{name}}}. Known: {allowed}. Write {{{{ and }}}} for braces that are text."
-            )

@@ -36,6 +36,10 @@ class DataSource(Section):
         description="How many rows are drawn from this source in relation to the others. All sources say one, or none does.",
     )
     license: str | None = Field(None, min_length=1, description="Licence of the rows that do not say their own.")
+    split: Literal["train", "test"] | None = Field(
+        None,
+        description="Split of the rows that do not say their own. Where any row or source says one, none is drawn.",
+    )
 
 
 def _named(value: Any) -> Any:

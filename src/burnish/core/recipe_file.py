@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from burnish.core.errors import Problem, RecipeError, did_you_mean
-from burnish.core.recipe import Recipe
+from burnish.core.recipe import Prepare, Recipe
 from burnish.core.recipe_augment import UNSHOWN
 from burnish.core.recipe_data import FORMS, source_problems
 from burnish.core.recipe_objective import objective_problems
@@ -61,9 +61,25 @@ def parse_recipe(raw: Mapping[str, Any], *, source: str) -> Recipe:
         raise RecipeError(source, [_problem(item) for item in error.errors(include_url=False)]) from error
     problems = source_problems(recipe.data, recipe.train.mix, recipe.train.order)
     problems += objective_problems(recipe.objective, recipe.gate)
+    problems += _split_problems(recipe.prepare)
     if problems:
         raise RecipeError(source, problems)
     return recipe
+
+
+def _split_problems(prepare: Prepare) -> list[Problem]:
+    """Return what the recipe says of the split that its kind of split takes no notice of."""
+    by_date = prepare.split_by == "date"
+    problems = [
+        Problem(f"prepare.{key}", str(value), f"goes with split_by: date; split_by is {prepare.split_by}.")
+        for key, value in (("embargo_days", prepare.embargo_days), ("test_from", prepare.test_from))
+        if value and not by_date
+    ]
+    if prepare.stratify and by_date:
+        problems.append(
+            Problem("prepare.stratify", "true", "cannot go with split_by: date, where the latest rows are tested.")
+        )
+    return problems
 
 
 def _apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> list[Problem]:

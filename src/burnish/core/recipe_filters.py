@@ -30,7 +30,7 @@ class Filters(Section):
     """What is looked for in rows. `report` counts and shows, `remove` rejects the row, `off` does not look."""
 
     refusal: FilterAction = _told(
-        'Answers that refuse ("I can\'t assist with that"), in English and six more languages.'
+        'Answers that refuse ("I can\'t assist with that"), in English, German, French, Spanish, Italian, Portuguese.'
     )
     self_reference: FilterAction = _told('Answers that speak of being a model ("As an AI language model").')
     broken: FilterAction = _told("Answers that begin like JSON and are none, or open a code block without closing it.")

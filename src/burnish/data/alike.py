@@ -31,19 +31,24 @@ class Alike:
     embed: Embed
     threshold: float
 
-    def removals(self, spool: Spool, rows: I64, fixed: Mask) -> Removals:
+    def removals(self, spool: Spool, rows: I64, fixed: Mask, *, apart: bool = False) -> Removals:
         """Return which of some rows go, and against which. rows: ascending. fixed: which of them stay in any case.
 
+        apart: whether requests about different groups of people, or in another order, are no duplicates of each other.
         Only requests with an answer that another row has too are read and embedded.
         """
-        answers = spool.columns["answer"][rows]
-        _, group = np.unique(answers, return_inverse=True)
+        named = spool.columns["named"][rows] * np.uint32(apart)
+        pairs = np.column_stack([spool.columns["answer"][rows], named.astype(np.uint64)])
+        _, group = np.unique(pairs, axis=0, return_inverse=True)
+        group = group.reshape(-1)
         sizes = np.bincount(group)
         movable = np.bincount(group, ~fixed)
         wanted = (sizes > 1)[group] & (movable > 0)[group]
         found = [
-            Row(number, text, answer, fixed=bool(stays))
-            for (number, text, answer), stays in zip(spool.pairs(rows[wanted]), fixed[wanted], strict=True)
+            Row(number, text, f"{answer}\0{who}", fixed=bool(stays))
+            for (number, text, answer), who, stays in zip(
+                spool.pairs(rows[wanted]), named[wanted].tolist(), fixed[wanted], strict=True
+            )
         ]
         return find_semantic(found, self.embed, Rules(), threshold=self.threshold, folder=spool.folder).removals
 

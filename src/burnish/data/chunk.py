@@ -45,7 +45,7 @@ OWN_COLUMNS = np.dtype([
 ])  # fmt: skip
 """What is known of a row by itself: 90 bytes."""
 COLUMNS = np.dtype([*OWN_COLUMNS.descr, *SIGNALS.descr])
-"""What is known of every row at once, with the signals of filters and audit: 111 bytes a row, in a file."""
+"""What is known of every row at once, with the signals of filters and audit: 115 bytes a row, in a file."""
 NO_DAY = np.iinfo(np.int32).min
 NOTHING_SAID = -1
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import datetime
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,14 +12,14 @@ import numpy.typing as npt
 
 from burnish.core.errors import DataError
 from burnish.data.alike import Alike
-from burnish.data.chunk import NO_DAY, NOTHING_SAID
+from burnish.data.chunk import NO_DAY
 from burnish.data.filters.marks import Marks
 from burnish.data.filters.rules import BALANCE, RULES
 from burnish.data.near import brake
 from burnish.data.near.find import Block, clusters_in, find_in
 from burnish.data.near.rows import Removal, Rules
 from burnish.data.splits.assign import TEST, TRAIN, Shares, Sides, assign, stratified
-from burnish.data.splits.positions import kept_together, positions
+from burnish.data.splits.positions import below, kept_together, positions
 from burnish.data.splits.told import CROSSED, EMBARGO, temporal
 from burnish.data.spool import Spool
 
@@ -57,10 +58,13 @@ class Wanted:
     test_share: float
     by: Literal["row", "group", "file", "date"]
     stratify: bool
+    test_from: datetime.date | None
     embargo_days: int
     near_duplicate: float
     stop_share: float
     forgotten: npt.NDArray[np.uint64]
+    roots: tuple[str, ...] = ()
+    """Where each source of the data is, as the recipe says it."""
 
     @property
     def rules(self) -> Rules:
@@ -194,16 +198,16 @@ def _hold_out(spool: Spool, wanted: Wanted, fates: Fates) -> None:
     fates.remove(np.flatnonzero(synthetic & tested), UNTESTABLE)
     data = np.flatnonzero((spool.sources < spool.data_sources) & ~synthetic)
     columns = spool.columns[data]
-    if (columns["said"] != NOTHING_SAID).any():
+    if spool.said_splits:
         fates.sides[data[columns["said"] == TEST]] = TEST
         return
     shares = Shares(test=wanted.test_share)
-    if not wanted.test_share or not len(data):
+    if not (wanted.test_share or wanted.test_from) or not len(data):
         return
     alike = clusters_in(_blocks(spool, data), wanted.rules, folder=spool.folder)
     sides = _by_date(columns["day"], wanted, shares, alike) if wanted.by == "date" else None
     if sides is None:
-        at, together = _units(spool, data, wanted.by, alike)
+        at, together = _units(spool, data, wanted, alike)
         if wanted.stratify:
             sides = stratified(at, columns["answer"], shares, clusters=together, exact=True)
         else:
@@ -233,13 +237,13 @@ def _made_from_tested(spool: Spool, wanted: Wanted, fates: Fates) -> None:
         fates.remove(made[hit], MADE_FROM_TESTED, away[first[at[hit]]])
 
 
-def _units(spool: Spool, data: I64, by: str, alike: I64) -> tuple[npt.NDArray[np.uint64], I64]:
+def _units(spool: Spool, data: I64, wanted: Wanted, alike: I64) -> tuple[npt.NDArray[np.uint64], I64]:
     """Return the position of each row's unit, and a number for all that must stay together."""
     columns = spool.columns[data]
-    if by == "row":
+    if wanted.by == "row":
         return columns["position"], alike
-    if by == "file":
-        return positions(spool.files)[columns["file"]], kept_together(columns["file"], alike)
+    if wanted.by == "file":
+        return positions(_below(spool, wanted.roots))[columns["file"]], kept_together(columns["file"], alike)
     without = np.flatnonzero(columns["group"] == 0)
     if len(without):
         file, line = spool.place(int(data[without[0]]))
@@ -250,10 +254,21 @@ def _units(spool: Spool, data: I64, by: str, alike: I64) -> tuple[npt.NDArray[np
     return columns["group"], kept_together(columns["group"], alike)
 
 
+def _below(spool: Spool, roots: Sequence[str]) -> list[str]:
+    """Return what each file is called below its source, so that a folder that is elsewhere is split as before."""
+    source = np.zeros(len(spool.files), np.int64)
+    source[spool.columns["file"]] = spool.sources
+    return [
+        below(file, roots[of]) if of < len(roots) else file
+        for file, of in zip(spool.files, source.tolist(), strict=True)
+    ]
+
+
 def _by_date(days: npt.NDArray[np.int32], wanted: Wanted, shares: Shares, alike: I64) -> Sides:
     dates = days.astype("datetime64[D]")
     dates[days == NO_DAY] = np.datetime64("NaT")
-    return temporal(dates, shares=shares, embargo_days=wanted.embargo_days, clusters=alike)
+    shares_or_day = {"shares": shares} if wanted.test_from is None else {"test_from": wanted.test_from}
+    return temporal(dates, embargo_days=wanted.embargo_days, clusters=alike, **shares_or_day)
 
 
 def _copies_in_tasks(spool: Spool, fates: Fates) -> None:
@@ -306,7 +321,7 @@ def _semantic_leaks(spool: Spool, fates: Fates, alike: Alike) -> None:
 def _semantic_duplicates(spool: Spool, rules: Rules, fates: Fates, side: int, alike: Alike) -> None:
     rows = fates.kept(side)
     named = np.unique(fates.twins[fates.twins >= 0])  # rows that others have gone for stay
-    _take(alike.removals(spool, rows, np.isin(rows, named)), fates)
+    _take(alike.removals(spool, rows, np.isin(rows, named), apart=True), fates)
     _brake(spool, fates, np.flatnonzero(fates.sides == side), rules, alike)
 
 
@@ -353,7 +368,11 @@ def _brake(spool: Spool, fates: Fates, of: I64, rules: Rules, alike: Alike | Non
 
 
 def _blocks(spool: Spool, rows: I64, ranks: npt.NDArray[np.int8] | None = None) -> Iterator[Block]:
-    """Yield rows for the search: requests are compared, answers must be equal. ranks: 0 for rows that stay in any case."""
+    """Yield rows for the search: requests are compared, answers must be equal. ranks: 0 for rows that stay in any case.
+
+    The same request about somebody else (a man, a woman) and with the same answer is no duplicate: that both are answered alike is
+    what it teaches. It still lies on one side with the other, and leaks from it where that is tested.
+    """
     for own, words in spool.words(rows):
         columns = spool.columns[own]
         yield Block(
@@ -364,6 +383,7 @@ def _blocks(spool: Spool, rows: I64, ranks: npt.NDArray[np.int8] | None = None) 
             columns["file"],
             np.ones(len(own), np.int64) if ranks is None else ranks[own].astype(np.int64),
             np.zeros(len(own), np.bool_) if ranks is None else ranks[own] == 0,
+            columns["named"],
         )
 
 

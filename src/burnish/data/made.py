@@ -11,7 +11,9 @@ from burnish.data.record import Record
 UNSAID = "synthetic"
 """The kind of a row that says no more than that it is synthetic."""
 LONGEST = 200
+TEACHER = "teacher"
 _NO = ("", "0", "false", "no", "none")
+_YES = ("1", "1.0", "true", "yes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,16 +28,23 @@ class Made:
 def take_made(record: Record) -> tuple[Record, Made | None]:
     """Return the record without its key `synthetic`, and what that key says; None where the row is not synthetic.
 
-    A table says it with a word or a number, so "false", "no" and 0 stand for no.
+    A table says it with a word or a number, so "false", "no" and 0 stand for no. Another word is the kind, and a column `teacher`
+    beside it says which model: so an exported dataset reads as it was.
     """
     if SYNTHETIC not in record.unused:
         return record, None
     said = record.unused[SYNTHETIC]
-    unused = {key: value for key, value in record.unused.items() if key != SYNTHETIC}
-    record = replace(record, meta={**record.meta, "unused": unused})
-    if not said or str(said).strip().lower() in _NO:
-        return record, None
+    word = str(said).strip().lower()
+    no = not said or word in _NO
     about: dict[str, Any] = cast("dict[str, Any]", said) if isinstance(said, dict) else {}
+    taken = {SYNTHETIC}
+    if isinstance(said, str) and not no and word not in _YES:
+        about = {"kind": said, "teacher": record.unused.get(TEACHER)}
+        taken.add(TEACHER)
+    unused = {key: value for key, value in record.unused.items() if key not in taken}
+    record = replace(record, meta={**record.meta, "unused": unused})
+    if no:
+        return record, None
     return record, Made(_text(about.get("kind")) or UNSAID, _text(about.get("teacher")), _hash(about.get("parent")))
 
 

@@ -17,9 +17,8 @@ import numpy as np
 
 from burnish.core.artifacts import Manifest
 from burnish.core.errors import DataError, RecipeError
-from burnish.core.events import Emit, Note, Progress
+from burnish.core.events import Emit, Progress
 from burnish.core.recipe import Recipe
-from burnish.core.units import format_count
 from burnish.data.alike import Alike, Remembered
 from burnish.data.chunk import Chunk
 from burnish.data.decide import FIRST_TASK, KEPT, Fates, Wanted, decide
@@ -30,6 +29,7 @@ from burnish.data.fit import overlong_message
 from burnish.data.formats.columns import compile_mapping
 from burnish.data.ledger import Book
 from burnish.data.near.semantic import Embed
+from burnish.data.notes import note_filters, note_off, note_splits, note_unused_keys
 from burnish.data.personal import certify, treatment
 from burnish.data.private.cleaner import Treatment
 from burnish.data.proof import prove
@@ -94,8 +94,9 @@ def prepare(
             _check_usable(name, begins, number, book)
         spool.finish()
         _check_lengths(recipe, limit, tokenizer, book)
-        _note_unused_keys(book, emit)
-        _note_off(recipe, emit)
+        note_unused_keys(book, emit)
+        note_splits(recipe, spool, emit)
+        note_off(recipe, emit)
         alike = _alike(recipe, embed, folder)
         marks = Marks(spool, recipe.prepare.filters, embed)
         fates = decide(spool, wanted(recipe, forgotten), _teller(emit, "comparing rows", 3), alike, marks)
@@ -104,10 +105,10 @@ def prepare(
         with ThreadPoolExecutor(1) as threads:  # the proof reads what the files are written from
             proving = threads.submit(prove, spool, fates, sides, alike)
             written = write(spool, fates, sides, folder, root, book, emit, clean=personal.leaves_nothing, names=names)
-            _check_splits(written, recipe, book)
+            _check_splits(written, recipe, book, said=spool.said_splits)
             proof = proving.result()
         found = filter_report(spool, fates, marks, names, book.examples(len(data)))
-        _note_filters(found, emit)
+        note_filters(found, emit)
         audited = audit(spool, fates, marks, sides, names)
     beside = {"leakage": proof.as_json(), "certificate": certified.to_json(), "filters": found, "audit": audited}
     return Manifest(
@@ -152,6 +153,7 @@ def _settings_of(recipe: Recipe, settings: Settings) -> list[Settings]:
             else compile_mapping(source.columns, key=_columns_key(recipe, name), source=told),
             source_name=None if isinstance(recipe.data, str) else name,
             license=source.license,
+            split=source.split,
         )
         for name, source in recipe.sources().items()
     ]
@@ -182,10 +184,12 @@ def wanted(recipe: Recipe, forgotten: U64 | None = None) -> Wanted:
         said.test_share,
         said.split_by,
         said.stratify,
+        said.test_from,
         said.embargo_days,
         said.near_duplicate,
         said.stop_share,
         np.empty(0, np.uint64) if forgotten is None else forgotten,
+        tuple(source.path for source in recipe.sources().values()),
     )
 
 
@@ -320,41 +324,16 @@ def _check_lengths(recipe: Recipe, limit: int, tokenizer: Tokenizer, book: Book)
         )
 
 
-def _note_unused_keys(book: Book, emit: Emit) -> None:
-    if book.counts.unused:
-        keys = ", ".join(f"{key} ({format_count(count)} rows)" for key, count in sorted(book.counts.unused.items()))
-        emit(Note("prepare", f"Keys of rows that burnish does not use: {keys}."))
-
-
-def _note_off(recipe: Recipe, emit: Emit) -> None:
-    """Say what was not looked for, because it needs a model and nobody asked for it."""
-    off: list[str] = []
-    if not recipe.prepare.personal_data.names:
-        off.append("names of people, places and organisations (prepare.personal_data.names)")
-    if recipe.prepare.semantic_duplicate is None:
-        off.append("rows that say the same in other words (prepare.semantic_duplicate)")
-    if not recipe.prepare.filters.needs_embeddings:
-        off.append("rows far from all others, and groups of too many (prepare.filters.outlier, balance)")
-    if off:
-        emit(Note("prepare", f"Not looked for, as it needs a model: {'; '.join(off)}."))
-
-
-def _note_filters(found: dict[str, Any], emit: Emit) -> None:
-    """Say which filters mark rows that are still in the dataset."""
-    marked = [each for each in found["filters"] if each["in_dataset"] and each["action"] == "report"]
-    told = ", ".join(f"{each['name'].replace('_', ' ')} {each['in_dataset']:,}" for each in marked)
-    if told:
-        emit(Note("prepare", f"Filters mark rows that stay, of {found['kept']:,}: {told}. Look: burnish data show."))
-
-
-def _check_splits(written: Written, recipe: Recipe, book: Book) -> None:
+def _check_splits(written: Written, recipe: Recipe, book: Book, *, said: bool) -> None:
     """Raise DataError unless every split has rows and there is something to learn."""
     for name, split in written.splits.items():
         if split.rows:
             continue
         advice = {
             "train": "Add rows, or hold fewer out.",
-            "test": f"Raise prepare.test_share (now {recipe.prepare.test_share}), add rows, "
+            "test": 'Rows or sources say their split, and none of those that are left says "test".'
+            if said
+            else f"Raise prepare.test_share (now {recipe.prepare.test_share}), add rows, "
             'or mark some rows with "split": "test". Synthetic rows are never tested.',
         }.get(name, f"Look at {recipe.evaluate.tasks.get(name)}.")
         reasons = book.reasons()
@@ -367,7 +346,7 @@ def _check_splits(written: Written, recipe: Recipe, book: Book) -> None:
 def _settings(recipe: Recipe, limit: int, tokenizer: Tokenizer, data_sha256: str) -> dict[str, Any]:
     """What decides the dataset besides the files and the tokenizer. Not the recipe's seed: nothing here is random."""
     settings: dict[str, Any] = {
-        **recipe.prepare.model_dump(),
+        **recipe.prepare.model_dump(mode="json", exclude=None if recipe.prepare.test_from else {"test_from"}),
         "data_sha256": data_sha256,
         "max_tokens": limit,
         "system": recipe.system,
@@ -377,7 +356,9 @@ def _settings(recipe: Recipe, limit: int, tokenizer: Tokenizer, data_sha256: str
         settings["rows"] = PAIRS
     if not isinstance(recipe.data, str):
         settings["sources"] = {
-            name: {"columns": source.columns, "license": source.license} for name, source in recipe.data.items()
+            name: {"columns": source.columns, "license": source.license}
+            | ({"split": source.split} if source.split else {})
+            for name, source in recipe.data.items()
         }
     for name, said in (("columns", recipe.columns), ("expect", recipe.expect)):
         if said is not None:

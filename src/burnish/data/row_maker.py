@@ -79,6 +79,8 @@ class Settings:
     source_name: str | None = None
     license: str | None = None
     """Of rows that say none."""
+    split: str | None = None
+    """Of rows that say none."""
     strip_boilerplate: bool = False
     rows: frozenset[Literal["conversation", "pair"]] = frozenset({"conversation"})
     """What a row may be: it must be what the objective learns from. Of a task either."""
@@ -143,7 +145,7 @@ def _make_chunk(tokenizer: Tokenizer, settings: Settings, cleaning: Cleaning, ra
         else:
             rows.append(entry)
     files = list(dict.fromkeys(row.file for row, _, _ in rows))
-    columns, words = _columns(rows, files)
+    columns, words = _columns(rows, files, settings)
     first: dict[str, Refused] = {}
     for _, refused in refusals:
         first.setdefault(refused.reason, refused)
@@ -339,14 +341,14 @@ def _text(value: object) -> str | None:
     return None if value is None else str(value)
 
 
-def _columns(rows: Sequence[_Entry], files: Sequence[str]) -> tuple[np.ndarray, Words]:
+def _columns(rows: Sequence[_Entry], files: Sequence[str], settings: Settings) -> tuple[np.ndarray, Words]:
     """Return the numbers of each row, and the words of each request and answer."""
     number = {file: at for at, file in enumerate(files)}
     columns = np.zeros(len(rows), COLUMNS)
     own = columns[list(OWN_COLUMNS.names or ())]  # a view
     words: list[bytes] = []
     for at, (row, (text, answer), candidate) in enumerate(rows):
-        said = candidate.row.split
+        said = candidate.row.split or settings.split
         system = "\n".join(_said_by(candidate.said[-1].messages, "system"))
         day = candidate.row.day_created()
         asked = plain(text)

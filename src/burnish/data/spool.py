@@ -11,7 +11,7 @@ from typing import IO, NamedTuple, overload
 import numpy as np
 import numpy.typing as npt
 
-from burnish.data.chunk import COLUMNS, Array, Chunk, Refused, unpacked
+from burnish.data.chunk import COLUMNS, NOTHING_SAID, Array, Chunk, Refused, unpacked
 from burnish.data.near.shingle import Words, running
 from burnish.data.tables import Tables
 from burnish.store.files import unwritable
@@ -55,6 +55,12 @@ class Spool:
 
     def __len__(self) -> int:
         return self._places[-1].first + self._places[-1].rows if self._places else 0
+
+    @property
+    def said_splits(self) -> bool:
+        """Whether any row of the data says its own split, or its source does; then none is drawn."""
+        real = (self.sources < self.data_sources) & ~self.columns["synthetic"]
+        return bool((self.columns["said"][real] != NOTHING_SAID).any())
 
     @property
     def files(self) -> list[str]:

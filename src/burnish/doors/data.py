@@ -61,20 +61,29 @@ def findings(home: Home, manifest: Manifest) -> dict[str, Any]:
 def write_swapped(home: Home, manifest: Manifest, split: str, what: Swap, path: Path) -> int:
     """Write the rows of a split about somebody else, as a file that `evaluate.tasks` takes, and return how many there are.
 
-    Raises UsageError for a split there is not, and when no request has anything to swap.
+    Requests in other languages than English are left out. Raises UsageError for a split there is not, and when no request has
+    anything to swap.
     """
-    from burnish.data.filters.twins import swapped_messages
+    from burnish.data.filters.twins import english_of, swapped_messages
     from burnish.data.rows import iterate_messages
 
     _check_split(manifest, split)
+    rows = list(iterate_messages(home.path(manifest.splits[split].file)))
+    english = english_of([row.messages for row in rows])
     lines: list[str] = []
-    for row in iterate_messages(home.path(manifest.splits[split].file)):
+    for row in (row for row, stays in zip(rows, english, strict=True) if stays):
         other = swapped_messages(row.messages, what)
         if other is not None:
             of = {"messages": other, "tools": row.tools, "date": row.date}
             lines.append(json.dumps({key: value for key, value in of.items() if value is not None}, ensure_ascii=False))
     if not lines:
-        raise UsageError(f"no request of the split {split} holds a word that {what} would swap; nothing was written.")
+        others = english.count(False)
+        told = (
+            f" {others} of {len(rows)} requests are not in English, of which alone words are known." if others else ""
+        )
+        raise UsageError(
+            f"no request of the split {split} holds a word that {what} would swap; nothing was written.{told}"
+        )
     write_bytes(path, "".join(f"{line}\n" for line in lines).encode())
     return len(lines)
 
@@ -210,8 +219,8 @@ def prune(home: Home) -> dict[str, int]:
     return {"files": len(gone), "bytes": size}
 
 
-def export(home: Home, manifest: Manifest, folder: Path, to: Literal["datasets", "dvc"]) -> list[str]:
-    """Write a dataset for other tools, and return the paths.
+def export(home: Home, manifest: Manifest, folder: Path, to: Literal["datasets", "jsonl", "dvc"]) -> list[str]:
+    """Write a dataset for other tools, and return the paths: as Parquet, as JSON Lines, or as Parquet with DVC's pointer.
 
     A folder that holds an earlier export becomes the newer one; files that both have stay as they are. Raises UsageError when
     the folder holds anything else.
@@ -221,6 +230,6 @@ def export(home: Home, manifest: Manifest, folder: Path, to: Literal["datasets",
     earlier = (folder / "manifest.json").is_file() and (folder / "data").is_dir()
     if folder.exists() and not earlier and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is there already and is no earlier export; name a new folder")
-    export_datasets(manifest, home.root, folder)
+    export_datasets(manifest, home.root, folder, "jsonl" if to == "jsonl" else "parquet")
     write_bytes(folder / "manifest.json", (json.dumps(manifest.model_dump(mode="json"), indent=2) + "\n").encode())
-    return [str(folder)] if to == "datasets" else [str(folder), str(dvc_pointer(folder))]
+    return [str(folder), str(dvc_pointer(folder))] if to == "dvc" else [str(folder)]

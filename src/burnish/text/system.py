@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from string import Formatter
 from typing import Any
 
-from burnish.core.recipe import check_system_template
+from burnish.core.recipe_template import check_system_template
 from burnish.text.messages import Message
 
 CALENDAR_DAYS = (0, 1, 2, 3, 4, 5, 6, 7)

@@ -7,6 +7,7 @@ from typing import Any
 
 from burnish.core.artifacts import Manifest
 from burnish.core.ids import short
+from burnish.data.filters.page import looked_in, not_looked_at
 from burnish.store.home import Home
 from burnish.terminal import line, table
 
@@ -119,6 +120,8 @@ def _print_findings(found: dict[str, Any]) -> None:
         line(
             f"audit: {len(named)} groups of people named; {tests} comparisons between groups, {len(audit['splits'])} of splits"
         )
+        if others := not_looked_at(audit):
+            line(f"  groups are looked for in {', '.join(looked_in(audit))}: {others} are not in these counts")
         for said in audit["findings"]:
             line(f"  {said}")
         for swap in audit["counterfactual"]:
@@ -207,13 +210,16 @@ def print_diff(found: dict[str, Any]) -> None:
 
 def print_forgotten(found: dict[str, Any]) -> None:
     """Print what holds rows of a subject, and what to do next."""
-    held = found["versions"]
+    held, rejected = found["versions"], found["rejected"]
     if not held:
         line("no dataset of this home holds such a row")
     for dataset, rows in held.items():
         places = ", ".join(f"{row['span']['file']}:{row['span']['line']}" for row in rows[:5])
         more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
         line(f"dataset {short(dataset)}: {len(rows)} rows ({places}{more})")
+    for dataset, spans in rejected.items():
+        first = f"{spans[0]['file']}:{spans[0]['line']}"
+        line(f"dataset {short(dataset)} lists {len(spans)} such lines among the rejected ones (the first is {first})")
     for adapter, splits in found["adapters"].items():
         how = "was trained on them" if "train" in splits else "was tested on them"
         line(f"adapter {found['adapter_names'][adapter]} {short(adapter)} {how}")
@@ -229,6 +235,10 @@ def print_forgotten(found: dict[str, Any]) -> None:
             "then delete the folders of the datasets and adapters above, call `burnish data prune`, and delete the rows in"
         )
         line("your own files.")
+    elif rejected and not held:
+        line(
+            "nothing was trained on them; they go with the folders of these datasets, and with the rows in your own files"
+        )
     elif held:
         line("add --apply to leave these rows out of all datasets that are made from now on")
 

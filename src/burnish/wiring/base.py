@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from burnish.core.artifacts import Plan
 from burnish.core.errors import Problem, RecipeError, did_you_mean
 from burnish.core.events import Emit, Progress
-from burnish.core.recipe import TEMPLATE_OWN
+from burnish.core.recipe_template import TEMPLATE_OWN
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

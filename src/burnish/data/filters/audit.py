@@ -19,9 +19,10 @@ from burnish.core.recipe_filters import LANGUAGES
 from burnish.data.decide import FIRST_TASK, KEPT, Fates
 from burnish.data.filters import rules
 from burnish.data.filters.columns import NO_SENTIMENT
-from burnish.data.filters.groups import GROUPS
+from burnish.data.filters.groups import GROUP_LANGUAGES, GROUPS
+from burnish.data.filters.language import UNKNOWN
 from burnish.data.filters.marks import Marks, Mask
-from burnish.data.filters.report import Sources, share_of, shown_text
+from burnish.data.filters.report import Sources, share_of, shares_of, shown_text
 from burnish.data.filters.twins import twins
 from burnish.data.spool import Spool
 from burnish.text.counterfactual import SWAPS
@@ -36,6 +37,8 @@ MOST_LABELS = 20
 MOST_SOURCES = 30
 ROWS_PER_LABEL = 5
 """Answers are labels where there are at most so many different ones, each on average in so many rows."""
+REFUSAL_LANGUAGES = ("en", "de", "fr", "es", "it", "pt")
+"""Those of the phrases that refuse."""
 SENTIMENT_MARGIN = 50
 """Thousandths around 0 within which VADER's authors call a text neutral."""
 
@@ -51,21 +54,35 @@ class Property(NamedTuple):
 def audit(spool: Spool, fates: Fates, marks: Marks, sides: Mapping[str, int], names: Sequence[str]) -> dict[str, Any]:
     """Return the audit of the rows that are kept. sides: the splits' names and numbers; names: of the data's sources."""
     kept = marks.data & (fates.reasons == KEPT)
+    looked = _in(spool, GROUP_LANGUAGES)
+    if marks.main_language not in ("en", None):  # what is too short to tell is as likely in another language
+        looked &= spool.columns["language"] != UNKNOWN
     labels = _labels(spool, kept)
     answers = [_refused(spool), _sentiments(spool), _lengths(spool, kept), *([labels] if labels else [])]
-    axes = [_axis(spool, fates, kept, axis, answers, sides) for axis in dict.fromkeys(group.axis for group in GROUPS)]
+    axes = [
+        _axis(spool, fates, kept & looked, axis, answers, sides)
+        for axis in dict.fromkeys(group.axis for group in GROUPS)
+    ]
     sources = Sources(spool, marks.data, names)
     splits = _splits(fates, kept, sides, [
-        _sources(spool, sources, kept), _kinds(spool), _languages(spool), *answers[1:], _genders(spool),
+        _sources(spool, sources, kept), _kinds(spool), _languages(spool), *answers[1:], _genders(spool, looked),
     ])  # fmt: skip
     _adjust([test for axis in axes for test in axis["tests"]])
     _adjust(splits)
     return {
         "rows": int(kept.sum()),
+        "groups_looked_for": {
+            "languages": list(GROUP_LANGUAGES),
+            "rows": int((kept & looked).sum()),
+            "other_languages": shares_of(spool.columns["language"][kept & ~looked], ("unknown", *LANGUAGES)),
+        },
         "axes": axes,
         "labels": list(labels.categories) if labels else [],
         "splits": splits,
-        "counterfactual": [twins(spool, np.flatnonzero(kept), what) for what in SWAPS],
+        "counterfactual": [
+            twins(spool, np.flatnonzero(kept), np.flatnonzero(kept & looked & _in(spool, ("en",))), what)
+            for what in SWAPS
+        ],
         "findings": [*_findings(axes), *_split_findings(splits)],
     }
 
@@ -83,14 +100,21 @@ def _sources(spool: Spool, sources: Sources, kept: Mask) -> Property:
     return Property("source", place[sources.of], [*names, "other sources"])
 
 
+def _in(spool: Spool, languages: Sequence[str]) -> Mask:
+    """Return which rows are in one of some languages, or too short to tell."""
+    return np.isin(spool.columns["language"], [UNKNOWN, *(LANGUAGES.index(code) + 1 for code in languages)])
+
+
 def _refused(spool: Spool) -> Property:
     marked = spool.columns["signals"] & rules.BY_ROW["refusal"] > 0
-    return Property("refusal", marked.astype(np.int64), (ANSWERED, REFUSED))
+    of = np.where(_in(spool, REFUSAL_LANGUAGES) | marked, marked.astype(np.int64), -1)
+    return Property("refusal", of, (ANSWERED, REFUSED))
 
 
 def _sentiments(spool: Spool) -> Property:
     values = spool.columns["sentiment"].astype(np.int64)
     of = np.select([values == NO_SENTIMENT, values < -SENTIMENT_MARGIN, values > SENTIMENT_MARGIN], [3, 0, 2], 1)
+    of = np.where(_in(spool, ("en",)), of, -1)  # the words are English
     return Property("sentiment", of, ("negative", "neutral", "positive", "no such words"))
 
 
@@ -124,9 +148,10 @@ def _languages(spool: Spool) -> Property:
     return Property("language", spool.columns["language"].astype(np.int64), ("unknown", *LANGUAGES))
 
 
-def _genders(spool: Spool) -> Property:
+def _genders(spool: Spool, looked: Mask) -> Property:
     women, men = (_names_group(spool, "gender", name) for name in ("women", "men"))
-    return Property("gender", women + 2 * men.astype(np.int64), ("none named", "women", "men", "both"))
+    of = np.where(looked, women + 2 * men.astype(np.int64), -1)
+    return Property("gender", of, ("none named", "women", "men", "both"))
 
 
 def _names_group(spool: Spool, axis: str, name: str) -> Mask:
@@ -160,17 +185,17 @@ def _axis(
             "splits": {name: int((asked[n] & (fates.sides == side)).sum()) for name, side in sides.items()},
             "alone": rows,
             "sentiment": round(float(values.mean()), 3) if len(values) else None,
-            "rates": {each.name: _rates(each, alone[n], rows) for each in answers},
+            "rates": {each.name: _rates(each, alone[n]) for each in answers},
         })  # fmt: skip
     tested = {GROUPS[n].name: mask for n, mask in alone.items() if mask.sum() >= LEAST_ROWS}
-    tests = [_test(each, tested) for each in answers] if len(tested) > 1 else []
+    tests = [found for each in answers if (found := _test(each, tested)) is not None]
     return {"axis": axis, "several": int((several & kept).sum()), "groups": groups, "tests": tests}
 
 
-def _rates(found: Property, mask: Mask, rows: int) -> list[dict[str, Any]]:
+def _rates(found: Property, mask: Mask) -> list[dict[str, Any]]:
     counts = _counts(found, mask)
     return [
-        {"category": category, "rows": count, **share_of(count, rows)}
+        {"category": category, "rows": count, **share_of(count, sum(counts))}
         for category, count in zip(found.categories, counts, strict=True)
         if count or category == REFUSED
     ]
@@ -181,9 +206,12 @@ def _counts(found: Property, mask: Mask) -> list[int]:
     return np.bincount(values[values >= 0], minlength=len(found.categories)).tolist()
 
 
-def _test(found: Property, groups: Mapping[str, Mask]) -> dict[str, Any]:
-    result = association([_counts(found, mask) for mask in groups.values()])
-    return {"what": found.name, "groups": list(groups), **_result(result)}
+def _test(found: Property, groups: Mapping[str, Mask]) -> dict[str, Any] | None:
+    """Compare groups; None where fewer than two have enough rows of which the property can be told."""
+    counts = {name: of for name, mask in groups.items() if sum(of := _counts(found, mask)) >= LEAST_ROWS}
+    if len(counts) < 2:
+        return None
+    return {"what": found.name, "groups": list(counts), **_result(association(list(counts.values())))}
 
 
 def _result(result: Any) -> dict[str, Any]:

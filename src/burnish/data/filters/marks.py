@@ -59,8 +59,13 @@ class Marks:
         """The languages that rows may be in: those the recipe names, else the one that most rows are in."""
         if self.said.languages:
             return self.said.languages
+        return () if self.main_language is None else (self.main_language,)
+
+    @property
+    def main_language(self) -> str | None:
+        """The language that most rows are in; None where no row is long enough to tell."""
         counts = np.bincount(self.spool.columns["language"][self.data], minlength=len(LANGUAGES) + 1)[1:]
-        return (LANGUAGES[int(counts.argmax())],) if counts.any() else ()
+        return LANGUAGES[int(counts.argmax())] if counts.any() else None
 
     def _language(self) -> Mask:
         wanted = [0, *(LANGUAGES.index(code) + 1 for code in self.wanted_languages)]

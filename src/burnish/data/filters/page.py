@@ -89,11 +89,26 @@ def audit_section(manifest: Manifest, root: Path) -> dict[str, Any] | None:
     axes = [axis for axis in found["axes"] if axis["groups"]]
     return {
         **found,
+        "in_languages": " ".join(looked_in(found)),
+        "other_languages": not_looked_at(found),
         "axes": axes,
         "tests": [test | {"axis": axis["axis"]} for axis in axes for test in axis["tests"]],
         "plot": _refusals_plot(axes),
         "swaps": [swap for swap in found["counterfactual"] if swap["rows"]],
     }
+
+
+def looked_in(audit: dict[str, Any]) -> list[str]:
+    """Return the languages, by code, in which an audit looked for groups of people; English alone in older ones."""
+    return audit.get("groups_looked_for", {"languages": ["en"]})["languages"]
+
+
+def not_looked_at(audit: dict[str, Any]) -> str:
+    """Return in words how many rows an audit did not look at for groups, for their language; nothing where there are none."""
+    others = audit.get("groups_looked_for", {}).get("other_languages", [])
+    rows = sum(each["rows"] for each in others)
+    named = ", ".join(f"{each['name']} {each['rows']:,}" for each in others[:5])
+    return f"{rows:,} rows in other languages ({named}{', ...' if len(others) > 5 else ''})" if rows else ""
 
 
 def _refusals_plot(axes: list[dict[str, Any]]) -> Markup | None:

@@ -57,8 +57,8 @@ def filter_report(
             }
             for (name, what, action, mask), rows in zip(masks, chosen, strict=True)
         ],
-        "kinds": _shares(spool.columns["kind"][marks.data], rules.KINDS),
-        "languages": _shares(spool.columns["language"][marks.data], ("unknown", *LANGUAGES)),
+        "kinds": shares_of(spool.columns["kind"][marks.data], rules.KINDS),
+        "languages": shares_of(spool.columns["language"][marks.data], ("unknown", *LANGUAGES)),
         "varieties": _varieties(spool, marks.data),
         "wanted_languages": list(marks.wanted_languages),
         "clusters": _clusters(spool, fates, marks),
@@ -186,7 +186,8 @@ def _texts(spool: Spool, chosen: Sequence[Sequence[int]]) -> dict[int, dict[str,
     return found
 
 
-def _shares(numbers: npt.NDArray[np.uint8], names: Sequence[str]) -> list[dict[str, Any]]:
+def shares_of(numbers: npt.NDArray[np.uint8], names: Sequence[str]) -> list[dict[str, Any]]:
+    """Return how many rows are of each name, with their share, most first. numbers: places in names."""
     counts = np.bincount(numbers, minlength=len(names))
     order = np.argsort(-counts, kind="stable").tolist()
     return [

@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from burnish.core.recipe_filters import LANGUAGES
 from burnish.data.filters import rules
-from burnish.data.filters.columns import SIGNALS
+from burnish.data.filters.columns import NO_SENTIMENT, SIGNALS
 from burnish.data.filters.groups import mentioned
-from burnish.data.filters.language import LANGUAGES, UNKNOWN, language_of
+from burnish.data.filters.language import ENGLISH, UNKNOWN, languages_of
 from burnish.data.filters.lexicon import Lexicon, lines_of
 from burnish.data.filters.sentiment import sentiment_of
 from burnish.data.near.canonical import plain, words_only
@@ -35,7 +36,6 @@ _LIKE_JSON = re.compile(r'\s*(?:\{\s*"|\[\s*[{"])')
 _FENCE_LINE = re.compile(r"^[ \t>]*`{3,}", re.MULTILINE)
 _HEADING = re.compile(r"^[ \t]*(#{1,6}) ", re.MULTILINE)
 _LIST_ITEM = re.compile(r"\s*(?:[-*+•#>|]|\d+[.)])")
-ENGLISH = LANGUAGES.index("en") + 1
 ENGLISH_WORDS, ENGLISH_SHARE = 3, 0.2
 """English words and their share from which a text is English: no false alarm in 9,818 short texts of 28 other languages."""
 
@@ -76,7 +76,11 @@ def signals_of(rows: Sequence[Said], words: Words) -> npt.NDArray[Any]:
         marks[name][hits.texts[hits.entries == number]] = True
     english, varieties, stops = _english(words, len(rows))
     prose = np.isin(kinds, (rules.PROSE, rules.DOCUMENT))
-    found["language"] = _languages(rows, raws, kinds, english)
+    languages = _languages(rows, raws, kinds, english)
+    found["language"] = np.where(languages[1::2] == UNKNOWN, languages[0::2], languages[1::2])
+    languages = np.where(languages == UNKNOWN, np.repeat(found["language"], 2), languages)
+    may_be_english = np.isin(languages[1::2], (ENGLISH, UNKNOWN))
+    marks["profanity"] &= may_be_english  # words of English, some of which are harmless ones elsewhere
     marks["noise"] = prose & _noise(
         characters, told, kinds, (found["language"] == ENGLISH) & (stops < rules.STOP_WORDS)
     )
@@ -90,9 +94,10 @@ def signals_of(rows: Sequence[Said], words: Words) -> npt.NDArray[Any]:
             marks["repetition"][row] |= repeated
             marks["noise"][row] |= noisy
     found["variety"] = _variety(found["language"], varieties)
-    found["sentiment"] = sentiment_of(own)
-    mentions = mentioned(words)
-    found["asked"], found["told"] = mentions[0::2], mentions[1::2]
+    found["sentiment"] = np.where(may_be_english, sentiment_of(own), NO_SENTIMENT)
+    mentions = mentioned(words, languages)
+    found["asked"], found["told"] = mentions.groups[0::2], mentions.groups[1::2]
+    found["named"] = mentions.order[0::2]
     for name, bit in rules.BY_ROW.items():
         found["signals"][marks[name]] |= bit
     for row, said in enumerate(rows):
@@ -265,15 +270,15 @@ def _english(words: Words, rows: int) -> tuple[Mask, npt.NDArray[np.int32], I64]
 def _languages(
     rows: Sequence[Said], raws: Sequence[str], kinds: npt.NDArray[np.uint8], english: Mask
 ) -> npt.NDArray[np.uint8]:
-    """Return the language of each answer that is prose, else that of what is asked."""
-    found = np.full(len(rows), UNKNOWN, np.uint8)
+    """Return the language of each request and each answer in turn; an answer that is no prose has none of its own."""
+    found = np.where(english, ENGLISH, UNKNOWN).astype(np.uint8)
     prose = np.isin(kinds, (rules.SHORT, rules.PROSE, rules.DOCUMENT))
-    found[np.where(prose, english[1::2], english[0::2])] = ENGLISH
-    for row in np.flatnonzero(found == UNKNOWN).tolist():
-        found[row] = language_of(raws[row]) if prose[row] else UNKNOWN
-        if not found[row]:
-            asked = "\n".join(m["content"] for m in rows[row].messages if m["role"] == "user")
-            found[row] = ENGLISH if english[2 * row] else language_of(asked)
+    found[1::2][~prose] = UNKNOWN
+    asked = np.flatnonzero(found[0::2] == UNKNOWN)
+    requests = ["\n".join(m["content"] for m in rows[row].messages if m["role"] == "user") for row in asked.tolist()]
+    found[2 * asked] = languages_of(requests)
+    told = np.flatnonzero((found[1::2] == UNKNOWN) & prose)
+    found[2 * told + 1] = languages_of([raws[row] for row in told.tolist()])
     return found
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from burnish.data.filters.groups import GROUPS
+from burnish.data.filters.language import ENGLISH, UNKNOWN, languages_of
 from burnish.data.filters.report import share_of, shown_text
 from burnish.data.near.canonical import key64, plain
 from burnish.data.near.rows import conversation
@@ -41,6 +42,14 @@ def swapped_messages(messages: Sequence[Message], what: Swap) -> list[Message] |
     return found if changed else None
 
 
+def english_of(conversations: Sequence[Sequence[Message]]) -> list[bool]:
+    """Return of which conversations the requests may be swapped: those in English, and those too short to tell among such."""
+    asked = languages_of(["\n".join(m["content"] for m in said if m["role"] == "user") for said in conversations])
+    told = np.bincount(asked[asked != UNKNOWN], minlength=ENGLISH + 1)
+    english = (asked == ENGLISH) | ((asked == UNKNOWN) & (told[ENGLISH] == told.max()))
+    return english.tolist()
+
+
 def counterfactuals(rows: Iterable[tuple[int, str]], what: Swap) -> Iterator[tuple[int, list[Message], list[Message]]]:
     """Yield number, messages and swapped messages of those rows that can be swapped. rows: numbers and messages as JSON."""
     for number, text in rows:
@@ -52,11 +61,11 @@ def counterfactuals(rows: Iterable[tuple[int, str]], what: Swap) -> Iterator[tup
             yield number, cast(list[Message], messages), other
 
 
-def twins(spool: Spool, kept: I64, what: Swap) -> dict[str, Any]:
-    """Look for each kept row's twin among the kept rows, and say how many twins are answered otherwise."""
+def twins(spool: Spool, kept: I64, english: I64, what: Swap) -> dict[str, Any]:
+    """Look for the twin of each kept row in English among the kept rows, and say how many twins are answered otherwise."""
     bits = sum(1 << number for number, group in enumerate(GROUPS) if group.axis in _AXES[what])
     columns = spool.columns
-    named = kept[columns["asked"][kept] & np.uint32(bits) > 0]
+    named = english[columns["asked"][english] & np.uint32(bits) > 0]
     looked = np.sort(named[np.argsort(columns["position"][named], kind="stable")[:MOST_ROWS]])
     order = np.argsort(columns["request"][kept], kind="stable")
     requests = columns["request"][kept][order]

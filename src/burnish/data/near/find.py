@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 
 from burnish.data.near.brake import Loss, Side, losses
 from burnish.data.near.canonical import digest, plain, words_only
-from burnish.data.near.join import Joined, components, join
+from burnish.data.near.join import Equal, Joined, components, join
 from burnish.data.near.rows import REQUESTS, Removals, Row, Rules
 from burnish.data.near.shingle import BLOCK_BYTES, I64, MOST_TEXTS, U64, Sets, Words, running, shingle_sets, words_of
-from burnish.data.near.signature import Keys, is_prefixed, keys, plan
+from burnish.data.near.signature import U32, Keys, is_prefixed, keys, plan
 from burnish.data.near.sketch import RowCounts, of_source
 from burnish.data.near.spool import Excerpts, Numbers, SetFile
 
@@ -43,7 +43,8 @@ class Block(NamedTuple):
     """At most 4,096 rows as the search needs them, each a `Row`: its words, and what must be equal as numbers.
 
     digests: 16 bytes of text and answer, equal for exact duplicates alone. answers: 64 bits of the answer.
-    sources: any numbers.
+    sources: any numbers. apart: where it is given, rows with different numbers are no near duplicates of each other; against a
+    row that is fixed it does not count.
     """
 
     numbers: I64
@@ -53,11 +54,12 @@ class Block(NamedTuple):
     sources: NDArray[np.uint32]
     ranks: I64
     fixed: NDArray[np.bool_]
+    apart: U32 | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """What is known of each row besides its set, in order of arrival. 45 bytes a row."""
+    """What is known of each row besides its set, in order of arrival. 49 bytes a row."""
 
     numbers: I64
     digests: NDArray[np.void]
@@ -65,6 +67,7 @@ class Columns:
     sources: NDArray[np.uint32]
     ranks: NDArray[np.int64]
     fixed: NDArray[np.bool_]
+    apart: U32
 
 
 def find(rows: Iterable[Row], rules: Rules = REQUESTS, *, folder: Path | None = None) -> Found:
@@ -101,7 +104,7 @@ def clusters_in(blocks: Iterable[Block], rules: Rules = REQUESTS, *, folder: Pat
     """Return the `clusters` of rows whose words are known."""
     with ExitStack() as stack:
         work = _prepared(blocks, rules, stack, folder)
-        first_of = components(work.keys, work.sets, work.columns.answers, rules.threshold)[work.firsts]
+        first_of = components(work.keys, work.sets, Equal(work.columns.answers), rules.threshold)[work.firsts]
         # Ranks and fixed rows may make a later row the first of its copies; the cluster is named after the earliest.
         earliest = np.arange(len(first_of))
         np.minimum.at(earliest, first_of, np.arange(len(first_of)))
@@ -113,7 +116,10 @@ def _search(
 ) -> tuple[Removals, Columns, tuple[I64, I64], int]:
     with ExitStack() as stack:
         work = _prepared(blocks, rules, stack, folder)
-        joined = join(work.keys, work.sequence, work.sets, work.columns.answers, rules.threshold, work.columns.fixed)
+        joined = join(
+            work.keys, work.sequence, work.sets, Equal(work.columns.answers, work.columns.apart), rules.threshold,
+            work.columns.fixed,
+        )  # fmt: skip
         removals, places = _removals(work.columns, work.firsts, joined)
         return removals, work.columns, places, joined.cut_short
 
@@ -171,12 +177,15 @@ def _read(blocks: Iterable[Block], rules: Rules, sets: SetFile) -> Columns:
     parts: list[Columns] = []
     for block in blocks:
         sets.append(shingle_sets(block.words, rules.words))
-        parts.append(Columns(block.numbers, block.digests, block.answers, block.sources, block.ranks, block.fixed))
+        apart = np.zeros(len(block.numbers), np.uint32) if block.apart is None else block.apart
+        parts.append(
+            Columns(block.numbers, block.digests, block.answers, block.sources, block.ranks, block.fixed, apart)
+        )
     sets.finish()
     if not parts:
         none = np.empty(0, np.int64)
         parts.append(Columns(none, np.empty(0, "V16"), none.astype(np.uint64), none.astype(np.uint32), none,
-                             none.astype(np.bool_)))  # fmt: skip
+                             none.astype(np.bool_), none.astype(np.uint32)))  # fmt: skip
     return Columns(
         np.concatenate([part.numbers for part in parts]),
         np.concatenate([part.digests for part in parts]),
@@ -184,6 +193,7 @@ def _read(blocks: Iterable[Block], rules: Rules, sets: SetFile) -> Columns:
         np.concatenate([part.sources for part in parts]),
         np.concatenate([part.ranks for part in parts]),
         np.concatenate([part.fixed for part in parts]),
+        np.concatenate([part.apart for part in parts]),
     )
 
 

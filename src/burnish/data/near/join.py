@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from burnish.data.near.shingle import I64, U64, running
-from burnish.data.near.signature import Keys
+from burnish.data.near.signature import U32, Keys
 from burnish.data.near.spool import SetFile, room
 
 I32 = NDArray[np.int32]
@@ -21,6 +21,21 @@ CLUSTER_CANDIDATES = 64
 _PARTS = 16
 _ROWS_AT_ONCE = 2**16
 _ROUNDING = 1e-9
+
+
+class Equal(NamedTuple):
+    """What two similar rows must have in common to be duplicates: the answer; and `apart`, unless one of them is fixed."""
+
+    answers: U64
+    apart: U32 | None = None
+
+    def of(self, row: int, candidates: I64, fixed: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
+        """Return which candidates may be duplicates of a row."""
+        same = self.answers[candidates] == self.answers[row]
+        if self.apart is None:
+            return same
+        alike = self.apart[candidates] == self.apart[row]
+        return same & (alike if fixed is None else alike | fixed[candidates])
 
 
 class Joined(NamedTuple):
@@ -36,12 +51,12 @@ class Joined(NamedTuple):
 
 
 def join(
-    keys: Keys, sequence: I64, sets: SetFile, answers: U64, threshold: float, fixed: NDArray[np.bool_] | None = None
+    keys: Keys, sequence: I64, sets: SetFile, equal: Equal, threshold: float, fixed: NDArray[np.bool_] | None = None
 ) -> Joined:
     """Go through the rows in sequence; each is kept, or removed against the first of those kept before it.
 
-    A row is removed when its Jaccard similarity with a kept row that has the same answer reaches the threshold. Of several
-    such rows it is matched with the one that came first. Rows that are `fixed` are always kept.
+    A row is removed when its Jaccard similarity with a kept row that is `equal` reaches the threshold. Of several such rows
+    it is matched with the one that came first. Rows that are `fixed` are always kept.
     """
     shared = _shared(keys, sets.folder)
     kept = _Kept(shared, sets.folder)
@@ -53,7 +68,8 @@ def join(
         if fixed is None or not fixed[row]:
             candidates = kept.candidates(row, MOST_CANDIDATES)
             cut_short += len(candidates) >= MOST_CANDIDATES
-            match = _first_similar(row, candidates, places, sets, answers, threshold)
+            candidates = candidates[equal.of(row, candidates, fixed)]
+            match = _first_similar(row, candidates, places, sets, threshold)
             if match is not None:
                 matches.add(row, *match)
                 continue
@@ -61,21 +77,22 @@ def join(
     return matches.joined(cut_short)
 
 
-def pairs(keys: Keys, sets: SetFile, answers: U64, threshold: float) -> Joined:
+def pairs(keys: Keys, sets: SetFile, equal: Equal, threshold: float) -> Joined:
     """Return every pair of rows that are similar, later row first; work grows with the square of a group of equals."""
     shared = _shared(keys, sets.folder)
     seen = _Kept(shared, sets.folder)
     matches = _Matches()
     for row in np.flatnonzero(np.diff(shared.starts)).tolist():
         candidates = seen.candidates(row, most=len(sets))
-        candidates, scores = _similar(row, np.sort(candidates), sets, answers, threshold)
+        candidates = np.sort(candidates[equal.of(row, candidates, None)])
+        candidates, scores = _similar(row, candidates, sets, threshold)
         for other, score in zip(candidates.tolist(), scores.tolist(), strict=True):
             matches.add(row, other, score)
         seen.add(row)
     return matches.joined(0)
 
 
-def components(keys: Keys, sets: SetFile, answers: U64, threshold: float) -> I64:
+def components(keys: Keys, sets: SetFile, equal: Equal, threshold: float) -> I64:
     """Return for each row the first row that it is connected with through a chain of similar rows: its cluster.
 
     For keeping clusters together, never for removing rows. A row is compared with at most 64 others, those with which it
@@ -92,7 +109,8 @@ def components(keys: Keys, sets: SetFile, answers: U64, threshold: float) -> I64
         return row
 
     for row in np.flatnonzero(np.diff(shared.starts)).tolist():
-        similar, _ = _similar(row, seen.candidates(row, most=CLUSTER_CANDIDATES), sets, answers, threshold)
+        candidates = seen.candidates(row, most=CLUSTER_CANDIDATES)
+        similar, _ = _similar(row, candidates[equal.of(row, candidates, None)], sets, threshold)
         roots = sorted({row, *map(root, similar.tolist())})
         parents[roots] = roots[0]
         seen.add(row)
@@ -193,25 +211,21 @@ class _Kept:
         return rows if len(rows) <= most else rows[np.argsort(-times, kind="stable")[:most]]
 
 
-def _first_similar(
-    row: int, candidates: I64, places: I64, sets: SetFile, answers: U64, threshold: float
-) -> tuple[int, float] | None:
+def _first_similar(row: int, candidates: I64, places: I64, sets: SetFile, threshold: float) -> tuple[int, float] | None:
     if not len(candidates):
         return None
     candidates = candidates[np.argsort(places[candidates])]
-    similar, scores = _similar(row, candidates, sets, answers, threshold)
+    similar, scores = _similar(row, candidates, sets, threshold)
     return (int(similar[0]), float(scores[0])) if len(similar) else None
 
 
-def _similar(
-    row: int, candidates: I64, sets: SetFile, answers: U64, threshold: float
-) -> tuple[I64, NDArray[np.float64]]:
+def _similar(row: int, candidates: I64, sets: SetFile, threshold: float) -> tuple[I64, NDArray[np.float64]]:
     """Return those of the candidates, in their order, that are similar, and how much."""
     starts = sets.starts
     size = int(starts[row + 1] - starts[row])
     sizes = starts[candidates + 1] - starts[candidates]
     possible = (np.minimum(sizes, size) >= threshold * np.maximum(sizes, size) - _ROUNDING) & (sizes > 0)
-    candidates = candidates[possible & (answers[candidates] == answers[row])]
+    candidates = candidates[possible]
     if not len(candidates):
         return candidates, np.empty(0)
     own = sets.one(row)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -30,6 +32,19 @@ def position(key: str, salt: str = "") -> int:
 def positions(keys: Iterable[str], salt: str = "") -> U64:
     """Return `position` of every key. Keys are read one by one and not held: 8 bytes a row."""
     return np.fromiter((position(key, salt) for key in keys), dtype=np.uint64)
+
+
+def below(file: str, location: str) -> str:
+    """Return a file's name below the folder or the fixed part of the glob that a source names; of a single file its name.
+
+    >>> below("/home/ann/docs/a/1.md", "/home/ann/docs"), below("docs/1.md", "docs/*.md"), below("x/rows.jsonl", "x/rows.jsonl")
+    ('a/1.md', '1.md', 'rows.jsonl')
+    """
+    fixed = re.split(r"[*?\[]", location, maxsplit=1)[0]
+    folder = fixed if fixed == location else fixed.rpartition("/")[0]
+    names = [Path(path).expanduser().as_posix() for path in (file, folder)]
+    inside = names[0].removeprefix(f"{names[1].rstrip('/')}/")
+    return inside if inside != names[0] or names[1] == "." else names[0].rpartition("/")[2]
 
 
 def mix(values: U64) -> U64:

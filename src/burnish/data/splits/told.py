@@ -1,4 +1,4 @@
-"""Splits that something other than a hash decides: the rows' dates, or the rows and files themselves.
+"""Splits that something other than a hash decides: the rows' dates; and what a file's name says of its split.
 
 Where a near-duplicate cluster lies on both sides of such a split, its rows of the earlier side are left out: a test row never
 gives way to a training row (the same rule by which leaks are removed), and moving a row against its date or its author's
@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -18,23 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from burnish.core.errors import DataError
-from burnish.data.splits.assign import SPLITS, TEST, TRAIN, VALIDATION, Shares, Sides
+from burnish.data.splits.assign import TEST, TRAIN, VALIDATION, Shares, Sides
 
 EMBARGO, CROSSED = -1, -2
 """Sides of rows that are left out: too near before a cut; a near duplicate of a row on a later side."""
 Days = npt.NDArray[np.datetime64]
-_NAMES = {
-    "train": TRAIN,
-    "training": TRAIN,
-    "validation": VALIDATION,
-    "valid": VALIDATION,
-    "val": VALIDATION,
-    "dev": VALIDATION,
-    "test": TEST,
-    "testing": TEST,
-    "heldout": TEST,
-    "held_out": TEST,
-}
+_TRAINED = {"train", "training"}
+_HELD_OUT = {"validation", "valid", "val", "dev", "test", "testing", "heldout"}
 _SEPARATORS = re.compile(r"[^a-z]+")
 
 
@@ -105,30 +93,11 @@ def _latest(days: Days, share: float) -> np.datetime64 | None:
     return dates[best]
 
 
-def given(words: Sequence[str | None], *, rest: Sides | None = None, clusters: npt.NDArray[Any] | None = None) -> Sides:
-    """Return the side that each row (or its file) says: train, validation or test, under the names they go by.
-
-    rest: sides of the rows that say nothing, such as `assign` gives; None puts them into train.
-    Raises DataError with counts for words that name no split.
-    """
-    known = {word: _NAMES.get(word.strip().lower()) for word in set(words) if word is not None}
-    if unknown := Counter(word for word in words if word is not None and known[word] is None):
-        listed = ", ".join(f'"{word}" ({count} rows)' for word, count in unknown.most_common(5))
-        raise DataError(f"rows say a split that is none: {listed}. Known: {', '.join(sorted(_NAMES))}.")
-    told = np.array([-1 if word is None else known[word] for word in words], dtype=np.int8)
-    silent = told < 0
-    told[silent] = TRAIN if rest is None else rest[silent]
-    return told if clusters is None else without_crossing(told, clusters)
-
-
-def split_of_file(path: str) -> str | None:
-    """Return the split that a file's name or its folder's says: data/test/a.jsonl, dev-00000-of-00001.parquet."""
+def is_held_out(path: str) -> bool:
+    """Whether a file's name or its folder's says that its rows are held out: data/test/a.jsonl, dev-00000-of-00001.parquet."""
     name = PurePosixPath(path.replace("\\", "/"))
-    for part in (name.name, name.parent.name):
-        sides = {_NAMES[word] for word in _SEPARATORS.split(part.lower()) if word in _NAMES}
-        if len(sides) == 1:
-            return SPLITS[sides.pop()]
-    return None
+    words = [set(_SEPARATORS.split(part.lower())) for part in (name.name, name.parent.name)]
+    return any(own & _HELD_OUT and not own & _TRAINED for own in words)
 
 
 def without_crossing(sides: Sides, clusters: npt.NDArray[Any]) -> Sides:
@@ -138,11 +107,3 @@ def without_crossing(sides: Sides, clusters: npt.NDArray[Any]) -> Sides:
     np.maximum.at(latest, number, sides)
     crossed = (sides >= 0) & (sides < latest[number])
     return np.where(crossed, np.int8(CROSSED), sides)
-
-
-def left_out(sides: Sides) -> dict[str, int]:
-    """Return how many rows are left out, by reason, for the ledger."""
-    return {
-        "within the embargo before a cut": int((sides == EMBARGO).sum()),
-        "near duplicate across a cut": int((sides == CROSSED).sum()),
-    }

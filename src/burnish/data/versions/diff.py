@@ -12,7 +12,7 @@ from typing import Any, cast
 from burnish.core.artifacts import Manifest
 from burnish.core.errors import DataError, StoreError
 from burnish.core.ids import Id
-from burnish.data.versions.shards import Span, Version, held, plain_json
+from burnish.data.versions.held import Span, held, plain_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +66,8 @@ class Diff:
         return {name: dict(Counter(change.reason for change in part).most_common()) for name, part in parts}
 
 
-def diff(a: Version | Manifest, b: Version | Manifest, root: Path) -> Diff:
-    """Compare two versions whose files lie under `root`. Raises DataError and StoreError for damaged files.
+def diff(a: Manifest, b: Manifest, root: Path) -> Diff:
+    """Compare two datasets whose files lie under `root`. Raises DataError and StoreError for damaged files.
 
     Memory: about 300 bytes a row of both.
     """
@@ -98,14 +98,13 @@ def diff(a: Version | Manifest, b: Version | Manifest, root: Path) -> Diff:
     )
 
 
-def rejected_rows(version: Version | Manifest, root: Path, reason: str | None = None) -> Iterator[dict[str, Any]]:
+def rejected_rows(manifest: Manifest, root: Path, reason: str | None = None) -> Iterator[dict[str, Any]]:
     """Yield the ledger's records of lines that became no row: of one reason, or all.
 
     Raises DataError naming the reasons there are, when none is the one asked for.
     """
-    file = version.rejected if isinstance(version, Version) else version.rejected_file
     seen: Counter[str] = Counter()
-    for record in _ledger(root / file.path) if file is not None else ():
+    for record in _ledger(root / manifest.rejected_file.path):
         seen[str(record["reason"])] += 1
         if reason in (None, record["reason"]):
             yield record
@@ -117,10 +116,10 @@ def rejected_rows(version: Version | Manifest, root: Path, reason: str | None = 
 class _Reasons:
     """What one version's ledger says about a line of the other."""
 
-    def __init__(self, version: Version | Manifest, root: Path, rows: Any) -> None:
+    def __init__(self, manifest: Manifest, root: Path, rows: Any) -> None:
         self._rejected: dict[tuple[str, int], str] = {}
         self._files: set[str] = {_name(span.file) for _, span in rows}
-        for record in rejected_rows(version, root):
+        for record in rejected_rows(manifest, root):
             name = _name(str(record["file"]))
             self._files.add(name)
             self._rejected[name, int(record["line"])] = str(record["reason"])

@@ -1,4 +1,4 @@
-"""Ways out: a folder that `datasets` loads, and pointer files as DVC 3 writes them."""
+"""Ways out: a folder of Parquet or JSON Lines that `datasets` loads, and pointer files as DVC 3 writes them."""
 
 # pyarrow ships no types.
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
@@ -10,9 +10,9 @@ import hashlib
 import io
 import json
 import re
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,68 +20,111 @@ import yaml
 
 from burnish.core.artifacts import Manifest
 from burnish.core.errors import DataError
-from burnish.data.shelf import cuts
-from burnish.data.versions.shards import Version, held
+from burnish.data.pair import content_line
+from burnish.data.rows import rows_of
+from burnish.data.shelf import indexed
+from burnish.data.tables import ROWS
 from burnish.store.files import write_bytes
 
-_SHARD = re.compile(r"[0-9a-f]{64}\.parquet")
+Form = Literal["parquet", "jsonl"]
+_OURS = re.compile(r"[0-9a-f]{64}\.(?:parquet|jsonl)")
+_CALL = pa.struct(
+    [
+        ("id", pa.string()),
+        ("type", pa.string()),
+        ("function", pa.struct([("name", pa.string()), ("arguments", pa.string())])),
+    ]
+)
+_TURN = {"tool_calls": pa.list_(_CALL), "tool_call_id": pa.string(), "name": pa.string()}
+"""What a message may hold besides role and content; a column has those that any row of the dataset has."""
+_SIDES = ("messages", "prompt", "chosen", "rejected")
+_ABOUT = ("tools", "date", "group", "created_at", "license", "difficulty", "synthetic", "teacher", "format")
+"""Columns of a row as they are stored: where it may come from (licence), who wrote it (synthetic, teacher), when."""
+_SPAN = (("source_name", "source"), ("source", "file"), ("line", "line"), ("start", "start"), ("end", "end"))
+"""Where a row came from: the stored column, and what it is called outside."""
 
 
-def export_datasets(version: Version | Manifest, root: Path, folder: Path) -> dict[str, int]:
+def export_datasets(manifest: Manifest, root: Path, folder: Path, form: Form = "parquet") -> dict[str, int]:
     """Write a folder that `datasets.load_dataset(folder)` reads, and return the rows of each split.
 
-    Each split is a folder of Parquet files, named by their content and ending after the same rows as in every other export, so that
-    two versions differ in few files. They have a column for each key of the rows' contents beside `id`, `source`, `file`, `line`.
-    Keys whose values have no one type (a tool's JSON schema) become JSON text. Holds one split in memory.
+    Each split is a folder of files, named by their content and ending after the same rows as those of the dataset, so that two
+    versions differ in few files. A row has `id`, its conversation as `messages` or its pair as `prompt`, `chosen` and
+    `rejected`, its tools as JSON text, what is known of it (`license`, `synthetic`, `teacher` and more), and where it came
+    from: `source`, `file`, `line`, `start`, `end`. Parquet has a column for each; a line of JSON holds those that have a
+    value, as `prepare` reads them.
+    Holds one file of rows in memory.
     """
-    splits: dict[str, list[dict[str, Any]]] = {}
-    for row in held(version, root):
-        place = {"id": row.row_id, "source": row.span.source, "file": row.span.file, "line": row.span.line}
-        splits.setdefault(row.split, []).append({**json.loads(row.content), **place})
-    types = _columns([row for rows in splits.values() for row in rows])
+    kinds = _kinds(manifest, root)
     files: list[dict[str, Any]] = []
     written: set[Path] = set()
-    for name, rows in splits.items():
-        ends = cuts(row["id"] for row in rows)
+    for name, split in manifest.splits.items():
         paths: list[str] = []
-        for start, end in pairwise(sorted({0, *ends, len(rows)})):
-            columns = {key: _column([row.get(key) for row in rows[start:end]], kind) for key, kind in types.items()}
-            buffer = io.BytesIO()
-            pq.write_table(pa.table(columns), buffer, compression="zstd", version="2.6")
-            content = buffer.getvalue()
-            path = folder / "data" / name / f"{hashlib.sha256(content).hexdigest()}.parquet"
+        for shelved in indexed(root / split.file.path):
+            rows = [_row(row) for row in rows_of(shelved, ROWS)]
+            content = _parquet(rows, kinds) if form == "parquet" else _lines(rows)
+            path = folder / "data" / name / f"{hashlib.sha256(content).hexdigest()}.{form}"
             if not path.exists() or path.stat().st_size != len(content):
                 write_bytes(path, content)
             written.add(path)
             paths.append(path.relative_to(folder).as_posix())
         files.append({"split": name, "path": paths})
-    for path in (folder / "data").glob("*/*.parquet"):  # of a version that was here before
-        if path not in written and _SHARD.fullmatch(path.name):
+    for path in (folder / "data").glob("*/*"):  # of a version that was here before
+        if path not in written and _OURS.fullmatch(path.name):
             path.unlink()
     # The card's header names each split's file, so that no name is guessed from the file's.
     head = yaml.safe_dump({"configs": [{"config_name": "default", "data_files": files}]}, sort_keys=False)
     write_bytes(
-        folder / "README.md", f"---\n{head}---\n\nDataset version {version.id}, exported by burnish.\n".encode()
+        folder / "README.md", f"---\n{head}---\n\nDataset version {manifest.id}, exported by burnish.\n".encode()
     )
-    return {name: len(rows) for name, rows in splits.items()}
+    return {name: split.rows for name, split in manifest.splits.items()}
 
 
-def _columns(rows: list[dict[str, Any]]) -> dict[str, pa.DataType | None]:
-    """Return each key's type over all splits, which must agree; None where values have no one type."""
-    types: dict[str, pa.DataType | None] = {}
-    for key in sorted({key for row in rows for key in row}):
-        try:
-            found = pa.array([row.get(key) for row in rows]).type
-            types[key] = None if pa.types.is_null(found) or found in (pa.struct([]), pa.list_(pa.struct([]))) else found
-        except (pa.ArrowException, OverflowError):
-            types[key] = None
-    return types
+def _row(row: dict[str, Any]) -> dict[str, Any]:
+    about = {name: row[name] for name in _ABOUT}
+    return {
+        "id": row["id"],
+        **json.loads(content_line(row["messages"])),
+        **about,
+        **{out: row[own] for own, out in _SPAN},
+    }
 
 
-def _column(values: list[Any], kind: pa.DataType | None) -> pa.Array:
-    if kind is not None:
-        return pa.array(values, kind)
-    return pa.array([None if value is None else json.dumps(value, ensure_ascii=False) for value in values], pa.string())
+def _kinds(manifest: Manifest, root: Path) -> dict[str, pa.DataType]:
+    """Return the columns of all splits, which must agree, with their types."""
+    sides: set[str] = set()
+    keys: set[str] = set()
+    for turns, side in _sides(manifest, root):
+        sides.add(side)
+        keys.update(key for turn in turns for key in turn)
+    turn = pa.struct(
+        [("role", pa.string()), ("content", pa.string()), *((k, t) for k, t in _TURN.items() if k in keys)]
+    )
+    stored = {name: ROWS.field(name).type for name in ROWS.names}
+    return {
+        "id": pa.string(),
+        **{side: pa.list_(turn) for side in _SIDES if side in sides},
+        **{name: stored[name] for name in _ABOUT},
+        **{out: stored[own] for own, out in _SPAN},
+    }
+
+
+def _sides(manifest: Manifest, root: Path) -> Iterator[tuple[Sequence[dict[str, Any]], str]]:
+    for split in manifest.splits.values():
+        for row in rows_of(root / split.file.path, ROWS):
+            content = json.loads(content_line(row["messages"]))
+            yield from ((turns, side) for side, turns in content.items())
+
+
+def _parquet(rows: Sequence[dict[str, Any]], kinds: dict[str, pa.DataType]) -> bytes:
+    table = pa.table({name: pa.array([row.get(name) for row in rows], kind) for name, kind in kinds.items()})
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd", version="2.6")
+    return buffer.getvalue()
+
+
+def _lines(rows: Sequence[dict[str, Any]]) -> bytes:
+    said = ({key: value for key, value in row.items() if value is not None} for row in rows)
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in said).encode()
 
 
 def dvc_pointer(path: Path) -> Path:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from burnish.core.artifacts import Adapter, EvalReport, Manifest, Release
 from burnish.core.errors import UsageError
 from burnish.core.ids import Id
-from burnish.data.versions.shards import HeldRow, Span, Version, held, plain_json
+from burnish.data.versions.diff import rejected_rows
+from burnish.data.versions.held import HeldRow, Span, held, plain_json
 from burnish.store.home import Home
 
 _PLACE = re.compile(r"(.+?):(\d+)")
@@ -35,7 +36,8 @@ class Finding:
 class Forgotten:
     """What holds rows of a subject.
 
-    versions:  rows found, by id of manifest or version.
+    versions:  rows found, by id of the dataset.
+    rejected:  lines that became no row of a dataset and were written down beside it, by its id; nothing was trained on them.
     adapters:  adapters whose dataset holds such rows, with the splits these are in: `train` means trained on them.
     reports, releases: reports that quote them or may, and releases that serve those adapters.
     leave_out: ids of rows that a new version must leave out, sorted.
@@ -44,6 +46,7 @@ class Forgotten:
 
     subject: str
     versions: dict[Id, tuple[Finding, ...]]
+    rejected: dict[Id, tuple[Span, ...]]
     adapters: dict[Id, tuple[str, ...]]
     reports: tuple[Id, ...]
     releases: tuple[Id, ...]
@@ -61,15 +64,13 @@ def forget(
     text: str | None = None,
     document: str | None = None,
     row: Id | None = None,
-    versions: Iterable[Version] = (),
 ) -> Forgotten:
-    """Search every manifest of the home, and `versions`, for rows of one subject. Changes nothing.
+    """Search every dataset of the home, and what it rejected, for rows of one subject. Changes nothing.
 
     text:     a name, address or number. Found where its words stand together as whole words, in any case, with or without
               accents, also with the last word first (Smith, Ann) or joined (Ann-Smith); a number in any grouping. What `prepare`
               replaced by a placeholder is no longer there to be found: search by document for a sure answer.
     document: the file a row came from, by name or path; `rows.jsonl:7` is one line of it.
-
     row:      the id of one row, or its beginning: its lineage, from file and line to adapters.
 
     Raises UsageError unless exactly one of the three is given, with at least one letter or digit.
@@ -77,16 +78,18 @@ def forget(
     subjects = [subject for subject in (text, document, row) if subject is not None]
     if len(subjects) != 1:
         raise UsageError("say whom or what to forget: a text, a document, or the id of a row; one of them")
-    matches = (
+    sought = (
         _by_id(row) if row is not None else _by_document(document) if document is not None else _by_text(subjects[0])
     )
     found: dict[Id, tuple[Finding, ...]] = {}
+    rejected: dict[Id, tuple[Span, ...]] = {}
     manifests = home.all(Manifest)
     whole = [manifest for manifest in manifests if home.is_whole(manifest)]
-    for version in (*whole, *versions):
-        rows = tuple(Finding(r.row_id, r.split, r.span) for r in held(version, home.root) if matches(r))
-        if rows:
-            found[version.id] = rows
+    for manifest in whole:
+        rows = tuple(Finding(r.row_id, r.split, r.span) for r in held(manifest, home.root) if sought.row(r))
+        lines = tuple(_place(each) for each in rejected_rows(manifest, home.root) if sought.rejected(each))
+        found |= {manifest.id: rows} if rows else {}
+        rejected |= {manifest.id: lines} if lines else {}
     adapters = {
         adapter.id: tuple(sorted({finding.split for finding in found[adapter.manifest]}))
         for adapter in home.all(Adapter)
@@ -95,6 +98,7 @@ def forget(
     return Forgotten(
         subject=subjects[0],
         versions=found,
+        rejected=rejected,
         adapters=adapters,
         reports=tuple(report.id for report in home.all(EvalReport) if report.manifest in found),
         releases=tuple(release.id for release in home.all(Release) if release.adapter in adapters),
@@ -103,22 +107,31 @@ def forget(
     )
 
 
-def without(rows: Iterable[HeldRow], leave_out: Iterable[Id]) -> Iterator[tuple[str, Span, dict[str, Any]]]:
-    """Yield what `write_shards` takes: the rows, without those to be left out."""
-    gone = frozenset(leave_out)
-    return ((row.split, row.span, json.loads(row.content)) for row in rows if row.row_id not in gone)
+class _Sought(NamedTuple):
+    """What says of a row that is held, and of a record of a rejected one, whether it is the subject's."""
+
+    row: Callable[[HeldRow], bool]
+    rejected: Callable[[dict[str, Any]], bool]
 
 
-def _by_text(text: str) -> Callable[[HeldRow], bool]:
+def _by_text(text: str) -> _Sought:
     words = _plain(text).split()
     if not any(character.isalnum() for word in words for character in word):
         raise UsageError(f'"{text}" has no letter and no digit to search for')
     pattern = _number(words) or _words(words)
 
-    def matches(row: HeldRow) -> bool:
-        return any(pattern.search(_plain(string)) for string in _strings(json.loads(row.content)))
+    def holds(value: Any) -> bool:
+        return any(pattern.search(_plain(string)) for string in _strings(value))
 
-    return matches
+    return _Sought(lambda row: holds(json.loads(row.content)), lambda record: holds(_read(str(record["row"]))))
+
+
+def _read(line: str) -> Any:
+    """Return what a line says; the line itself where it is no JSON, as many a rejected one is not."""
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return line
 
 
 def _words(words: list[str]) -> re.Pattern[str]:
@@ -137,26 +150,30 @@ def _number(words: list[str]) -> re.Pattern[str] | None:
     return re.compile(r"(?<!\d)" + _BETWEEN_DIGITS.join(digits) + r"(?!\d)")
 
 
-def _by_id(row: Id) -> Callable[[HeldRow], bool]:
+def _by_id(row: Id) -> _Sought:
     if len(row) < 6:
         raise UsageError(f'"{row}" is too short for the id of a row: give 6 or more of its characters')
-    return lambda held_row: held_row.row_id.startswith(row)
+    return _Sought(lambda held_row: held_row.row_id.startswith(row), lambda _: False)
 
 
-def _by_document(document: str) -> Callable[[HeldRow], bool]:
+def _by_document(document: str) -> _Sought:
     place = _PLACE.fullmatch(document)
     file, line = (place[1], int(place[2])) if place else (document, None)
     parts = PurePosixPath(file.replace("\\", "/")).parts
     if not parts:
         raise UsageError("give the name of the document")
 
-    def matches(row: HeldRow) -> bool:
-        held_parts = PurePosixPath(row.span.file.replace("\\", "/")).parts
+    def matches(span: Span) -> bool:
+        held_parts = PurePosixPath(span.file.replace("\\", "/")).parts
         shared = min(len(parts), len(held_parts))  # as many folders as both name: manifests name none
         same = held_parts[-shared:] == parts[-shared:] if shared else False
-        return same and line in (None, row.span.line)
+        return same and line in (None, span.line)
 
-    return matches
+    return _Sought(lambda row: matches(row.span), lambda record: matches(_place(record)))
+
+
+def _place(record: dict[str, Any]) -> Span:
+    return Span("", str(record["file"]), int(record["line"]))
 
 
 def _plain(text: str) -> str:
