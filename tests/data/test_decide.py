@@ -170,8 +170,12 @@ def test_a_folder_that_is_moved_is_split_as_before(tmp_path: Path, tokenizer: To
 def test_the_same_request_about_somebody_else_is_no_duplicate_and_leaks_all_the_same(run_prepare: Prepare) -> None:
     asks = "Is a {} of number {} near the old harbour allowed to bring a folding bicycle on board of the ferry to the islands?"
     rows = [{"prompt": asks.format(who, n), "completion": f"Yes, {n}."} for n in range(30) for who in ("man", "woman")]
-    rows += [{"prompt": "May a man and his wife come along on the boat today?", "completion": "They may."},
-             {"prompt": "May a woman and her husband come along on the boat today?", "completion": "They may."}]  # fmt: skip
+    both = (
+        "May a {} come along when we sail around the lighthouse, or must everybody stay ashore till the storm is over?"
+    )
+    rows += [
+        {"prompt": both.format(who), "completion": "Yes."} for who in ("man with his wife", "woman with her husband")
+    ]
     done = run_prepare(rows, prepare={"near_duplicate": 0.5})
     assert done.manifest.ledger.rejected == {}
     assert sum(done.manifest.leakage.values()) == 0, "both lie on one side"

@@ -212,7 +212,8 @@ def test_languages_are_what_the_library_says_of_each_text_alone() -> None:
     texts = [
         "Der Zug fährt heute von einem anderen Gleis ab.", "LE TRAIN PART DEMAIN À DIX HEURES", "駅は大きな市場の隣にあります。",
         "Вокзал находится рядом с большим рынком в центре города.", "Buenos Aires to Montréal, 2 adults", "aaaa" * 30,
-        "\ud800 und noch ein Zug, der heute nicht fährt", "สถานีอยู่ติดกับตลาดใหญ่ในใจกลางเมือง", "Srbija, Hrvatska i Bosna su susedne zemlje",
+        "\ud800 und noch ein Zug, der heute nicht fährt", "สถานีอยู่ติดกับตลาดใหญ่ในใจกลางเมือง",
+        "Srbija, Hrvatska i Bosna su susedne zemlje",
         "Нови Сад је други по величини град у Србији", "x", "", "The train leaves from another platform today, sorry for that.",
     ]  # fmt: skip
     texts += [f"{a[:40]} {b[:40]}" for a in texts[:6] for b in texts[6:]]

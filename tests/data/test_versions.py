@@ -21,12 +21,12 @@ from burnish.core.recipe_file import parse_recipe
 from burnish.data.prepare import prepare
 from burnish.data.rows import iterate_messages
 from burnish.data.versions.diff import diff, rejected_rows
-from burnish.data.versions.export import dvc_pointer, export_datasets
+from burnish.data.versions.export import dvc_pointer, export_datasets, export_lines
 from burnish.data.versions.forget import forget
 from burnish.data.versions.forgotten import row_hash
 from burnish.data.versions.held import Span, held
 from burnish.store.home import Home
-from burnish.text.tokenizer import Tokenizer
+from burnish.text.tokenizer import Tokenizer, load_tokenizer
 
 PLACES = ("Oslo", "Rome", "Lima", "Kyiv", "Bern", "Cairo", "Delhi", "Tunis", "Accra", "Quito")
 
@@ -47,12 +47,33 @@ TOOL = {
 }
 
 
-def test_rows_come_back_with_where_they_are_from_and_all_that_they_say(run_prepare: Prepare, tmp_path: Path) -> None:
+WITH_TOOLS = (
+    "{% if tools %}{{'<|im_start|>tools\n' + (tools | tojson) + '<|im_end|>\n'}}{% endif %}"
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content']}}"
+    "{% if message['tool_calls'] %}{{ message['tool_calls'] | tojson }}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+@pytest.fixture
+def calling(tokenizer: Tokenizer, tmp_path: Path) -> Tokenizer:
+    """A tokenizer whose template writes tools and calls."""
+    folder = shutil.copytree(tokenizer.folder, tmp_path / "calling")
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": WITH_TOOLS}))
+    return load_tokenizer(folder)
+
+
+def test_rows_come_back_with_where_they_are_from_and_all_that_they_say(
+    run_prepare: Prepare, tmp_path: Path, calling: Tokenizer
+) -> None:
     turns = [
         {"role": "user", "content": "Z\u00fcrich \U0001f6ec"},
         {"role": "assistant", "content": "", "tool_calls": [CALL]},
     ]
-    done = run_prepare([row(1), {"messages": turns, "tools": [TOOL], "split": "train"}, row(3, split="test")])
+    done = run_prepare(
+        [row(1), {"messages": turns, "tools": [TOOL], "split": "train"}, row(3, split="test")], tokenizer=calling
+    )
     found = list(held(done.manifest, tmp_path))
     assert [(r.split, r.span) for r in found] == [
         ("train", Span("", "rows.jsonl", 1)), ("train", Span("", "rows.jsonl", 2)), ("test", Span("", "rows.jsonl", 3)),
@@ -84,12 +105,12 @@ def test_a_difference_by_hand(run_prepare: Prepare, tmp_path: Path, tokenizer: T
     }
     assert {(c.span.line, c.span.file, c.reason) for c in found.removed} == {
         (4, "a.jsonl", "duplicate"),
-        (5, "a.jsonl", "not JSON"),
+        (5, "a.jsonl", "broken JSON"),
         (1, "b.jsonl", "file left out"),
     }
     assert [(c.span.line, c.split) for c in found.changed] == [(2, "train")]
     assert [(m.before, m.after) for m in found.moved] == [("train", "test")]
-    assert found.reasons()["removed"] == {"duplicate": 1, "not JSON": 1, "file left out": 1}
+    assert found.reasons()["removed"] == {"duplicate": 1, "broken JSON": 1, "file left out": 1}
     assert json.loads(json.dumps(found.as_json()))["a"] == a.id
 
 
@@ -124,7 +145,7 @@ def test_rejected_rows_are_listed_by_reason(run_prepare: Prepare, tmp_path: Path
     a = run_prepare([row(1), b"{", row(1), row(2, split="test")]).manifest
     assert [record["line"] for record in rejected_rows(a, tmp_path, "duplicate")] == [3]
     assert len(list(rejected_rows(a, tmp_path))) == 2
-    with pytest.raises(DataError, match=r'"not JSON" \(1\), "duplicate" \(1\)'):
+    with pytest.raises(DataError, match=r'"broken JSON" \(1\), "duplicate" \(1\)'):
         list(rejected_rows(a, tmp_path, "dupe"))
 
 
@@ -238,17 +259,6 @@ def test_a_subject_that_is_none_is_an_error(tmp_path: Path, arguments: dict[str,
         forget(Home(tmp_path), **arguments)
 
 
-def exported(
-    run_prepare: Prepare, tmp_path: Path, form: Any, rows: list[dict[str, Any]], **more: Any
-) -> tuple[Any, Any]:
-    """Return what was prepared, and what `datasets` reads of its export."""
-    datasets = pytest.importorskip("datasets")
-    done = run_prepare(rows, **more)
-    count = export_datasets(done.manifest, tmp_path, tmp_path / "exported", form)
-    assert count == {name: split.rows for name, split in done.manifest.splits.items()}
-    return done, datasets.load_dataset(str(tmp_path / "exported"), cache_dir=str(tmp_path / "cache"))
-
-
 TURNS = [{"role": "user", "content": "to Rome"}, {"role": "assistant", "content": "", "tool_calls": [CALL]}]
 OTHER_TOOL = {"type": "function", "function": {"name": "other", "parameters": {"type": "object", "properties": {}}}}
 KNOWN = [
@@ -260,44 +270,51 @@ KNOWN = [
 ]
 
 
-@pytest.mark.parametrize("form", ["parquet", "jsonl"])
-def test_datasets_reads_what_was_exported_with_licence_and_who_wrote_it(
-    run_prepare: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
-) -> None:
+def loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return what `datasets` reads of an export."""
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    done, loaded = exported(run_prepare, tmp_path, form, KNOWN)
-    train = list(loaded["train"])
+    datasets = pytest.importorskip("datasets")
+    return datasets.load_dataset(str(tmp_path / "exported"), cache_dir=str(tmp_path / "cache"))
+
+
+def test_datasets_reads_what_was_exported_with_licence_and_who_wrote_it(
+    run_prepare: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calling: Tokenizer
+) -> None:
+    done = run_prepare(KNOWN, tokenizer=calling)
+    assert export_datasets(done.manifest, tmp_path, tmp_path / "exported") == {"train": 4, "test": 1}
+    read = loaded(tmp_path, monkeypatch)
+    train = list(read["train"])
     assert [r["license"] for r in train] == ["MIT", None, "MIT AND CC0-1.0", None]
-    assert [(r["synthetic"], r["teacher"]) for r in train] == [(None, None)] * 2 + [
-        ("paraphrase", "large-model"),
-        (None, None),
-    ]
+    assert [(r["synthetic"], r["teacher"]) for r in train] == [
+        (None, None), (None, None), ("paraphrase", "large-model"), (None, None),
+    ]  # fmt: skip
     assert [r["difficulty"] for r in train] == [0.5, None, None, None]
     assert [r["created_at"] for r in train] == ["2025-01-02", None, None, None]
-    assert [None if r["tools"] is None else json.loads(r["tools"]) for r in train] == [None, [TOOL], None, [OTHER_TOOL]]
+    assert [r["tools"] and json.loads(r["tools"]) for r in train] == [None, [TOOL], None, [OTHER_TOOL]]
     assert train[1]["messages"][1]["tool_calls"] == [CALL]
     assert [(r["file"], r["line"], r["start"], r["end"]) for r in train] == [
         ("rows.jsonl", n, 0, 0) for n in range(1, 5)
     ]
     assert [r["id"] for r in train] == [r.row_id for r in done.rows("train")]
     assert train[0]["group"] == done.rows("train")[0].group
-    assert loaded["test"]["date" if form == "parquet" else "id"][0] == (
-        "2025-03-04" if form == "parquet" else done.rows("test")[0].row_id
-    )
+    assert read["test"]["date"] == ["2025-03-04"]
 
 
-def test_an_export_in_lines_is_prepared_again_to_the_same_rows(run_prepare: Prepare, tmp_path: Path) -> None:
-    done = run_prepare(KNOWN, folder="first")
-    export_datasets(done.manifest, tmp_path, tmp_path / "lines", "jsonl")
+def test_an_export_in_lines_is_prepared_again_to_the_same_rows(
+    run_prepare: Prepare, tmp_path: Path, calling: Tokenizer
+) -> None:
+    done = run_prepare(KNOWN, folder="first", tokenizer=calling)
+    assert export_lines(done.manifest, tmp_path, tmp_path / "lines") == {"train": 4, "test": 1}
     lines = [
         json.loads(line) | {"split": split}
         for split in ("train", "test")
-        for path in sorted((tmp_path / "lines" / "data" / split).glob("*.jsonl"))
-        for line in path.read_text(encoding="utf-8").splitlines()
+        for line in (tmp_path / "lines" / "data" / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
     ]
-    again = run_prepare(lines, folder="again")
+    assert "synthetic" not in lines[0]
+    again = run_prepare(lines, folder="again", tokenizer=calling)
     for split in ("train", "test"):
         for before, after in zip(done.rows(split), again.rows(split), strict=True):
+            told = (before._asdict(), after._asdict())
             for name in (
                 "row_id",
                 "messages",
@@ -309,50 +326,64 @@ def test_an_export_in_lines_is_prepared_again_to_the_same_rows(run_prepare: Prep
                 "synthetic",
                 "teacher",
             ):
-                assert getattr(after, name) == getattr(before, name), name
+                assert told[1][name] == told[0][name], name
 
 
-@pytest.mark.parametrize("form", ["parquet", "jsonl"])
+PAIRS = [
+    {"prompt": "Where?", "chosen": "Here.", "rejected": "There.", "license": "CC0-1.0", "split": "train"},
+    {
+        "prompt": "When?", "chosen": "Now.", "rejected": "Later.", "license": "MIT", "split": "train",
+        "synthetic": {"kind": "preference", "teacher": "large-model"},
+    },
+    {"prompt": "Who?", "chosen": "Me.", "rejected": "You.", "split": "test"},
+]  # fmt: skip
+
+
 def test_pairs_are_exported_with_licence_and_who_wrote_them(
-    run_prepare: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+    run_prepare: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    made = {"kind": "preference", "teacher": "large-model"}
-    rows = [
-        {"prompt": "Where?", "chosen": "Here.", "rejected": "There.", "license": "CC0-1.0", "split": "train"},
-        {
-            "prompt": "When?",
-            "chosen": "Now.",
-            "rejected": "Later.",
-            "synthetic": made,
-            "license": "MIT",
-            "split": "train",
-        },
-        {"prompt": "Who?", "chosen": "Me.", "rejected": "You.", "split": "test"},
-    ]
-    _, loaded = exported(run_prepare, tmp_path, form, rows, objective="dpo", tasks={"asked": [row(7)]})
-    train = list(loaded["train"])
+    done = run_prepare(PAIRS, objective="dpo", tasks={"asked": [row(7)]})
+    export_datasets(done.manifest, tmp_path, tmp_path / "exported")
+    read = loaded(tmp_path, monkeypatch)
+    train = list(read["train"])
     assert [(r["license"], r["synthetic"], r["teacher"]) for r in train] == [
         ("CC0-1.0", None, None), ("MIT", "preference", "large-model"),
     ]  # fmt: skip
-    assert (train[0]["prompt"][-1], train[0]["chosen"], train[0]["rejected"]) == (
-        {"role": "user", "content": "Where?"},
-        [{"role": "assistant", "content": "Here."}],
-        [{"role": "assistant", "content": "There."}],
-    )
-    (asked,) = loaded["asked"]
+    sides = [
+        {"role": role, "content": text}
+        for role, text in (("user", "Where?"), ("assistant", "Here."), ("assistant", "There."))
+    ]
+    assert [train[0]["prompt"][-1], *train[0]["chosen"], *train[0]["rejected"]] == sides
+    (asked,) = read["asked"]
     assert asked["messages"][-1]["content"] == "yes 7"
+
+
+def test_pairs_in_lines_are_prepared_again_to_the_same_rows(run_prepare: Prepare, tmp_path: Path) -> None:
+    done = run_prepare(PAIRS, objective="dpo", folder="first")
+    export_lines(done.manifest, tmp_path, tmp_path / "lines")
+    lines = [
+        json.loads(line) | {"split": split}
+        for split in ("train", "test")
+        for line in (tmp_path / "lines" / "data" / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    again = run_prepare(lines, objective="dpo", folder="again")
+    for before, after in zip(done.rows("train"), again.rows("train"), strict=True):
+        assert (after.row_id, after.license, after.synthetic, after.teacher) == (
+            before.row_id, before.license, before.synthetic, before.teacher,
+        )  # fmt: skip
 
 
 def test_a_newer_export_replaces_the_older_one_and_shares_its_files(run_prepare: Prepare, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    export_datasets(run_prepare(KNOWN, folder="one").manifest, tmp_path, out)
+    rows = [row(1), row(2), row(5, split="test")]
+    export_datasets(run_prepare(rows, folder="one").manifest, tmp_path, out)
     before = {path.name for path in out.glob("data/*/*")}
-    export_datasets(run_prepare([*KNOWN, row(9)], folder="two").manifest, tmp_path, out)
+    export_datasets(run_prepare([*rows, row(9)], folder="two").manifest, tmp_path, out)
     after = {path.name for path in out.glob("data/*/*")}
     assert len(before & after) == 1, "the test split is the same file"
-    export_datasets(run_prepare(KNOWN, folder="one").manifest, tmp_path, out, "jsonl")
-    assert {path.suffix for path in out.glob("data/*/*")} == {".jsonl"}
+    assert len(after) == 2
+    export_lines(run_prepare(rows, folder="one").manifest, tmp_path, out)
+    assert {path.name for path in out.glob("data/**/*.*")} == {"train.jsonl", "test.jsonl"}
 
 
 # Written by `dvc add data one.bin` of DVC 3.67.1.

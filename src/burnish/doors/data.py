@@ -225,11 +225,11 @@ def export(home: Home, manifest: Manifest, folder: Path, to: Literal["datasets",
     A folder that holds an earlier export becomes the newer one; files that both have stay as they are. Raises UsageError when
     the folder holds anything else.
     """
-    from burnish.data.versions.export import dvc_pointer, export_datasets
+    from burnish.data.versions.export import dvc_pointer, export_datasets, export_lines
 
     earlier = (folder / "manifest.json").is_file() and (folder / "data").is_dir()
     if folder.exists() and not earlier and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is there already and is no earlier export; name a new folder")
-    export_datasets(manifest, home.root, folder, "jsonl" if to == "jsonl" else "parquet")
+    (export_lines if to == "jsonl" else export_datasets)(manifest, home.root, folder)
     write_bytes(folder / "manifest.json", (json.dumps(manifest.model_dump(mode="json"), indent=2) + "\n").encode())
     return [str(folder), str(dvc_pointer(folder))] if to == "dvc" else [str(folder)]

@@ -23,6 +23,8 @@ I64 = npt.NDArray[np.int64]
 MOST_ROWS = 2000
 """Rows that are looked at, drawn by hash."""
 EXAMPLES = 5
+SURE_CHARACTERS = 40
+"""From so many characters on a text's language is told rightly in 0.997 of texts (benchmarks/languages.py)."""
 _AXES: dict[Swap, tuple[str, ...]] = {"gender": ("gender",), "names": ("names",)}
 
 
@@ -43,11 +45,16 @@ def swapped_messages(messages: Sequence[Message], what: Swap) -> list[Message] |
 
 
 def english_of(conversations: Sequence[Sequence[Message]]) -> list[bool]:
-    """Return of which conversations the requests may be swapped: those in English, and those too short to tell among such."""
-    asked = languages_of(["\n".join(m["content"] for m in said if m["role"] == "user") for said in conversations])
-    told = np.bincount(asked[asked != UNKNOWN], minlength=ENGLISH + 1)
-    english = (asked == ENGLISH) | ((asked == UNKNOWN) & (told[ENGLISH] == told.max()))
-    return english.tolist()
+    """Return which conversations may be swapped: all but those in other languages.
+
+    What is too short to tell counts as what most of the conversations are.
+    """
+    said = ["\n".join(m["content"] for m in each if m["role"] in ("user", "assistant")) for each in conversations]
+    languages = languages_of(said)
+    long = np.array([len(text) >= SURE_CHARACTERS for text in said], np.bool_)
+    english = languages == ENGLISH
+    others = long & ~english & (languages != UNKNOWN)
+    return (english if 2 * others.sum() > len(said) else ~others).tolist()
 
 
 def counterfactuals(rows: Iterable[tuple[int, str]], what: Swap) -> Iterator[tuple[int, list[Message], list[Message]]]:

@@ -1,4 +1,4 @@
-"""Ways out: a folder of Parquet or JSON Lines that `datasets` loads, and pointer files as DVC 3 writes them."""
+"""Ways out: a folder of Parquet that `datasets` loads, JSON Lines, and pointer files as DVC 3 writes them."""
 
 # pyarrow ships no types.
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
@@ -10,9 +10,9 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,10 +24,9 @@ from burnish.data.pair import content_line
 from burnish.data.rows import rows_of
 from burnish.data.shelf import indexed
 from burnish.data.tables import ROWS
-from burnish.store.files import write_bytes
+from burnish.store.files import unwritable, write_bytes
 
-Form = Literal["parquet", "jsonl"]
-_OURS = re.compile(r"[0-9a-f]{64}\.(?:parquet|jsonl)")
+_OURS = re.compile(r"[0-9a-f]{64}\.parquet")
 _CALL = pa.struct(
     [
         ("id", pa.string()),
@@ -44,39 +43,65 @@ _SPAN = (("source_name", "source"), ("source", "file"), ("line", "line"), ("star
 """Where a row came from: the stored column, and what it is called outside."""
 
 
-def export_datasets(manifest: Manifest, root: Path, folder: Path, form: Form = "parquet") -> dict[str, int]:
+def export_datasets(manifest: Manifest, root: Path, folder: Path) -> dict[str, int]:
     """Write a folder that `datasets.load_dataset(folder)` reads, and return the rows of each split.
 
-    Each split is a folder of files, named by their content and ending after the same rows as those of the dataset, so that two
-    versions differ in few files. A row has `id`, its conversation as `messages` or its pair as `prompt`, `chosen` and
+    Each split is a folder of Parquet files, named by their content and ending after the same rows as those of the dataset, so
+    that two versions differ in few files. A row has `id`, its conversation as `messages` or its pair as `prompt`, `chosen` and
     `rejected`, its tools as JSON text, what is known of it (`license`, `synthetic`, `teacher` and more), and where it came
-    from: `source`, `file`, `line`, `start`, `end`. Parquet has a column for each; a line of JSON holds those that have a
-    value, as `prepare` reads them.
-    Holds one file of rows in memory.
+    from: `source`, `file`, `line`, `start`, `end`. Holds one file of rows in memory.
     """
     kinds = _kinds(manifest, root)
-    files: list[dict[str, Any]] = []
-    written: set[Path] = set()
+    splits: dict[str, list[Path]] = {}
     for name, split in manifest.splits.items():
-        paths: list[str] = []
+        splits[name] = []
         for shelved in indexed(root / split.file.path):
-            rows = [_row(row) for row in rows_of(shelved, ROWS)]
-            content = _parquet(rows, kinds) if form == "parquet" else _lines(rows)
-            path = folder / "data" / name / f"{hashlib.sha256(content).hexdigest()}.{form}"
+            content = _parquet([_row(row) for row in rows_of(shelved, ROWS)], kinds)
+            path = folder / "data" / name / f"{hashlib.sha256(content).hexdigest()}.parquet"
             if not path.exists() or path.stat().st_size != len(content):
                 write_bytes(path, content)
-            written.add(path)
-            paths.append(path.relative_to(folder).as_posix())
-        files.append({"split": name, "path": paths})
-    for path in (folder / "data").glob("*/*"):  # of a version that was here before
-        if path not in written and _OURS.fullmatch(path.name):
+            splits[name].append(path)
+    _finish(manifest, folder, splits)
+    return {name: split.rows for name, split in manifest.splits.items()}
+
+
+def export_lines(manifest: Manifest, root: Path, folder: Path) -> dict[str, int]:
+    """Write a file of JSON Lines for each split, `data/NAME.jsonl`, and return the rows of each split.
+
+    A line holds what a row of `export_datasets` has a value for, as `prepare` reads it. Holds one row in memory.
+    """
+    splits: dict[str, list[Path]] = {}
+    for name, split in manifest.splits.items():
+        path = folder / "data" / f"{name}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        half = path.with_name(f".{path.name}.writing")
+        try:
+            with half.open("w", encoding="utf-8", newline="\n") as file:
+                for row in rows_of(root / split.file.path, ROWS):
+                    said = {key: value for key, value in _row(row).items() if value is not None}
+                    file.write(json.dumps(said, ensure_ascii=False) + "\n")
+            half.replace(path)
+        except OSError as error:
+            raise unwritable(path, error) from error
+        splits[name] = [path]
+    _finish(manifest, folder, splits)
+    return {name: split.rows for name, split in manifest.splits.items()}
+
+
+def _finish(manifest: Manifest, folder: Path, splits: Mapping[str, Sequence[Path]]) -> None:
+    """Remove the files of an export that was here before, and write the card, whose header names each split's files."""
+    written = {path for paths in splits.values() for path in paths}
+    for path in [*(folder / "data").glob("*/*.parquet"), *(folder / "data").glob("*.jsonl")]:
+        if path not in written and (path.suffix == ".jsonl" or _OURS.fullmatch(path.name)):
             path.unlink()
-    # The card's header names each split's file, so that no name is guessed from the file's.
+    files = [
+        {"split": name, "path": [path.relative_to(folder).as_posix() for path in paths]}
+        for name, paths in splits.items()
+    ]
     head = yaml.safe_dump({"configs": [{"config_name": "default", "data_files": files}]}, sort_keys=False)
     write_bytes(
         folder / "README.md", f"---\n{head}---\n\nDataset version {manifest.id}, exported by burnish.\n".encode()
     )
-    return {name: split.rows for name, split in manifest.splits.items()}
 
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:
@@ -120,11 +145,6 @@ def _parquet(rows: Sequence[dict[str, Any]], kinds: dict[str, pa.DataType]) -> b
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd", version="2.6")
     return buffer.getvalue()
-
-
-def _lines(rows: Sequence[dict[str, Any]]) -> bytes:
-    said = ({key: value for key, value in row.items() if value is not None} for row in rows)
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in said).encode()
 
 
 def dvc_pointer(path: Path) -> Path:
