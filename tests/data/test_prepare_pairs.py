@@ -21,7 +21,7 @@ HELD = {"prompt": "Held out?", "chosen": "Yes, this row.", "rejected": "Not at a
 """Keeps every other row in the training split."""
 
 
-def pair(ask: str, better: Any, worse: Any, **more: Any) -> dict[str, Any]:
+def pair(ask: Any, better: Any, worse: Any, **more: Any) -> dict[str, Any]:
     return {"prompt": ask, "chosen": better, "rejected": worse, **more}
 
 

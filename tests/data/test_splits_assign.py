@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -244,7 +245,12 @@ def test_a_training_row_gives_way_to_its_near_duplicate_that_is_tested() -> None
 
 def test_two_ways_to_cut_or_none_are_errors() -> None:
     day = datetime.date(2025, 1, 1)
-    for arguments in ({}, {"shares": Shares(0.1), "test_from": day}, {"validation_from": day, "test_from": day}):
+    said: list[dict[str, Any]] = [
+        {},
+        {"shares": Shares(0.1), "test_from": day},
+        {"validation_from": day, "test_from": day},
+    ]
+    for arguments in said:
         with pytest.raises(DataError):
             told.temporal(days("2025-01-01"), **arguments)
 

@@ -267,8 +267,10 @@ def _below(spool: Spool, roots: Sequence[str]) -> list[str]:
 def _by_date(days: npt.NDArray[np.int32], wanted: Wanted, shares: Shares, alike: I64) -> Sides:
     dates = days.astype("datetime64[D]")
     dates[days == NO_DAY] = np.datetime64("NaT")
-    shares_or_day = {"shares": shares} if wanted.test_from is None else {"test_from": wanted.test_from}
-    return temporal(dates, embargo_days=wanted.embargo_days, clusters=alike, **shares_or_day)
+    day = wanted.test_from
+    return temporal(
+        dates, test_from=day, shares=shares if day is None else None, embargo_days=wanted.embargo_days, clusters=alike
+    )
 
 
 def _copies_in_tasks(spool: Spool, fates: Fates) -> None:

@@ -108,7 +108,7 @@ def read_token_rows(path: Path) -> list[TokenRow]:
 
 def iterate_token_rows(path: Path) -> Iterator[TokenRow]:
     """Yield the token rows of an index or a Parquet file, some thousand in memory at a time."""
-    for row in rows_of(path, TOKENS):
+    for row in _rows_of(path, TOKENS):
         yield TokenRow(row["id"], tuple(row["ids"]), tuple(row["mask"]), row["prefix"], row["prompt"])
 
 
@@ -119,7 +119,7 @@ def read_messages(path: Path) -> list[MessageRow]:
 
 def iterate_messages(path: Path) -> Iterator[MessageRow]:
     """Yield the rows of an index or a Parquet file, some thousand in memory at a time."""
-    for row in rows_of(path, ROWS):
+    for row in stored_rows(path):
         messages, rejected = read_content(row["messages"])
         yield MessageRow(
             row_id=row["id"],
@@ -130,11 +130,15 @@ def iterate_messages(path: Path) -> Iterator[MessageRow]:
         )
 
 
-def rows_of(path: Path, schema: pa.Schema) -> Iterator[dict[str, Any]]:
+def stored_rows(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the rows of an index or a Parquet file as their columns stand there, some thousand in memory at a time.
 
-    schema: `tables.ROWS` or `tables.TOKENS`. Raises DataError when a file is missing, damaged or has other columns.
+    Raises DataError when a file is missing, damaged or has other columns.
     """
+    return _rows_of(path, ROWS)
+
+
+def _rows_of(path: Path, schema: pa.Schema) -> Iterator[dict[str, Any]]:
     for file in indexed(path):
         yield from _rows_of_file(file, schema)
 

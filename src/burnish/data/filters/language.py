@@ -7,7 +7,8 @@ library gives for each text at a fraction of the time.
 """
 
 # py3langid ships no types.
-# pyright: reportUnknownMemberType=false, reportMissingTypeStubs=false
+# pyright: reportUnknownMemberType=false, reportMissingTypeStubs=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ import unicodedata
 from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -44,8 +45,8 @@ class _Model(NamedTuple):
     """The classifier: where the automaton goes from a state by a byte, which feature a state shows, weights by feature."""
 
     rows: I64
-    moves: npt.NDArray[np.integer]
-    features: npt.NDArray[np.integer]
+    moves: npt.NDArray[np.integer[Any]]
+    features: npt.NDArray[np.integer[Any]]
     weights: npt.NDArray[np.float32]
     priors: F64
     languages: I64

@@ -21,7 +21,7 @@ import yaml
 from burnish.core.artifacts import Manifest
 from burnish.core.errors import DataError
 from burnish.data.pair import content_line
-from burnish.data.rows import rows_of
+from burnish.data.rows import stored_rows
 from burnish.data.shelf import indexed
 from burnish.data.tables import ROWS
 from burnish.store.files import unwritable, write_bytes
@@ -56,7 +56,7 @@ def export_datasets(manifest: Manifest, root: Path, folder: Path) -> dict[str, i
     for name, split in manifest.splits.items():
         splits[name] = []
         for shelved in indexed(root / split.file.path):
-            content = _parquet([_row(row) for row in rows_of(shelved, ROWS)], kinds)
+            content = _parquet([_row(row) for row in stored_rows(shelved)], kinds)
             path = folder / "data" / name / f"{hashlib.sha256(content).hexdigest()}.parquet"
             if not path.exists() or path.stat().st_size != len(content):
                 write_bytes(path, content)
@@ -77,7 +77,7 @@ def export_lines(manifest: Manifest, root: Path, folder: Path) -> dict[str, int]
         half = path.with_name(f".{path.name}.writing")
         try:
             with half.open("w", encoding="utf-8", newline="\n") as file:
-                for row in rows_of(root / split.file.path, ROWS):
+                for row in stored_rows(root / split.file.path):
                     said = {key: value for key, value in _row(row).items() if value is not None}
                     file.write(json.dumps(said, ensure_ascii=False) + "\n")
             half.replace(path)
@@ -135,7 +135,7 @@ def _kinds(manifest: Manifest, root: Path) -> dict[str, pa.DataType]:
 
 def _sides(manifest: Manifest, root: Path) -> Iterator[tuple[Sequence[dict[str, Any]], str]]:
     for split in manifest.splits.values():
-        for row in rows_of(root / split.file.path, ROWS):
+        for row in stored_rows(root / split.file.path):
             content = json.loads(content_line(row["messages"]))
             yield from ((turns, side) for side, turns in content.items())
 

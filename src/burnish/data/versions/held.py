@@ -9,8 +9,7 @@ from typing import Any, NamedTuple, cast
 from burnish.core.artifacts import Manifest
 from burnish.core.ids import Id
 from burnish.data.pair import content_line
-from burnish.data.rows import rows_of
-from burnish.data.tables import ROWS
+from burnish.data.rows import stored_rows
 
 
 class Span(NamedTuple):
@@ -46,7 +45,7 @@ def plain_json(value: Any) -> Any:
 def held(manifest: Manifest, root: Path) -> Iterator[HeldRow]:
     """Yield every row of a dataset, split by split, in order. Raises DataError when a file is damaged."""
     for name, split in manifest.splits.items():
-        for row in rows_of(root / split.file.path, ROWS):
+        for row in stored_rows(root / split.file.path):
             content = content_line(row["messages"])
             if row["tools"] is not None:
                 content = f'{content[:-1]},"tools":{row["tools"]}}}'
