@@ -204,11 +204,24 @@ def test_near_duplicates_are_on_one_side(run_prepare: Prepare) -> None:
 def test_a_file_that_would_lose_most_of_its_rows_stops_with_examples(run_prepare: Prepare) -> None:
     rows = [row(n % 50) for n in range(200)]
     with pytest.raises(
-        DataError, match=r"rows.jsonl would lose \d+ of \d+ rows as duplicates(.|\n)*line (.|\n)*stop_share to 1"
+        DataError,
+        match=r"rows.jsonl would lose \d+ of \d+ rows as duplicates(.|\n)*rows.jsonl:\d+: explain(.|\n)*stop_share to 1",
     ):
         run_prepare(rows)
     done = run_prepare(rows, prepare={"stop_share": 1.0})
     assert done.manifest.ledger.rejected["duplicate"] == 150
+
+
+def test_a_folder_of_small_files_that_would_lose_most_of_its_rows_stops_too(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    for number in range(30):
+        write_rows(folder / f"{number}.jsonl", [row(n) for n in range(6)])
+    with pytest.raises(DataError, match=r"small would lose \d+ of \d+ rows as duplicates"):
+        made_of(str(folder), tmp_path, tokenizer)
+    assert made_of(str(folder), tmp_path, tokenizer, stop_share=1.0).manifest.ledger.rejected["duplicate"] == 174
 
 
 def test_the_proof_and_the_account_are_in_the_manifest(run_prepare: Prepare) -> None:

@@ -181,7 +181,7 @@ class Prepare(Section):
         0.5,
         gt=0.0,
         le=1.0,
-        description="A file of 100 rows or more that loses a larger share as duplicates is an error.",
+        description="A file or source of 100 rows or more that loses a larger share as duplicates, or to filters, is an error.",
     )
     max_tokens: int | None = Field(
         None, ge=8, description="Longest row in tokens. Default: the base model's context length."

@@ -13,42 +13,35 @@ import numpy.typing as npt
 from burnish.core.errors import DataError
 from burnish.data.alike import Alike
 from burnish.data.chunk import NO_DAY
+from burnish.data.fates import (
+    CROSSING,
+    DUPLICATE,
+    EMBARGOED,
+    FILTERED,
+    FIRST_TASK,
+    FORGOTTEN,
+    KEPT,
+    LEAKED,
+    LEAKED_NEAR,
+    LEAKED_REQUEST,
+    LEAKED_SEMANTIC,
+    MADE_FROM_TESTED,
+    NEAR,
+    SEMANTIC,
+    UNTESTABLE,
+    Fates,
+)
 from burnish.data.filters.marks import Marks
 from burnish.data.filters.rules import BALANCE, RULES
-from burnish.data.near import brake
 from burnish.data.near.find import Block, clusters_in, find_in
 from burnish.data.near.rows import Removal, Rules
 from burnish.data.splits.assign import TEST, TRAIN, Shares, Sides, assign, stratified
 from burnish.data.splits.positions import below, kept_together, positions
 from burnish.data.splits.told import CROSSED, EMBARGO, temporal
 from burnish.data.spool import Spool
+from burnish.data.stops import Limit, stop_duplicates, stop_filters
 
 I64 = npt.NDArray[np.int64]
-FIRST_TASK = 3
-"""Sides from here on are the tasks, in order; below are train, validation and test."""
-KEPT = 0
-REASONS = (
-    "",
-    "duplicate",
-    "near duplicate",
-    "duplicate of a test row",
-    "near duplicate of a test row",
-    "same request of a test row",
-    "within the embargo before the test rows",
-    "near duplicate across the date of the split",
-    "forgotten",
-    "semantic duplicate",
-    "semantic duplicate of a test row",
-    "synthetic rows are never tested",
-    "made from a row that is tested or left out",
-    *(f"filter: {rule.name.replace('_', ' ')}" for rule in RULES),
-    f"filter: {BALANCE}",
-)
-DUPLICATE, NEAR, LEAKED, LEAKED_NEAR, LEAKED_REQUEST, EMBARGOED, CROSSING, FORGOTTEN = range(1, 9)
-SEMANTIC, LEAKED_SEMANTIC, UNTESTABLE, MADE_FROM_TESTED = range(9, 13)
-FILTERED = {name: 13 + number for number, name in enumerate([*(rule.name for rule in RULES), BALANCE])}
-"""The reason for which each filter lets rows go."""
-LEAKS = {"duplicate": LEAKED, "near duplicate": LEAKED_NEAR, "same request": LEAKED_REQUEST}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,38 +56,18 @@ class Wanted:
     near_duplicate: float
     stop_share: float
     forgotten: npt.NDArray[np.uint64]
-    roots: tuple[str, ...] = ()
+    roots: tuple[str, ...]
     """Where each source of the data is, as the recipe says it."""
 
     @property
     def rules(self) -> Rules:
         """The rules for duplicates."""
-        return Rules(threshold=self.near_duplicate, stop_share=self.stop_share)
+        return Rules(threshold=self.near_duplicate)
 
-
-@dataclass(slots=True)
-class Fates:
-    """What becomes of each row: its side; why it goes, a place in REASONS; the row that stays instead, or -1; how alike."""
-
-    sides: npt.NDArray[np.int16]
-    reasons: npt.NDArray[np.uint8]
-    twins: I64
-    scores: npt.NDArray[np.float32]
-
-    def kept(self, side: int) -> I64:
-        """Return the numbers of the rows that stay on a side."""
-        return np.flatnonzero((self.sides == side) & (self.reasons == KEPT))
-
-    def leaks(self, *, semantic: bool = False) -> dict[str, int]:
-        """Return how many training rows leaked from tested ones, by kind; semantic ones where they were looked for."""
-        kinds = LEAKS | ({"semantic duplicate": LEAKED_SEMANTIC} if semantic else {})
-        return {kind: int((self.reasons == reason).sum()) for kind, reason in kinds.items()}
-
-    def remove(self, rows: I64, reason: int, twins: I64 | None = None) -> None:
-        """Let rows go."""
-        self.reasons[rows] = reason
-        if twins is not None:
-            self.twins[rows] = twins
+    @property
+    def limit(self) -> Limit:
+        """What a file or source may lose."""
+        return Limit(self.stop_share, self.near_duplicate, self.roots)
 
 
 def decide(
@@ -130,14 +103,14 @@ def decide(
         _filter(spool, wanted, fates, marks)
     _copies_in_tasks(spool, fates)
     tell()
-    _duplicates_in_test(spool, wanted.rules, fates)
+    _duplicates_in_test(spool, wanted, fates)
     if alike is not None:
-        _semantic_duplicates(spool, wanted.rules, fates, TEST, alike)
+        _semantic_duplicates(spool, wanted, fates, TEST, alike)
         _semantic_leaks(spool, fates, alike)
     tell()
-    _duplicates_and_leaks_in_train(spool, wanted.rules, fates)
+    _duplicates_and_leaks_in_train(spool, wanted, fates)
     if alike is not None:
-        _semantic_duplicates(spool, wanted.rules, fates, TRAIN, alike)
+        _semantic_duplicates(spool, wanted, fates, TRAIN, alike)
     if marks is not None:
         _filter_by_embedding(spool, wanted, fates, marks)
     tell()
@@ -149,7 +122,7 @@ def _filter(spool: Spool, wanted: Wanted, fates: Fates, marks: Marks) -> None:
     for rule in RULES:
         if rule.name != "outlier" and marks.said.action(rule.name) == "remove":
             fates.remove(np.flatnonzero(marks.of(rule.name) & (fates.reasons == KEPT)), FILTERED[rule.name])
-    _brake_filters(spool, wanted, fates, marks)
+    stop_filters(spool, fates, marks.data, wanted.limit)
 
 
 def _filter_by_embedding(spool: Spool, wanted: Wanted, fates: Fates, marks: Marks) -> None:
@@ -169,23 +142,7 @@ def _filter_by_embedding(spool: Spool, wanted: Wanted, fates: Fates, marks: Mark
         order = np.where(gone, np.iinfo(np.uint64).max, spool.columns["position"][found.rows])
         beyond = found.beyond_share(said.balance, order, named & ~gone) & ~gone
         fates.remove(found.rows[beyond], FILTERED[BALANCE])
-    _brake_filters(spool, wanted, fates, marks)
-
-
-def _brake_filters(spool: Spool, wanted: Wanted, fates: Fates, marks: Marks) -> None:
-    gone = np.isin(fates.reasons, list(FILTERED.values()))
-    files = spool.columns["file"]
-    rows = np.bincount(files[marks.data], minlength=len(spool.files))
-    lost = np.bincount(files[gone], minlength=len(spool.files))
-    least = wanted.rules.stop_rows
-    for file in np.flatnonzero((rows >= least) & (lost > wanted.stop_share * rows)).tolist():
-        by = np.bincount(fates.reasons[gone & (files == file)], minlength=len(REASONS))
-        told = ", ".join(f"{REASONS[reason]} {by[reason]}" for reason in np.argsort(-by, kind="stable") if by[reason])
-        raise DataError(
-            f"{spool.files[file]} would lose {lost[file]} of {rows[file]} rows to filters ({told}), more than "
-            f"prepare.stop_share = {wanted.stop_share:g} allows. Set the filter to `report` and look at what it marks "
-            "(burnish data show); is that what you want, set prepare.stop_share to 1."
-        )
+    stop_filters(spool, fates, marks.data, wanted.limit)
 
 
 def _hold_out(spool: Spool, wanted: Wanted, fates: Fates) -> None:
@@ -283,12 +240,12 @@ def _copies_in_tasks(spool: Spool, fates: Fates) -> None:
     fates.remove(rows[again], DUPLICATE, firsts[again])
 
 
-def _duplicates_in_test(spool: Spool, rules: Rules, fates: Fates) -> None:
-    _take(find_in(_blocks(spool, fates.kept(TEST)), rules, folder=spool.folder), fates)
-    _brake(spool, fates, np.flatnonzero(fates.sides == TEST), rules)
+def _duplicates_in_test(spool: Spool, wanted: Wanted, fates: Fates) -> None:
+    _take(find_in(_blocks(spool, fates.kept(TEST)), wanted.rules, folder=spool.folder), fates)
+    stop_duplicates(spool, fates, np.flatnonzero(fates.sides == TEST), wanted.limit)
 
 
-def _duplicates_and_leaks_in_train(spool: Spool, rules: Rules, fates: Fates) -> None:
+def _duplicates_and_leaks_in_train(spool: Spool, wanted: Wanted, fates: Fates) -> None:
     """Compare training rows with all that is tested, which stays, and with each other.
 
     Rows that ask what a tested row asks come last, so that no other row goes because of one that goes itself.
@@ -303,8 +260,8 @@ def _duplicates_and_leaks_in_train(spool: Spool, rules: Rules, fates: Fates) -> 
     ranks[trained] = 1 + spool.columns["synthetic"][trained]  # a real row never gives way to a synthetic one
     ranks[trained[same]] = 3
     rows = np.sort(np.concatenate([tested, trained]))
-    _take(find_in(_blocks(spool, rows, ranks), rules, folder=spool.folder), fates)
-    _brake(spool, fates, trained, rules)
+    _take(find_in(_blocks(spool, rows, ranks), wanted.rules, folder=spool.folder), fates)
+    stop_duplicates(spool, fates, trained, wanted.limit)
     twins = tested[first[at]] if len(tested) else at
     leaked = same & ~np.isin(fates.reasons[trained], (LEAKED, LEAKED_NEAR))
     fates.remove(trained[leaked], LEAKED_REQUEST, twins[leaked])
@@ -320,11 +277,11 @@ def _semantic_leaks(spool: Spool, fates: Fates, alike: Alike) -> None:
     _take([removal for removal in found if fates.sides[removal.kept] >= TEST], fates)
 
 
-def _semantic_duplicates(spool: Spool, rules: Rules, fates: Fates, side: int, alike: Alike) -> None:
+def _semantic_duplicates(spool: Spool, wanted: Wanted, fates: Fates, side: int, alike: Alike) -> None:
     rows = fates.kept(side)
     named = np.unique(fates.twins[fates.twins >= 0])  # rows that others have gone for stay
     _take(alike.removals(spool, rows, np.isin(rows, named), apart=True), fates)
-    _brake(spool, fates, np.flatnonzero(fates.sides == side), rules, alike)
+    stop_duplicates(spool, fates, np.flatnonzero(fates.sides == side), wanted.limit, alike.threshold)
 
 
 def _take(removals: Iterable[Removal], fates: Fates) -> None:
@@ -339,34 +296,6 @@ def _take(removals: Iterable[Removal], fates: Fates) -> None:
         fates.reasons[removal.row] = (LEAKED if exact else LEAKED_NEAR) if leak else (DUPLICATE if exact else NEAR)
         fates.twins[removal.row] = removal.kept
         fates.scores[removal.row] = removal.score
-
-
-def _brake(spool: Spool, fates: Fates, of: I64, rules: Rules, alike: Alike | None = None) -> None:
-    """Raise DataError when a file loses more of these rows as duplicates of each other than the rules allow."""
-    gone = of[np.isin(fates.reasons[of], (DUPLICATE, NEAR, SEMANTIC))]
-    files = spool.columns["file"][of]
-    rows = np.bincount(files, minlength=len(spool.files))
-    lost = np.bincount(spool.columns["file"][gone], minlength=len(spool.files))
-    for file in np.flatnonzero((rows >= rules.stop_rows) & (lost > rules.stop_share * rows)).tolist():
-        own = gone[spool.columns["file"][gone] == file]
-        shown_last = fates.reasons[own] != SEMANTIC if alike is not None else fates.reasons[own] == DUPLICATE
-        chosen = own[np.argsort(shown_last, kind="stable")][: brake.PAIRS]
-        exact = int((fates.reasons[own] == DUPLICATE).sum())
-        texts = {row: text for row, text, _ in spool.pairs(np.unique(np.concatenate([chosen, fates.twins[chosen]])))}
-        shown = [(f"{spool.place(row)[1]}", texts[row], texts[int(fates.twins[row])]) for row in chosen.tolist()]
-        lines = [f"  line {line}: {_short(text)}\n  kept:  {_short(kept)}" for line, text, kept in shown]
-        raise DataError(
-            f"{spool.files[file]} would lose {len(own)} of {int(rows[file])} rows as duplicates ({exact} exact), more than "
-            f"prepare.stop_share = {rules.stop_share:g} allows. For example:\n"
-            + "\n".join(lines)
-            + "\nAre they duplicates? Then "
-            "set prepare.stop_share to 1. Are they not? Raise "
-            + (
-                f"prepare.near_duplicate (now {rules.threshold:g})."
-                if alike is None
-                else f"prepare.semantic_duplicate (now {alike.threshold:g}), or leave it out."
-            )
-        )
 
 
 def _blocks(spool: Spool, rows: I64, ranks: npt.NDArray[np.int8] | None = None) -> Iterator[Block]:
@@ -387,8 +316,3 @@ def _blocks(spool: Spool, rows: I64, ranks: npt.NDArray[np.int8] | None = None) 
             np.zeros(len(own), np.bool_) if ranks is None else ranks[own] == 0,
             columns["named"],
         )
-
-
-def _short(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= brake.EXCERPT else text[: brake.EXCERPT - 3] + "..."

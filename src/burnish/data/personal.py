@@ -8,7 +8,7 @@ import numpy as np
 
 from burnish.core.errors import GateError
 from burnish.core.recipe import PersonalData
-from burnish.data.decide import KEPT, Fates
+from burnish.data.fates import KEPT, Fates
 from burnish.data.private.canaries import PLANTED
 from burnish.data.private.certificate import Certificate, certificate
 from burnish.data.private.cleaner import Treatment, make_cleaner

@@ -21,7 +21,8 @@ from burnish.core.events import Emit, Progress
 from burnish.core.recipe import Recipe
 from burnish.data.alike import Alike, Remembered
 from burnish.data.chunk import Chunk
-from burnish.data.decide import FIRST_TASK, KEPT, Fates, Wanted, decide
+from burnish.data.decide import Wanted, decide
+from burnish.data.fates import FIRST_TASK, KEPT, Fates
 from burnish.data.filters.audit import audit
 from burnish.data.filters.marks import Marks
 from burnish.data.filters.report import filter_report

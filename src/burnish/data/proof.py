@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from burnish.data.alike import Alike
-from burnish.data.decide import FIRST_TASK, Fates
+from burnish.data.fates import FIRST_TASK, Fates
 from burnish.data.near.find import Block, find_in
 from burnish.data.near.rows import Rules
 from burnish.data.splits.leakage import Part, Proof, Thresholds, leakage

@@ -19,7 +19,7 @@ from burnish.core.dataset import SplitShard, SplitSource
 from burnish.core.events import Emit, Progress
 from burnish.data.accounting import TokenBook
 from burnish.data.chunk import Refused
-from burnish.data.decide import FORGOTTEN, KEPT, REASONS, Fates
+from burnish.data.fates import FORGOTTEN, KEPT, REASONS, Fates
 from burnish.data.histogram import histogram
 from burnish.data.ledger import Book, redacted_line, rejected_line, shown_line
 from burnish.data.pair import content_line

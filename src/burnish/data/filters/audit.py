@@ -16,7 +16,7 @@ import numpy.typing as npt
 from burnish.core.association import association, holm
 from burnish.core.proportions import shares_differ
 from burnish.core.recipe_filters import LANGUAGES
-from burnish.data.decide import FIRST_TASK, KEPT, Fates
+from burnish.data.fates import FIRST_TASK, KEPT, Fates
 from burnish.data.filters import rules
 from burnish.data.filters.columns import NO_SENTIMENT
 from burnish.data.filters.groups import GROUP_LANGUAGES, GROUPS

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from burnish.core.proportions import wilson
 from burnish.core.recipe_filters import LANGUAGES
-from burnish.data.decide import FILTERED, FORGOTTEN, KEPT, Fates
 from burnish.data.examples import Changed
+from burnish.data.fates import FILTERED, FORGOTTEN, KEPT, Fates
 from burnish.data.filters import rules
 from burnish.data.filters.clusters import effective
 from burnish.data.filters.marks import Marks, Mask

@@ -88,8 +88,8 @@ def describe(loss: Loss, rules: Rules) -> str:
     ]
     for pair in loss.pairs:
         score = f"{pair.removal.kind}, {pair.removal.score:.2f}"
-        lines.append(f"  row {pair.removal.row} (removed, {score})  {_short(pair.text)}")
-        lines.append(f"  row {pair.removal.kept} (kept)  {_short(pair.kept_text)}")
+        lines.append(f"  row {pair.removal.row} (removed, {score})  {short(pair.text)}")
+        lines.append(f"  row {pair.removal.kept} (kept)  {short(pair.kept_text)}")
     lines.append(
         "  Are these pairs duplicates? Then allow it: set stop_share for duplicates above "
         f"{loss.share:.2f}. Are they not? Raise the threshold (now {rules.threshold}), or lower template_share (now "
@@ -98,6 +98,7 @@ def describe(loss: Loss, rules: Rules) -> str:
     return "\n".join(lines)
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
+    """Return the beginning of a text on one line."""
     text = " ".join(text.split())
     return text if len(text) <= EXCERPT else text[: EXCERPT - 3] + "..."
