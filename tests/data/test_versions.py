@@ -191,6 +191,7 @@ def test_manifests_of_prepare_are_compared_and_searched(run_prepare: Prepare, tm
             "Ada Lovelace",
             ["ADA LOVELACE's", "Ada\nLovelace", "Ada-Lovelace", "ada.lovelace", "Lovelace, Ada", "ada_lovelace"],
         ),
+        ("Lovelace, Ada", ["Ada Lovelace", "lovelace, ada"]),
         ("Ada Byron Lovelace", ["Lovelace, Ada Byron", "Ada  Byron   Lovelace"]),
         ("Zoë Müller", ["Zoe Muller", "ZOE\u0308 MÜLLER"]),
         ("José", ["jose"]),

@@ -14,14 +14,20 @@ from burnish.data.splits.told import is_held_out
 from burnish.data.spool import Spool
 
 
-def note_unused_keys(book: Book, emit: Emit) -> None:
-    """Say which keys of rows nothing is made of."""
+def note_reading(recipe: Recipe, spool: Spool, book: Book, emit: Emit) -> None:
+    """Say what was not used of what was read, and not looked for in it."""
+    _note_unused_keys(book, emit)
+    _note_splits(recipe, spool, emit)
+    _note_off(recipe, emit)
+
+
+def _note_unused_keys(book: Book, emit: Emit) -> None:
     if book.counts.unused:
         keys = ", ".join(f"{key} ({format_count(count)} rows)" for key, count in sorted(book.counts.unused.items()))
         emit(Note("prepare", f"Keys of rows that burnish does not use: {keys}."))
 
 
-def note_splits(recipe: Recipe, spool: Spool, emit: Emit) -> None:
+def _note_splits(recipe: Recipe, spool: Spool, emit: Emit) -> None:
     """Say what the recipe says of splits in vain, and which files look like a test split by their names and are none."""
     data = spool.sources < spool.data_sources
     if spool.said_splits:
@@ -44,7 +50,7 @@ def note_splits(recipe: Recipe, spool: Spool, emit: Emit) -> None:
         )
 
 
-def note_off(recipe: Recipe, emit: Emit) -> None:
+def _note_off(recipe: Recipe, emit: Emit) -> None:
     """Say what was not looked for, because it needs a model and nobody asked for it."""
     off: list[str] = []
     if not recipe.prepare.personal_data.names:

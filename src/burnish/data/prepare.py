@@ -30,7 +30,7 @@ from burnish.data.fit import overlong_message
 from burnish.data.formats.columns import compile_mapping
 from burnish.data.ledger import Book
 from burnish.data.near.semantic import Embed
-from burnish.data.notes import note_filters, note_off, note_splits, note_unused_keys
+from burnish.data.notes import note_filters, note_reading
 from burnish.data.personal import certify, treatment
 from burnish.data.private.cleaner import Treatment
 from burnish.data.proof import prove
@@ -95,9 +95,7 @@ def prepare(
             _check_usable(name, begins, number, book)
         spool.finish()
         _check_lengths(recipe, limit, tokenizer, book)
-        note_unused_keys(book, emit)
-        note_splits(recipe, spool, emit)
-        note_off(recipe, emit)
+        note_reading(recipe, spool, book, emit)
         alike = _alike(recipe, embed, folder)
         marks = Marks(spool, recipe.prepare.filters, embed)
         fates = decide(spool, wanted(recipe, forgotten), _teller(emit, "comparing rows", 3), alike, marks)

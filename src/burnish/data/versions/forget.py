@@ -68,8 +68,9 @@ def forget(
     """Search every dataset of the home, and what it rejected, for rows of one subject. Changes nothing.
 
     text:     a name, address or number. Found where its words stand together as whole words, in any case, with or without
-              accents, also with the last word first (Smith, Ann) or joined (Ann-Smith); a number in any grouping. What `prepare`
-              replaced by a placeholder is no longer there to be found: search by document for a sure answer.
+              accents, also with the last word first (Smith, Ann) or joined (Ann-Smith), whichever way round it is given; a
+              number in any grouping. What `prepare` replaced by a placeholder is no longer there to be found: search by
+              document for a sure answer.
     document: the file a row came from, by name or path; `rows.jsonl:7` is one line of it.
     row:      the id of one row, or its beginning: its lineage, from file and line to adapters.
 
@@ -115,7 +116,7 @@ class _Sought(NamedTuple):
 
 
 def _by_text(text: str) -> _Sought:
-    words = _plain(text).split()
+    words = _plain(text).replace(",", " ").split()  # as a list has a name: Smith, Ann
     if not any(character.isalnum() for word in words for character in word):
         raise UsageError(f'"{text}" has no letter and no digit to search for')
     pattern = _number(words) or _words(words)
