@@ -12,8 +12,8 @@ from gateway_running import BadUpstream, Running
 from hypothesis import given
 from hypothesis import strategies as st
 
+from burnish.core.refusal import Refusal
 from burnish.gateway.audit import entries
-from burnish.gateway.refusal import Refusal
 from burnish.gateway.route import Choice, Router
 from burnish.gateway.settings import Route, Settings
 
@@ -206,9 +206,14 @@ PROMPTS = {
 @pytest.mark.usefixtures("sentence_model")
 def test_auto_picks_by_what_is_asked_and_tells_its_choice(upstream: BadUpstream, tmp_path: Path) -> None:
     from burnish.model.embed import sentence_embedder
-    from burnish.wiring.serving import pick_by_prompts
+    from burnish.wiring.serving import ranked
 
-    pick = pick_by_prompts(PROMPTS, sentence_embedder())
+    embed = sentence_embedder()
+    known = {name: embed(texts) for name, texts in PROMPTS.items()}
+
+    def pick(text: str) -> list[tuple[str, float]]:
+        return ranked(known, embed([text])[0])
+
     running = Running(upstream.url, tmp_path, extra={"pick": pick})
     try:
         key = running.key()

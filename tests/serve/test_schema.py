@@ -9,7 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from burnish.serve.schema import ApiError, parse_chat_request
+from burnish.core.refusal import Refusal
+from burnish.serve.schema import parse_chat_request
 
 USER = {"role": "user", "content": "Hi"}
 GOOD: dict[str, Any] = {"model": "base", "messages": [USER]}
@@ -17,7 +18,7 @@ GOOD: dict[str, Any] = {"model": "base", "messages": [USER]}
 
 def refused(**changes: Any) -> dict[str, Any]:
     body = {name: value for name, value in {**GOOD, **changes}.items() if value is not ...}
-    with pytest.raises(ApiError) as caught:
+    with pytest.raises(Refusal) as caught:
         parse_chat_request(json.dumps(body).encode())
     assert caught.value.status == 400
     return caught.value.body["error"]
@@ -90,7 +91,7 @@ def test_a_wrong_field_is_named_with_what_is_allowed(changes: dict[str, Any], pa
     ],
 )
 def test_what_is_no_json_object_is_refused(body: bytes) -> None:
-    with pytest.raises(ApiError) as caught:
+    with pytest.raises(Refusal) as caught:
         parse_chat_request(body)
     assert caught.value.status == 400
 
@@ -121,7 +122,7 @@ json_values = st.recursive(
 def test_any_json_is_accepted_or_refused_as_an_api_error(body: dict[str, Any]) -> None:
     try:
         parse_chat_request(json.dumps(body).encode())
-    except ApiError as error:
+    except Refusal as error:
         refusal = error
     else:
         return

@@ -100,6 +100,14 @@ class ReleasedModels(Mapping[str, "ServedModel"]):
             release = resolve_release(self._fitting(), name)
         return None if release is None else f"{release.name}:{release.version}"
 
+    def releases(self, only: Sequence[str] | None = None) -> dict[str, Release]:
+        """Return what each name means now: every name alone, or those that are asked for and mean something."""
+        with self._lock:
+            fitting = self._fitting()
+        names = dict.fromkeys(each.name for each in fitting) if only is None else only
+        found = {name: resolve_release(fitting, name) for name in names}
+        return {name: release for name, release in found.items() if release is not None}
+
     def __iter__(self) -> Iterator[str]:
         with self._lock:
             releases = self._fitting()

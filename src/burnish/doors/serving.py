@@ -33,12 +33,11 @@ DEFAULT_BASE = "smollm2-135m-instruct"
 
 
 def newest_releases(home: Home) -> dict[str, Release]:
-    """Return the release that each name alone means: its newest champion."""
+    """Return the release that each name alone means, its newest champion; the one that was made last stands last."""
     releases = home.all(Release)
-    found = {
-        each.name: resolve_release(releases, each.name) for each in sorted(releases, key=lambda item: item.version)
-    }
-    return {name: release for name, release in found.items() if release is not None}
+    found = {each.name: resolve_release(releases, each.name) for each in releases}
+    known = [release for release in found.values() if release is not None]
+    return {release.name: release for release in sorted(known, key=releases.index)}
 
 
 def _open_engine(
@@ -131,7 +130,7 @@ def open_engine_app(home: Home, emit: Emit, *, vllm: Path | None = None) -> Engi
     app = create_app(Service(engine=engine, tokenizer=base.tokenizer, models=models))
     return EngineApp(
         app, wiring.prompt_counter(base.tokenizer, models), models.version, lambda: engine.close(drain=False),
-        lambda settings, emit: wiring.intent_picker(home, served, settings.auto.models, emit),
+        lambda settings, emit: wiring.intent_picker(home, models.releases, settings.auto.models, emit),
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 
 from burnish.core.errors import BurnishError
+from burnish.core.refusal import Refusal
 from burnish.core.section import Section
 from burnish.gateway.audit import append, entries
 from burnish.gateway.database import Database
@@ -16,7 +17,6 @@ from burnish.gateway.feedback import all_feedback
 from burnish.gateway.key_store import KeyStore
 from burnish.gateway.keys import Key, Scope, split_key
 from burnish.gateway.limits import MOST, NANO, SECOND, Ledger, Limits
-from burnish.gateway.refusal import Refusal
 from burnish.gateway.route import Router
 from burnish.gateway.settings import Route
 from burnish.gateway.show import key_json, moment

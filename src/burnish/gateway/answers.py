@@ -56,13 +56,17 @@ def read_answer(body: bytes, usage: Usage) -> None:
 
 
 class EventReader:
-    """Takes a stream of server-sent events in pieces of any size and gives back whole events."""
+    """Takes a stream of server-sent events in pieces of any size and gives back whole events.
+
+    done: its last word has come. failed: an event told an error, as an engine does whose answer breaks off.
+    """
 
     def __init__(self, usage: Usage, *, keep_usage: bool) -> None:
         """keep_usage: whether the event that holds the usage alone is for the client too."""
         self._usage, self._keep_usage = usage, keep_usage
         self._rest = b""
         self.done = False
+        self.failed = False
 
     def add(self, piece: bytes) -> bytes:
         """Return what may be passed on now."""
@@ -80,9 +84,9 @@ class EventReader:
         return b"".join(out)
 
     def finish(self) -> bytes:
-        """Return what came after the last whole event."""
+        """Return what came after the last blank line; it may be the last event."""
         rest, self._rest = self._rest, b""
-        return rest
+        return rest if self._read(rest) else b""
 
     def _read(self, event: bytes) -> bool:
         """Read one event; returns whether it is for the client."""
@@ -97,6 +101,7 @@ class EventReader:
         except ValueError:
             return True
         self._usage.read(value)
+        self.failed |= isinstance(value, dict) and "error" in value
         for text in _texts(value, "delta"):
             self._usage.hear(text)
         alone = isinstance(value, dict) and cast("dict[str, Any]", value).get("choices") == [] and "usage" in value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import time
@@ -15,10 +16,11 @@ import jiter
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from burnish.core.errors import BurnishError
+from burnish.core.refusal import Headers, Refusal
 from burnish.gateway.admin import Admin, keep_route, load_routes
 from burnish.gateway.asks import ENDPOINTS, CountTokens, parse_body
 from burnish.gateway.content import ContentLog
-from burnish.gateway.database import Database
+from burnish.gateway.database import Busy, Database
 from burnish.gateway.edge import (
     PREFLIGHT,
     REQUEST_ID,
@@ -30,6 +32,7 @@ from burnish.gateway.edge import (
     single_headers,
     unauthenticated,
 )
+from burnish.gateway.failed_keys import FailedKeys, network_of
 from burnish.gateway.feedback import keep_feedback, parse_feedback
 from burnish.gateway.key_store import KeyStore
 from burnish.gateway.keys import Key
@@ -37,8 +40,8 @@ from burnish.gateway.limits import Ledger
 from burnish.gateway.metrics import Metrics
 from burnish.gateway.openapi import OPENAPI
 from burnish.gateway.passage import ClientGone, call_for_json, read_body
-from burnish.gateway.refusal import Headers, Refusal, send_bytes, send_json
 from burnish.gateway.route import Router
+from burnish.gateway.sending import send_bytes, send_json
 from burnish.gateway.serve_model import ModelCalls
 from burnish.gateway.settings import Settings
 from burnish.gateway.tracing import Tracing
@@ -88,6 +91,7 @@ class Gateway:
         self.parts = parts
         self.metrics = Metrics(parts.settings.metrics_models)
         self.keys = KeyStore(parts.database, parts.secret)
+        self.failed_keys = FailedKeys(parts.settings.caps.failed_keys_per_minute)
         self.admin = Admin(parts.database, parts.secret, parts.ledger, parts.router)
         self.draining = False
         self.at_work = 0
@@ -102,10 +106,23 @@ class Gateway:
         """Run what asks the database in a thread of its own, so that the event loop stays free."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, work, *given)
 
+    async def in_ledger(self, work: Callable[..., R], *given: Any) -> R:
+        """Run a ledger's work: here when it takes microseconds and nobody else is at it, else in a thread that may wait."""
+        if self.parts.ledger.local:
+            with contextlib.suppress(Busy):
+                return work(*given, wait=False)
+        return await self.in_thread(work, *given)
+
     def start(self, task: asyncio.Task[None]) -> None:
-        """Let a task go on by itself; `close` waits for it."""
+        """Let a task go on by itself; `settled` waits for it, and the log tells how it failed."""
         self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            log.error("what went on beside an answer failed", exc_info=error)
 
     async def settled(self) -> None:
         """Wait for what goes on by itself."""
@@ -146,6 +163,18 @@ class Gateway:
         """Answer one of ENDPOINTS."""
         await self._refresh_routes()
         await self._calls.answer(exchange, key, value)
+
+    async def keep_feedback(self, key: Key, value: dict[str, Any]) -> str:
+        """Store what a person said about an answer; it counts as a request of the key's, without tokens."""
+        said = parse_feedback(value)
+        granted = await self._calls.reserve(key, 0, 0)
+        try:
+            identifier = await self.in_thread(keep_feedback, self.parts.database, key.account, said)
+        finally:
+            await self.in_ledger(self.parts.ledger.settle, key.account, granted.hold, 0, 0)
+        model = said.model if said.model in self.metrics.known else "other"
+        self.metrics.feedback.labels(model, said.kind).inc()
+        return identifier
 
     async def _refresh_routes(self) -> None:
         """Hear now and then what other replicas and admins did to the routes."""
@@ -261,10 +290,14 @@ class Exchange:
     async def _with_key(self, method: str, path: str) -> None:
         """Check the key, then what it may ask, then answer."""
         keys, text = self.gateway.keys, bearer(self.headers)
+        failed, address = self.gateway.failed_keys, network_of((self.scope["client"] or ("", 0))[0])
+        failed.check(address, text)
         local = self.gateway.parts.database.local
         key = keys.authenticate(text) if local else await self.gateway.in_thread(keys.authenticate, text)
         if key is None:
+            failed.failed(address)
             raise unauthenticated()
+        failed.accepted(address, key.id)
         admin = path.startswith("/admin/")
         known = "/v1/models" if path.startswith("/v1/models/") else path
         if not admin and known not in METHODS:
@@ -302,9 +335,6 @@ class Exchange:
             status, answer = await self.gateway.in_thread(self.gateway.admin.answer, method, path, value, key)
             await send_json(self.send, status, answer, self.own)
         elif path == "/feedback":
-            said = parse_feedback(value)
-            identifier = await self.gateway.in_thread(keep_feedback, self.gateway.parts.database, key.account, said)
-            self.gateway.metrics.feedback.labels(self.gateway.metrics.label(said.model), said.kind).inc()
-            await send_json(self.send, 201, {"id": identifier}, self.own)
+            await send_json(self.send, 201, {"id": await self.gateway.keep_feedback(key, value)}, self.own)
         else:
             await self.gateway.call_model(self, key, value)

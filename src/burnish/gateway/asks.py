@@ -9,8 +9,8 @@ from typing import Any, cast
 
 import jiter
 
+from burnish.core.refusal import Refusal
 from burnish.gateway.keys import Key
-from burnish.gateway.refusal import Refusal
 from burnish.gateway.settings import Caps, Price
 
 MESSAGE_TOKENS = 16

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import os
 import queue
@@ -21,6 +22,8 @@ Clock = Callable[[], int]
 """Microseconds since 1970."""
 VERSION = 1
 BUSY_S = 30.0
+CHECKPOINT_COMMITS = 500
+"""A SQLite file's log is written back after so many: some megabytes."""
 CONNECTIONS = 8
 """Of one process to PostgreSQL: a server allows a hundred by default, and other programs want some."""
 TABLES = """
@@ -63,6 +66,10 @@ CREATE OR REPLACE TRIGGER gateway_audit_kept BEFORE UPDATE OR DELETE OR TRUNCATE
 """
 
 
+class Busy(Exception):
+    """Another transaction is at work, and this one was not to wait."""
+
+
 class Cursor(Protocol):
     """What a transaction executes with. `?` marks a parameter, whatever the database."""
 
@@ -91,8 +98,11 @@ class Database(Protocol):
         """Read what is committed; no other transaction is waited for."""
         ...
 
-    def transaction(self, account: str | None = None) -> AbstractContextManager[Cursor]:
-        """Begin a transaction that writes. With an account, no other transaction of that account runs beside it."""
+    def transaction(self, account: str | None = None, *, wait: bool = True) -> AbstractContextManager[Cursor]:
+        """Begin a transaction that writes. With an account, no other transaction of that account runs beside it.
+
+        Raises Busy, without `wait`, when another one is at work on a local database.
+        """
         ...
 
     def close(self) -> None:
@@ -158,7 +168,10 @@ class _SqliteCursor:
 
 
 class SqliteDatabase:
-    """A file in write-ahead mode. Writers of one process take turns, so that few ever wait for the file's own lock."""
+    """A file in write-ahead mode. Writers of one process take turns, so that few ever wait for the file's own lock.
+
+    What was committed is written back from the log by a thread of its own: it waits for the disk, and nobody waits for it.
+    """
 
     local = True
 
@@ -167,6 +180,9 @@ class SqliteDatabase:
         self._own = threading.local()
         self._turn = threading.Lock()
         self._all: list[sqlite3.Connection] = []
+        self._commits = 0
+        self._checkpoint = threading.Event()
+        self._closed = False
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
@@ -177,17 +193,25 @@ class SqliteDatabase:
             raise unwritable(path, error) from error
         except sqlite3.DatabaseError as error:
             raise StoreError(f"cannot use {path}: {error}. Move it away to begin with an empty one.") from error
+        self._writer = threading.Thread(target=self._write_back, name="burnish-checkpoint", daemon=True)
+        self._writer.start()
 
-    def _connection(self) -> sqlite3.Connection:
-        connection: sqlite3.Connection | None = self._own.__dict__.get("connection")
+    def _connect(self, seconds: float) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self._path, timeout=seconds, isolation_level=None, check_same_thread=False, cached_statements=256
+        )
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
+        self._all.append(connection)
+        return connection
+
+    def _connection(self, *, wait: bool = True) -> sqlite3.Connection:
+        """Return this thread's connection; there is another one that never waits for the file's lock."""
+        name = "waiting" if wait else "eager"
+        connection: sqlite3.Connection | None = self._own.__dict__.get(name)
         if connection is None:
-            connection = sqlite3.connect(
-                self._path, timeout=BUSY_S, isolation_level=None, check_same_thread=False, cached_statements=256
-            )
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = NORMAL")
-            self._own.connection = connection
-            self._all.append(connection)
+            connection = self._own.__dict__[name] = self._connect(BUSY_S if wait else 0)
         return connection
 
     @contextmanager
@@ -199,12 +223,14 @@ class SqliteDatabase:
             raise StoreError(f"the gateway's database {self._path} failed: {error}") from error
 
     @contextmanager
-    def transaction(self, account: str | None = None) -> Generator[Cursor]:
+    def transaction(self, account: str | None = None, *, wait: bool = True) -> Generator[Cursor]:
         """Begin a transaction that writes; the whole file is locked."""
-        with self._turn:
-            connection = self._connection()
+        if not self._turn.acquire(blocking=wait):
+            raise Busy
+        try:
+            connection = self._connection(wait=wait)
             try:
-                connection.execute("BEGIN IMMEDIATE")
+                self._begin(connection, wait=wait)
                 done = False
                 try:
                     yield _SqliteCursor(connection, self._clock)
@@ -213,9 +239,34 @@ class SqliteDatabase:
                     connection.execute("COMMIT" if done else "ROLLBACK")
             except sqlite3.OperationalError as error:
                 raise StoreError(f"the gateway's database {self._path} failed: {error}") from error
+            self._commits += 1
+            if self._commits >= CHECKPOINT_COMMITS:
+                self._commits = 0
+                self._checkpoint.set()
+        finally:
+            self._turn.release()
+
+    def _begin(self, connection: sqlite3.Connection, *, wait: bool) -> None:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if wait or error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                raise
+            raise Busy from error
+
+    def _write_back(self) -> None:
+        """Write the log back whenever it has grown (https://www.sqlite.org/wal.html#ckpt); PASSIVE waits for nobody."""
+        connection = self._connect(BUSY_S)
+        while self._checkpoint.wait() and not self._closed:
+            self._checkpoint.clear()
+            with contextlib.suppress(sqlite3.OperationalError):  # the next one writes back what this one could not
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def close(self) -> None:
         """Close the connections of all threads."""
+        self._closed = True
+        self._checkpoint.set()
+        self._writer.join()
         with self._turn:
             for connection in self._all:
                 connection.close()
@@ -289,7 +340,7 @@ class PostgresDatabase:
         return self.transaction()
 
     @contextmanager
-    def transaction(self, account: str | None = None) -> Generator[Cursor]:
+    def transaction(self, account: str | None = None, *, wait: bool = True) -> Generator[Cursor]:
         """Begin a transaction; with an account it waits until no other one of that account is at work."""
         with self._connected() as connection, connection.transaction(), connection.cursor() as raw:
             if account is not None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
 from starlette.types import Scope
 
-from burnish.gateway.refusal import Headers, Refusal
+from burnish.core.refusal import Headers, Refusal, is_address
 
 LOCAL = frozenset({"127.0.0.1", "localhost", "::1"})
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
@@ -45,18 +44,10 @@ def check_host(headers: dict[bytes, bytes], hosts: Collection[str]) -> str:
     except ValueError:
         name, port = None, None
     plain = name is not None and text.lower() in (name, f"[{name}]", f"{name}:{port}", f"[{name}]:{port}")
-    if name is None or not plain or not (name in hosts or name in LOCAL or _is_address(name)):
+    if name is None or not plain or not (name in hosts or name in LOCAL or is_address(name)):
         says = "this gateway does not answer for that host; name it under `hosts` in its settings"
         raise Refusal(403, says, code="host_not_allowed")
     return name
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
 
 
 def check_url(scope: Scope) -> None:

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from burnish.core.refusal import Refusal
 from burnish.core.section import Section
 from burnish.gateway.database import Database
-from burnish.gateway.refusal import Refusal
 from burnish.gateway.settings import ModelName
 
 Text = Annotated[str, Field(max_length=100_000)]

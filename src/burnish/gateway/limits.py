@@ -96,13 +96,19 @@ class Refused:
 
 
 class Ledger(Protocol):
-    """Counts what each account holds and has used. Safe for any number of threads and processes."""
+    """Counts what each account holds and has used. Safe for any number of threads and processes.
 
-    def reserve(self, account: str, limits: Limits, ask: Ask) -> Granted | Refused:
+    local: whether counting takes microseconds when nobody else counts, so that an event loop may do it itself, without
+    waiting (`wait` False); it raises Busy then when it would have to wait.
+    """
+
+    local: bool
+
+    def reserve(self, account: str, limits: Limits, ask: Ask, *, wait: bool = True) -> Granted | Refused:
         """Reserve what a request may use, or say which limit stands in the way. Nothing is counted when refused."""
         ...
 
-    def settle(self, account: str, hold: str, tokens: int, nano_usd: int) -> None:
+    def settle(self, account: str, hold: str, tokens: int, nano_usd: int, *, wait: bool = True) -> None:
         """Count what was used in place of what was held. A hold that is settled or has lapsed is left as it is."""
         ...
 

@@ -4,25 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import Sequence
+from typing import NoReturn
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from burnish.core.refusal import Headers, Refusal
 from burnish.gateway.answers import EventReader, Usage, read_answer
-from burnish.gateway.refusal import Headers, Refusal
 from burnish.gateway.settings import Timeouts
 
+log = logging.getLogger("burnish.gateway")
 ANSWER_BYTES = 32 << 20
 """A whole answer may not be larger."""
 LAST_WORD_S = 1.0
 DONE = b"data: [DONE]\n\n"
 
 
+class Halted(Exception):
+    """The upstream is not listened to any further; the passage's `refusal` says why."""
+
+
 class Passage:
     """The `send` that an upstream is given.
 
     Nothing is sent before the first byte of an answer, so that all that goes wrong before it becomes a proper error.
+    refusal: why the answer cannot be passed on. It is kept here, because what an upstream makes of an error that its
+    `send` raises is its own affair: an engine in this process handles refusals itself.
     """
 
     def __init__(self, send: Send, usage: Usage, headers: Headers, *, keep_usage: bool) -> None:
@@ -35,11 +44,19 @@ class Passage:
         self.status = 0
         self.started = False
         self.ended = False
+        self.refusal: Refusal | None = None
         self.began = time.perf_counter()
         self.first_s: float | None = None
 
+    @property
+    def failed(self) -> bool:
+        """Whether the upstream itself told an error within its stream."""
+        return self._reader.failed
+
     async def __call__(self, message: Message) -> None:
-        """Take one ASGI message of the upstream."""
+        """Take one ASGI message of the upstream. Raises Halted when it need not go on."""
+        if self.refusal is not None:
+            raise Halted
         if message["type"] == "http.response.start":
             self.status = message["status"]
             self._kept = [
@@ -57,7 +74,7 @@ class Passage:
         self._whole.append(body)
         self._size += len(body)
         if self._size > ANSWER_BYTES:
-            raise Refusal(503, "the engine's answer is too large", code="upstream_broke_off")
+            self._halt(Refusal(503, "the engine's answer is too large", code="upstream_broke_off"))
         if not more:
             await self._finish_whole()
 
@@ -65,9 +82,11 @@ class Passage:
         try:
             out = self._reader.add(body)
         except ValueError as error:
-            raise Refusal(503, str(error), code="upstream_broke_off") from error
+            self._halt(Refusal(503, str(error), code="upstream_broke_off"))
         if not more:
             out += self._reader.finish()
+            if not self._reader.done:  # without its last word nobody could tell a whole answer from a part
+                self._halt(Refusal(503, "the engine ended before its answer did", code="upstream_broke_off"))
         if not self.started:
             if not out and more:
                 return
@@ -84,10 +103,10 @@ class Passage:
             retry = dict(self._kept).get(b"retry-after", b"1")
             wait = int(retry) if retry.isdigit() and len(retry) < 6 else 1
             full = self.status == 503
-            raise Refusal(
+            self._halt(Refusal(
                 503, "the engine is busy; come again" if full else f"the engine failed (status {self.status})",
                 code="overloaded" if full else "upstream_failed", retry_after_s=wait,
-            )  # fmt: skip
+            ))  # fmt: skip
         body = b"".join(self._whole)
         if self.status == 200:
             read_answer(body, self.usage)
@@ -97,6 +116,10 @@ class Passage:
             {"type": "http.response.start", "status": self.status, "headers": [*self._kept, length, *self._own]}
         )
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
+
+    def _halt(self, refusal: Refusal) -> NoReturn:
+        self.refusal = refusal
+        raise Halted(str(refusal))
 
     async def say_last(self, refusal: Refusal) -> None:
         """End a stream that cannot go on with an event that clients raise on, unless the client reads no more."""
@@ -155,9 +178,7 @@ async def pass_through(
             raise Refusal(
                 503, f"the engine took too long for {late[0] if late else 'its answer'}", code="upstream_timeout"
             )
-        work.result()
-        if not passage.ended:
-            raise Refusal(503, "the engine ended without an answer", code="upstream_broke_off")
+        _check_end(work.exception(), passage)
     except Refusal as refusal:
         await passage.say_last(refusal)
         raise
@@ -167,6 +188,21 @@ async def pass_through(
         work.cancel()
         gone.cancel()
         await asyncio.wait((work, gone))
+
+
+def _check_end(failed: BaseException | None, passage: Passage) -> None:
+    """Raise Refusal unless the upstream ended well and its answer is whole."""
+    cause = failed.__context__ if isinstance(failed, Halted) else failed
+    if isinstance(cause, Refusal):
+        raise cause
+    if cause is not None:
+        log.error("the engine failed", exc_info=cause)
+    if passage.refusal is not None:
+        raise passage.refusal from cause
+    if cause is not None:
+        raise Refusal(503, "the engine failed", code="upstream_failed") from cause
+    if not passage.ended:
+        raise Refusal(503, "the engine ended without an answer", code="upstream_broke_off")
 
 
 async def _hung_up(receive: Receive) -> None:

@@ -21,6 +21,8 @@ class RedisLedger:
     Raises ResourceError when the package is missing or the server does not answer; later failures are StoreError.
     """
 
+    local = False
+
     def __init__(self, url: str, *, prefix: str = DEFAULT_PREFIX, clock: Clock | None = None) -> None:
         try:
             import redis
@@ -40,7 +42,7 @@ class RedisLedger:
         except redis.RedisError as error:
             raise ResourceError(f"Redis at {self._where} does not answer: {error}") from error
 
-    def reserve(self, account: str, limits: Limits, ask: Ask) -> Granted | Refused:
+    def reserve(self, account: str, limits: Limits, ask: Ask, *, wait: bool = True) -> Granted | Refused:
         """Reserve what a request may use, or say which limit stands in the way."""
         hold = secrets.token_hex(12)
         now = self._now()
@@ -61,7 +63,7 @@ class RedisLedger:
             retry = until_next(at, month=reason.value.endswith("_month"))
         return Refused(reason, None if retry < 0 else retry, left)
 
-    def settle(self, account: str, hold: str, tokens: int, nano_usd: int) -> None:
+    def settle(self, account: str, hold: str, tokens: int, nano_usd: int, *, wait: bool = True) -> None:
         """Count what was used in place of what was held."""
         now = self._now()
         keys = self._keys(account, *periods(now))

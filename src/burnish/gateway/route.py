@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from burnish.gateway.refusal import Refusal
+from burnish.core.refusal import Refusal
 from burnish.gateway.settings import Route
 
 FEWEST = 20

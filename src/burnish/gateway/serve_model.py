@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import re
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
+from burnish.core.refusal import Headers, Refusal
 from burnish.gateway.answers import Usage
 from burnish.gateway.asks import Asked, model_name, price_nano, read_ask
 from burnish.gateway.keys import Key
 from burnish.gateway.limits import NANO, SECOND, Ask, Granted, Reason, Refused, Standing
 from burnish.gateway.passage import ClientGone, Passage, inner_scope, pass_through, throw_away
-from burnish.gateway.refusal import Headers, Refusal
 from burnish.gateway.route import Choice
 from burnish.gateway.settings import Price
 
@@ -49,19 +51,10 @@ class ModelCalls:
                 raise Refusal(403, f"this key may not ask for {alias[:100]!r}", param="model", code="model_not_allowed")
             choice = gateway.parts.router.choose(alias, self._sticky(exchange, value, key), self._override(exchange))
             asked = await self._ask(exchange.scope["path"], choice.model, value, key)
-            price = (
-                settings.prices.get(choice.model)
-                or settings.prices.get(choice.alias)
-                or settings.prices.get("default", FREE)
-            )
-            ask = Ask(
-                asked.tokens, price_nano(price, asked.prompt_tokens, asked.new_tokens),
-                int((settings.timeouts.total_s + LEASE_SPARE_S) * SECOND),
-            )  # fmt: skip
+            price = price_of(settings.prices, choice)
             body = asked.body(choice.model)
-            granted = await gateway.in_thread(gateway.parts.ledger.reserve, key.account, key.limits, ask)
-            if isinstance(granted, Refused):
-                raise _too_many(granted, key)
+            nano = price_nano(price, asked.prompt_tokens, asked.new_tokens)
+            granted = await self.reserve(key, asked.tokens, nano)
             told: Headers = [
                 *exchange.own, *_standing(granted.standing, key), *intent,
                 (b"x-burnish-model", choice.model.encode()), (b"x-burnish-prompt", prompt_hash(value)),
@@ -70,6 +63,15 @@ class ModelCalls:
         finally:
             gateway.at_work -= 1
             gateway.metrics.at_work.dec()
+
+    async def reserve(self, key: Key, tokens: int, nano_usd: int) -> Granted:
+        """Reserve what a request may use. Raises Refusal that names the limit in its way."""
+        parts = self._gateway.parts
+        ask = Ask(tokens, nano_usd, int((parts.settings.timeouts.total_s + LEASE_SPARE_S) * SECOND))
+        granted = await self._gateway.in_ledger(parts.ledger.reserve, key.account, key.limits, ask)
+        if isinstance(granted, Refused):
+            raise _too_many(granted, key)
+        return granted
 
     async def _ask(self, path: str, model: str, value: dict[str, Any], key: Key) -> Asked:
         count, caps = self._gateway.parts.count, self._gateway.parts.settings.caps
@@ -131,13 +133,17 @@ class ModelCalls:
             raise
         finally:
             answered = passage.started and passage.status == 200
-            spent = usage.counted(asked.prompt_tokens, asked.new_tokens) if answered or status == 499 else (0, 0)
+            spent = (0, 0)
+            if status == 499 and not asked.stream:  # nothing of the answer was seen, and all of it may have been made
+                spent = asked.prompt_tokens, asked.new_tokens
+            elif answered or status == 499:
+                spent = usage.counted(asked.prompt_tokens, asked.new_tokens)
             nano = price_nano(price, *spent)
-            settle = gateway.in_thread(parts.ledger.settle, key.account, granted.hold, sum(spent), nano)
+            settle = gateway.in_ledger(parts.ledger.settle, key.account, granted.hold, sum(spent), nano)
             gateway.start(asyncio.get_running_loop().create_task(settle))
             self._count(exchange, choice, passage, status, spent)
             if status != 499 and not 400 <= status < 500:
-                parts.router.note(choice, good=not failed, first_s=passage.first_s)
+                parts.router.note(choice, good=not failed and not passage.failed, first_s=passage.first_s)
             if parts.content is not None and usage.pieces and answered:
                 keep = asyncio.to_thread(
                     parts.content.keep, exchange.id, key.id, choice.model, asked.sent, "".join(usage.pieces)
@@ -184,6 +190,13 @@ class ModelCalls:
                 self._shadows -= 1
 
         self._gateway.start(asyncio.get_running_loop().create_task(run()))
+
+
+def price_of(prices: Mapping[str, Price], choice: Choice) -> Price:
+    """Return the price of what answers: of that version, of the name it was asked by, of the release, or the default."""
+    release = re.split("[:@]", choice.model, maxsplit=1)[0]
+    names = (choice.model, choice.alias, release, "default")
+    return next((prices[name] for name in names if name in prices), FREE)
 
 
 def prompt_hash(value: dict[str, Any]) -> bytes:

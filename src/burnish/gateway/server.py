@@ -16,12 +16,15 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from burnish.core.errors import UsageError
+from burnish.core.refusal import Refusal
 from burnish.gateway.app import Gateway
-from burnish.gateway.refusal import Refusal, send_json
+from burnish.gateway.sending import send_json
 
 HEAD_BYTES = 32 << 10
 HEADERS = 100
 CONNECTIONS = 4096
+UNREAD_TICKS = 20
+"""Tenths of a second that a closed connection has for what is left in it, once or twice."""
 STILL_S = 0.05
 """How often a gateway that stops looks whether all is done."""
 
@@ -106,6 +109,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._gateway, self._closing, self._told = gateway, closing, started
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._unread: set[Any] = set()
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
         """Start, remember the loop that a signal wakes, and tell that it listens."""
@@ -113,6 +117,15 @@ class Server(uvicorn.Server):
         self._loop = asyncio.get_running_loop()
         self.should_exit = self.should_exit or self._gateway.draining  # it was told to stop before it began
         self._told()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Now and then end connections that were closed and cannot be, because their client does not read what is left."""
+        if counter % UNREAD_TICKS == 0:
+            closing = {each for each in self.server_state.connections if each.transport.is_closing()}  # type: ignore[union-attr]
+            for connection in closing & self._unread:
+                connection.transport.abort()  # type: ignore[union-attr]
+            self._unread = closing
+        return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to stop. The signal is not raised again afterwards: the caller still has things to close."""

@@ -19,7 +19,7 @@ ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@:/-]{0,127}$
 
 
 class Caps(Section):
-    """What one request may be at most."""
+    """What one request may be at most, how many may be at work, and how many wrong keys one address may try in a minute."""
 
     body_bytes: Count = 1 << 20
     prompt_tokens: Count = 1 << 20
@@ -27,6 +27,7 @@ class Caps(Section):
     default_new_tokens: Count = 1024
     answers: Count = 8
     at_once: Count = 512
+    failed_keys_per_minute: Count = 60
 
 
 class Timeouts(Section):

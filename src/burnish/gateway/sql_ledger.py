@@ -22,16 +22,24 @@ from burnish.gateway.limits import (
     until_next,
 )
 
+FREED_BY = {
+    reason: f"SELECT at_us FROM (SELECT at_us, sum({column}) OVER (ORDER BY at_us ROWS UNBOUNDED PRECEDING) AS upto "
+    "FROM gateway_spent WHERE account = ?) AS sums WHERE upto >= ? ORDER BY at_us LIMIT 1"
+    for reason, column in ((Reason.REQUESTS, "requests"), (Reason.TOKENS, "tokens"))
+}
+"""When the event was that frees enough with all before it. Found by the database: a key may have many in its minute."""
+
 
 class SqlLedger:
     """Counts in the tables of a Database. What `Ledger` says holds for every process that uses the same tables."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.local = database.local
 
-    def reserve(self, account: str, limits: Limits, ask: Ask) -> Granted | Refused:
+    def reserve(self, account: str, limits: Limits, ask: Ask, *, wait: bool = True) -> Granted | Refused:
         """Reserve what a request may use, or say which limit stands in the way."""
-        with self._database.transaction(account) as cursor:
+        with self._database.transaction(account, wait=wait) as cursor:
             now, counted = _bring_up_to_date(cursor, account)
             met = first_met(limits, ask, counted)
             if met is not None:
@@ -53,9 +61,9 @@ class SqlLedger:
             _add_to_budgets(cursor, account, day, month, ask.tokens, ask.nano_usd)
         return Granted(hold, standing(limits, counted.requests + 1, counted.tokens + ask.tokens, now, now))
 
-    def settle(self, account: str, hold: str, tokens: int, nano_usd: int) -> None:
+    def settle(self, account: str, hold: str, tokens: int, nano_usd: int, *, wait: bool = True) -> None:
         """Count what was used in place of what was held."""
-        with self._database.transaction(account) as cursor:
+        with self._database.transaction(account, wait=wait) as cursor:
             now, _ = _bring_up_to_date(cursor, account)
             cursor.execute(
                 "DELETE FROM gateway_holds WHERE id = ? AND account = ? RETURNING tokens, nano_usd, day",
@@ -86,9 +94,11 @@ class SqlLedger:
 
 def _bring_up_to_date(cursor: Cursor, account: str) -> tuple[int, Counted]:
     """Drop what is older than the window, let lapsed holds go, and return the time and the counters."""
-    cursor.execute("INSERT INTO gateway_accounts (account) VALUES (?) ON CONFLICT DO NOTHING", (account,))
     cursor.execute("SELECT latest_us, requests, tokens, running FROM gateway_accounts WHERE account = ?", (account,))
-    latest, requests, tokens, running = cursor.rows()[0]
+    found = cursor.rows()
+    if not found:
+        cursor.execute("INSERT INTO gateway_accounts (account) VALUES (?)", (account,))
+    latest, requests, tokens, running = found[0] if found else (0, 0, 0, 0)
     now = max(cursor.now_us(), latest)  # a clock that is set back gives nothing back
     cursor.execute(
         "DELETE FROM gateway_holds WHERE account = ? AND ends_us <= ? RETURNING ends_us, tokens", (account, now)
@@ -137,9 +147,6 @@ def _free_in(cursor: Cursor, account: str, reason: Reason, excess: int, now: int
         return until_next(now, month=reason in (Reason.TOKENS_MONTH, Reason.MONEY_MONTH))
     if reason is Reason.CONCURRENCY:
         return SECOND
-    cursor.execute("SELECT at_us, requests, tokens FROM gateway_spent WHERE account = ? ORDER BY at_us", (account,))
-    for at, requests, tokens in cursor.rows():
-        excess -= requests if reason is Reason.REQUESTS else tokens
-        if excess <= 0:
-            return max(at + WINDOW_US + 1 - now, 1)
-    return SECOND
+    cursor.execute(FREED_BY[reason], (account, excess))
+    found = cursor.rows()
+    return max(found[0][0] + WINDOW_US + 1 - now, 1) if found else SECOND

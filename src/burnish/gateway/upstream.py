@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import aiohttp
 from starlette.types import Receive, Scope, Send
 
-from burnish.gateway.refusal import Refusal
+from burnish.core.refusal import Refusal
 
 PASSED_ON = frozenset({b"content-type", b"accept", b"x-request-id", b"traceparent", b"tracestate"})
 """Request headers that the upstream gets. The client's key is not among them."""

@@ -13,9 +13,9 @@ from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from burnish.core.errors import BurnishError
+from burnish.core.refusal import Refusal
 from burnish.serve.bodies import Said, Told, chat_chunk, chat_completion, chat_logprobs, text_completion, usage
 from burnish.serve.bodies import tool_call_deltas as call_deltas
-from burnish.serve.refusal import ApiError
 from burnish.serve.stream import End, Stream
 from burnish.serve.text_stream import TextStream
 from burnish.serve.tools import ToolReader
@@ -198,7 +198,7 @@ class Whole(Watched):
         try:
             said = await answer.whole()
         except BurnishError as error:
-            await JSONResponse(ApiError(500, str(error)).body, status_code=500)(scope, receive, send)
+            await JSONResponse(Refusal(500, str(error)).body, status_code=500)(scope, receive, send)
             return
         await JSONResponse(self._body(answer.head, said, answer.usage, answer.tokenizer))(scope, receive, send)
 
@@ -229,7 +229,7 @@ class Streamed(Watched):
                 await send({"type": "http.response.body", "body": _sse(self.last()), "more_body": True})
         except BurnishError as error:
             # The status line is sent already: OpenAI's clients raise on an event that holds an error.
-            await send({"type": "http.response.body", "body": _sse(ApiError(500, str(error)).body), "more_body": True})
+            await send({"type": "http.response.body", "body": _sse(Refusal(500, str(error)).body), "more_body": True})
         await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": False})
 
     def begin(self) -> list[dict[str, Any]]:

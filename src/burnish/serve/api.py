@@ -20,6 +20,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from burnish.core.errors import BaseModelError, DataError, ServeError, did_you_mean
+from burnish.core.refusal import Refusal
 from burnish.model.sequences import DoesNotFit
 from burnish.serve.answer import DEFAULT_NEW_TOKENS, Offer, ServedModel, Wish, prompt_of, submit
 from burnish.serve.answering import Answer, Choice, Streamed, StreamedText, Watched, Whole
@@ -28,7 +29,6 @@ from burnish.serve.constrain import Constraints, Grammar
 from burnish.serve.guard import Guard
 from burnish.serve.interface import AnsweringEngine
 from burnish.serve.parts import NamedTool
-from burnish.serve.refusal import ApiError
 from burnish.serve.request import EngineStopped, QueueFull
 from burnish.serve.schema import ChatRequest, CompletionRequest, EmbeddingRequest, TextRequest, parse_request
 from burnish.serve.stream import Stream
@@ -75,7 +75,7 @@ def create_app(service: Service) -> Guard:
         Route("/health/live", _live, methods=["GET"]),
         Route("/health/ready", _ready, methods=["GET"]),
     ]
-    handlers: Mapping[Any, Any] = {ApiError: _api_error, HTTPException: _http_error, Exception: _crash}
+    handlers: Mapping[Any, Any] = {Refusal: _refused, HTTPException: _http_error, Exception: _crash}
     app = Starlette(routes=routes, exception_handlers=handlers)
     app.state.service = service
     return Guard(app, service.hosts, BODY_BYTES)
@@ -120,7 +120,7 @@ async def _embeddings(request: Request) -> Response:
     prompts = [_ids(service, text) for text in asked.inputs]
     size = service.engine.hidden_size
     if asked.dimensions not in (None, size):
-        raise ApiError(400, f"this model's embeddings have {size} dimensions", param="dimensions", code="invalid_value")
+        raise Refusal(400, f"this model's embeddings have {size} dimensions", param="dimensions", code="invalid_value")
     with _refusing("input"):
         computed = await asyncio.to_thread(service.engine.embed, prompts, model.adapter)
     vectors_NH = torch.nn.functional.normalize(await asyncio.wrap_future(computed), dim=-1).numpy()
@@ -164,7 +164,7 @@ def _find(service: Service, name: str) -> ServedModel:
     if model is None:
         known = ", ".join(sorted(service.models)[:20])
         hint = did_you_mean(name, service.models)
-        raise ApiError(
+        raise Refusal(
             404, f"The model `{name}` does not exist. Known: {known}.{hint}", param="model", code="model_not_found"
         )
     return model
@@ -234,7 +234,7 @@ def _wish(asked: TextRequest, alternatives: int | None, grammar: Grammar | None)
 
 
 def _grammar(service: Service, asked: TextRequest) -> Grammar | None:
-    """Return what the answer must look like, if the request says so. Raises ApiError for a form that cannot be kept."""
+    """Return what the answer must look like, if the request says so. Raises Refusal for a form that cannot be kept."""
     form = asked.response_format if isinstance(asked, ChatRequest) else None
     if form is not None and form.type != "text":
         with _refusing("response_format"):
@@ -266,28 +266,28 @@ def _refusing(param: str) -> Iterator[None]:
     try:
         yield
     except (QueueFull, EngineStopped) as error:
-        raise ApiError(503, str(error), code="overloaded", retry_after_s=RETRY_AFTER_S) from error
+        raise Refusal(503, str(error), code="overloaded") from error
     except BaseModelError as error:
-        raise ApiError(503, str(error), param="model", code="adapter_unusable", retry_after_s=60) from error
+        raise Refusal(503, str(error), param="model", code="adapter_unusable", retry_after_s=60) from error
     except DoesNotFit as error:
-        raise ApiError(400, str(error), param=param, code="context_length_exceeded") from error
+        raise Refusal(400, str(error), param=param, code="context_length_exceeded") from error
     except (ServeError, DataError) as error:
-        raise ApiError(400, str(error), param=param, code="invalid_value") from error
+        raise Refusal(400, str(error), param=param, code="invalid_value") from error
 
 
 # ------------------------------------------------------------------------------------------------------------- errors
 
 
-async def _api_error(request: Request, error: ApiError) -> Response:
-    headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
+async def _refused(request: Request, error: Refusal) -> Response:
+    headers = {name.decode(): value.decode() for name, value in error.headers}
     return JSONResponse(error.body, status_code=error.status, headers=headers)
 
 
 async def _http_error(request: Request, error: HTTPException) -> Response:
     message = f"{error.detail}: {request.method} {request.url.path}"
-    return JSONResponse(ApiError(error.status_code, message).body, status_code=error.status_code, headers=error.headers)
+    return JSONResponse(Refusal(error.status_code, message).body, status_code=error.status_code, headers=error.headers)
 
 
 async def _crash(request: Request, error: Exception) -> Response:
     """Answer in the same format when something unforeseen happens. starlette raises the error on: it is not hidden."""
-    return JSONResponse(ApiError(500, f"the server failed: {type(error).__name__}").body, status_code=500)
+    return JSONResponse(Refusal(500, f"the server failed: {type(error).__name__}").body, status_code=500)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from burnish.serve.refusal import ApiError
+from burnish.core.refusal import Refusal, is_address
 
 
 class Guard:
@@ -34,28 +33,28 @@ class Guard:
             headers: dict[bytes, bytes] = dict(scope["headers"])
             self._check_host(headers)
             self._check_length(headers)
-        except ApiError as error:
+        except Refusal as error:
             await _refuse(error, send)
             return
         await self.app(scope, self._limited(receive), send)
 
     def _check_host(self, headers: dict[bytes, bytes]) -> None:
         addressed = _name_of(f"//{headers.get(b'host', b'').decode('latin-1')}")
-        if addressed is None or not (addressed in self._hosts or _is_address(addressed)):
-            raise ApiError(
+        if addressed is None or not (addressed in self._hosts or is_address(addressed)):
+            raise Refusal(
                 403, f"this server does not answer for the host {addressed!r}; use {', '.join(sorted(self._hosts))}"
             )
         origin = headers.get(b"origin")
         if origin is not None and _name_of(origin.decode("latin-1")) not in (*self._hosts, addressed):
-            raise ApiError(403, "this server does not answer pages of other origins")
+            raise Refusal(403, "this server does not answer pages of other origins")
 
     def _check_length(self, headers: dict[bytes, bytes]) -> None:
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length) > self._body_bytes:
             raise self._too_large()
 
-    def _too_large(self) -> ApiError:
-        return ApiError(413, f"the request body is larger than {self._body_bytes} bytes", code="request_too_large")
+    def _too_large(self) -> Refusal:
+        return Refusal(413, f"the request body is larger than {self._body_bytes} bytes", code="request_too_large")
 
     def _limited(self, receive: Receive) -> Receive:
         """Count the body as it comes: a chunked one announces no length."""
@@ -80,20 +79,13 @@ def _name_of(url: str) -> str | None:
         return None
 
 
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
-
-
-async def _refuse(error: ApiError, send: Send) -> None:
+async def _refuse(error: Refusal, send: Send) -> None:
     body = json.dumps(error.body).encode()
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
         (b"connection", b"close"),
+        *error.headers,
     ]
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from burnish.core.refusal import Refusal
 from burnish.serve.parts import STRICT, ChatMessage, NamedTool, ResponseFormat, StreamOptions, Structure, Tool
-from burnish.serve.refusal import ApiError, first_problem
+from burnish.serve.problem import first_problem
 from burnish.text.messages import Message
 
 IGNORED = frozenset(
@@ -218,27 +219,27 @@ Body = TypeVar("Body", ChatRequest, CompletionRequest, EmbeddingRequest)
 
 
 def parse_chat_request(body: bytes) -> ChatRequest:
-    """Read a request for a chat completion. Raises ApiError (400) that names the field and what is allowed."""
+    """Read a request for a chat completion. Raises Refusal (400) that names the field and what is allowed."""
     return parse_request(ChatRequest, body)
 
 
 def parse_request(kind: type[Body], body: bytes) -> Body:
-    """Read a request body. Raises ApiError (400) that names the field and what is allowed."""
+    """Read a request body. Raises Refusal (400) that names the field and what is allowed."""
     try:
         value = json.loads(body)
         json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no character
     except (ValueError, RecursionError) as error:
-        raise ApiError(400, f"We could not parse the JSON body of your request: {error}") from error
+        raise Refusal(400, f"We could not parse the JSON body of your request: {error}") from error
     if not isinstance(value, dict):
-        raise ApiError(400, f"the body must be a JSON object, found {type(value).__name__}")
+        raise Refusal(400, f"the body must be a JSON object, found {type(value).__name__}")
     if _depth(value) > DEEPEST_JSON:
-        raise ApiError(400, f"the body's JSON is nested more than {DEEPEST_JSON} deep")
+        raise Refusal(400, f"the body's JSON is nested more than {DEEPEST_JSON} deep")
     fields: dict[str, Any] = {name: item for name, item in value.items() if name not in IGNORED}
     for name, allowed in NEUTRAL.items():
         found = fields.pop(name, None)
         if found is not None and found not in allowed:
             known = " or ".join(json.dumps(item) for item in allowed)
-            raise ApiError(
+            raise Refusal(
                 400,
                 f"{name} is not supported here; leave it out{f' or send {known}' if known else ''}",
                 param=name,

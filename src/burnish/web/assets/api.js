@@ -63,7 +63,10 @@ export async function answer(request, signal, onText) {
     result.model = response.headers.get("x-burnish-model") ?? request.model;
     result.intent = response.headers.get("x-burnish-intent");
     result.promptHash = response.headers.get("x-burnish-prompt");
+    let complete = false;
     for await (const event of events(response.body)) {
+      complete = event === null;
+      if (complete) break;
       if (event.error) throw new ApiError(503, event.error.message, null);
       if (event.usage) result.tokens = event.usage.completion_tokens;
       const choice = event.choices?.[0];
@@ -75,14 +78,17 @@ export async function answer(request, signal, onText) {
         onText(result.text);
       }
     }
+    if (!complete) throw new ApiError(0, "The connection broke off before the answer was complete.", null);
   } catch (error) {
-    if (error.name !== "AbortError") throw error;
+    if (error instanceof ApiError) throw error;
+    if (error.name !== "AbortError") throw new ApiError(0, "The connection broke off before the answer was complete.", null);
     result.stopped = true;
   }
   result.seconds = (performance.now() - began) / 1000;
   return result;
 }
 
+// Yields the events of a stream, and null for its last word.
 async function* events(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
@@ -94,7 +100,7 @@ async function* events(body) {
     rest = parts.pop();
     for (const part of parts) {
       const data = part.startsWith("data:") ? part.slice(5).trim() : "";
-      if (data && data !== "[DONE]") yield JSON.parse(data);
+      if (data) yield data === "[DONE]" ? null : JSON.parse(data);
     }
   }
 }

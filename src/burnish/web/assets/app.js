@@ -10,6 +10,7 @@ const log = at("log"), field = at("message"), model = at("model"), other = at("o
 // Each exchange: what was said, what was answered (null while it runs or when it failed), and its nodes.
 let exchanges = [];
 let running = null;
+let loggedIn = false;
 
 const consent = () => at("consent").checked;
 const tell = (text) => (at("status").textContent = text);
@@ -43,7 +44,8 @@ function busy(controller) {
   running = controller;
   at("stop").hidden = controller === null;
   at("send").hidden = controller !== null;
-  model.disabled = other.disabled = at("compare").disabled = controller !== null;
+  model.disabled = other.disabled = controller !== null;
+  at("compare").disabled = controller !== null || model.options.length < 2;
 }
 
 async function ask(said) {
@@ -147,7 +149,8 @@ async function logIn(text) {
   const tuned = names.filter((name) => name !== "base" && name !== "auto");
   fill(model, names, tuned[0] ?? names[0]);
   fill(other, names.filter((name) => name !== "auto"), names.includes("base") ? "base" : names[0]);
-  at("compare").disabled = names.length < 2;
+  at("compare").disabled = model.options.length < 2;
+  loggedIn = true;
   field.disabled = at("send").disabled = false;
   at("log-out").hidden = false;
   field.focus();
@@ -156,6 +159,7 @@ async function logIn(text) {
 function logOut(why = "") {
   running?.abort();
   setKey(null);
+  loggedIn = false;
   fill(model, []);
   fill(other, []);
   field.disabled = at("send").disabled = true;
@@ -166,6 +170,7 @@ function logOut(why = "") {
 }
 
 at("log-in").addEventListener("cancel", (event) => event.preventDefault());
+at("log-in").addEventListener("close", () => loggedIn || logOut()); // a browser lets a second Esc close it all the same
 at("log-in-form").addEventListener("submit", async (event) => {
   event.preventDefault();
   const text = at("key").value.trim();

@@ -1,0 +1,177 @@
+"""Answers that end in other ways than they should, and what they cost."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from gateway_running import BadUpstream, Running, events
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
+from starlette.routing import Route
+
+from burnish.gateway.answers import EventReader, Usage
+from burnish.gateway.route import Choice
+from burnish.gateway.serve_model import price_of
+from burnish.gateway.settings import Price, Settings
+
+PIECE = b'data: {"choices": [{"index": 0, "delta": {"content": "Hel"}}]}\n\n'
+
+
+async def crashing(request: Request) -> StreamingResponse:
+    """An engine within the process that fails before or in the middle of its answer."""
+    how = (await request.json())["model"]
+    if how == "at-once":
+        raise ZeroDivisionError("the engine's own fault, with a secret in it")
+
+    async def pieces() -> Any:
+        yield PIECE
+        if how == "midway":
+            raise ZeroDivisionError("the engine's own fault, with a secret in it")
+        if how == "tells":
+            yield b'data: {"error": {"message": "this answer failed", "type": "server_error"}}\n\ndata: [DONE]\n\n'
+        if how == "no-last-line":
+            yield b"data: [DONE]"
+
+    return StreamingResponse(pieces(), media_type="text/event-stream")
+
+
+@pytest.fixture
+def inner(tmp_path: Path) -> Iterator[Running]:
+    """A gateway in front of an application in its own process."""
+    app = Starlette(routes=[Route("/v1/chat/completions", crashing, methods=["POST"])])
+    settings = Settings.model_validate({"routes": {"new": {"champion": "good", "targets": [{"model": "tells"}]}}})
+    running = Running("http://127.0.0.1:1", tmp_path, settings, upstream=app)
+    yield running
+    running.close()
+
+
+def test_an_engine_that_crashes_before_its_answer_is_a_503(inner: Running, caplog: pytest.LogCaptureFixture) -> None:
+    key = inner.key()
+    response = inner.ask(key, "at-once", stream=True)
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "upstream_failed")
+    assert response.headers["retry-after"] == "1"
+    assert "ZeroDivisionError" in caplog.text, "the log tells what the client is not told"
+    assert "secret" not in response.text
+    assert inner.used(key) == 0
+
+
+@pytest.mark.parametrize("how", ["midway", "cut-short"])
+def test_a_stream_that_does_not_reach_its_last_word_ends_with_an_error(inner: Running, how: str) -> None:
+    told = events(inner.ask(inner.key(), how, stream=True))
+    assert told[0]["choices"][0]["delta"]["content"] == "Hel"
+    assert told[-2]["error"]["type"] == "server_error"
+    assert told[-1] == "[DONE]"
+
+
+def test_a_last_word_without_a_blank_line_counts(inner: Running) -> None:
+    assert events(inner.ask(inner.key(), "no-last-line", stream=True))[-1] == "[DONE]"
+
+
+def test_an_error_within_a_stream_takes_a_version_out_of_traffic(inner: Running) -> None:
+    key = inner.key()
+    for _ in range(20):
+        assert "error" in events(inner.ask(key, "new", stream=True))[-2]
+    assert "failed" in inner.gateway.parts.router.out_of_traffic("new")["tells"]
+
+
+def test_events_in_pieces_tell_errors_and_the_end() -> None:
+    reader = EventReader(Usage(), keep_usage=True)
+    whole = PIECE + b'data: {"error": {"message": "x"}}\n\ndata: [DONE]'
+    passed = b"".join(reader.add(whole[at : at + 1]) for at in range(len(whole)))
+    assert (reader.failed, reader.done) == (True, False)
+    assert passed + reader.finish() == whole
+    assert reader.done
+
+
+@pytest.mark.parametrize(
+    ("model", "alias", "price"),
+    [
+        ("search:7", "search", 7), ("search:8", "search", 1), ("search:8", "search:8", 1), ("search:9", "search@beta", 1),
+        ("other", "other", 3), ("other:1", "route", 2),
+    ],
+)  # fmt: skip
+def test_no_other_name_of_a_release_is_cheaper(model: str, alias: str, price: float) -> None:
+    prices = {
+        name: Price(answer_usd=usd) for name, usd in (("search:7", 7), ("search", 1), ("route", 2), ("default", 3))
+    }
+    assert price_of(prices, Choice(alias, model)).answer_usd == price
+
+
+def test_hanging_up_on_a_whole_answer_costs_what_may_have_been_made(tmp_path: Path) -> None:
+    upstream = BadUpstream()
+    running = Running(upstream.url, tmp_path)
+    try:
+        key = running.key()
+        with pytest.raises(httpx.ReadTimeout):
+            running.client.post(
+                "/v1/chat/completions", timeout=0.3, headers={"authorization": f"Bearer {key}"},
+                json={"model": "slow-first", "max_tokens": 30, "messages": [{"role": "user", "content": "hi"}]},
+            )  # fmt: skip
+        until = time.monotonic() + 5
+        while not upstream.hung_up["slow-first"] and time.monotonic() < until:
+            time.sleep(0.01)
+        assert running.used(key) == 17 + 2 * 16 + 30
+    finally:
+        running.close()
+        upstream.close()
+
+
+def test_feedback_counts_as_a_request(tmp_path: Path) -> None:
+    upstream = BadUpstream()
+    running = Running(upstream.url, tmp_path)
+    try:
+        own = {"authorization": f"Bearer {running.key('chat', requests_per_minute=2)}"}
+        thumb = {"kind": "thumb", "up": True, "consent": False, "model": "ok", "prompt_hash": "a" * 64}
+        said = [running.client.post("/feedback", json=thumb, headers=own) for _ in range(3)]
+        assert [each.status_code for each in said] == [201, 201, 429]
+        assert 1 <= int(said[2].headers["retry-after"]) <= 60
+    finally:
+        running.close()
+        upstream.close()
+
+
+def test_who_does_not_read_what_is_left_loses_the_connection(tmp_path: Path) -> None:
+    upstream = BadUpstream()
+    running = Running(upstream.url, tmp_path, Settings.model_validate({"timeouts": {"total_s": 1}}))
+    body = json.dumps({"model": "flood", "stream": True, "messages": [{"role": "user", "content": "hi"}]})
+    stalled: list[socket.socket] = []
+    try:
+        key = running.key()
+        for _ in range(5):
+            raw = socket.socket()
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            raw.connect(("127.0.0.1", running.port))
+            raw.sendall(f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {key}\r\n"
+                        f"Content-Length: {len(body)}\r\n\r\n{body}".encode())  # fmt: skip
+            stalled.append(raw)
+
+        def held() -> int:
+            return sum(each.laddr.port == running.port and each.status == "ESTABLISHED" for each in connections())
+
+        until = time.monotonic() + 5
+        while held() < 5 and time.monotonic() < until:
+            time.sleep(0.05)
+        assert held() >= 5
+        until = time.monotonic() + 15
+        while held() and time.monotonic() < until:
+            time.sleep(0.2)
+        assert held() == 0, "the server keeps connections of clients that never read"
+    finally:
+        for raw in stalled:
+            raw.close()
+        running.close()
+        upstream.close()
+
+
+def connections() -> list[Any]:
+    """The open connections of this process that a server accepted or a client made."""
+    return psutil.Process().net_connections("tcp")
