@@ -637,9 +637,10 @@ def test_feedback_is_stored_and_texts_need_consent(running: Running) -> None:
         {**base, "kind": "thumb", "consent": False}, {**base, "kind": "vote", "consent": True},
         {**base, "kind": "thumb", "up": True, "consent": False, "answer": "text"}, {**base, "kind": "correction", "consent": True},
         {"model": "ok", "kind": "thumb", "up": True, "consent": True, "prompt_hash": "xyz"}, {},
+        {**base, "kind": "thumb", "up": True, "consent": "yes"}, {**base, "kind": "thumb", "up": 1, "consent": False},
     ]  # fmt: skip
     assert [running.client.post("/feedback", json=item, headers=own).status_code for item in good] == [201] * 3
-    assert [running.client.post("/feedback", json=item, headers=own).status_code for item in bad] == [422] * 6
+    assert [running.client.post("/feedback", json=item, headers=own).status_code for item in bad] == [422] * 8
     stored = running.client.get("/admin/feedback", headers={"authorization": f"Bearer {running.admin}"}).json()[
         "feedback"
     ]

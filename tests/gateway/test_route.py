@@ -180,6 +180,26 @@ def test_a_failing_version_leaves_traffic_by_itself_for_every_replica_and_the_au
     assert "failed" in told["out_of_traffic"]["challenger-fails"]
 
 
+def test_setting_a_route_again_brings_a_version_back_in_every_replica(
+    running: Running, upstream: BadUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("burnish.gateway.app.ROUTES_REFRESH_S", 0.0)
+    key, own = running.key(), {"authorization": f"Bearer {running.admin}"}
+    other = Running(upstream.url, running.folder, running.settings)
+    try:
+        for _ in range(20):
+            assert running.ask(key, "risky").status_code == 503
+        until = time.monotonic() + 5
+        while other.ask(key, "risky").status_code != 200:
+            assert time.monotonic() < until, "the other replica never heard of it"
+        again = {"champion": "champion", "targets": [{"model": "challenger-fails"}]}
+        assert running.client.post("/admin/routes/risky", json=again, headers=own).status_code == 200
+        assert running.ask(key, "risky").status_code == 503
+        assert other.ask(key, "risky").status_code == 503, "it is tried again there too"
+    finally:
+        other.close()
+
+
 def test_routes_are_set_and_removed_by_admins(running: Running) -> None:
     own = {"authorization": f"Bearer {running.admin}"}
     made = running.client.post("/admin/routes/fresh", json={"champion": "ok"}, headers=own)

@@ -120,6 +120,17 @@ def test_a_signal_lets_the_answer_at_work_end(upstream: BadUpstream, tmp_path: P
             pipe.close()
 
 
+def test_what_was_kept_goes_when_its_days_are_over_even_if_nothing_is_kept_any_more(
+    upstream: BadUpstream, tmp_path: Path
+) -> None:
+    folder = tmp_path / "gateway" / "content"
+    folder.mkdir(parents=True)
+    (folder / "2026-01-01.jsonl").write_text("{}\n")
+    process, _ = start(tmp_path, "--upstream", upstream.url)
+    end(process)
+    assert list(folder.iterdir()) == []
+
+
 def test_a_taken_port_is_told_before_anything_is_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))

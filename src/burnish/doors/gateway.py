@@ -151,8 +151,10 @@ def _upstream_key(settings: Settings) -> str | None:
 
 
 def _content(settings: Settings, folder: Path) -> ContentLog | None:
-    """Return where prompts and answers are kept, when the settings ask for it."""
+    """Return where prompts and answers are kept, when the settings ask for it; what is older than its days goes in any case."""
+    place = folder / "content"
     if not settings.content.keep:
+        ContentLog(place, settings.content.days, str).clean()
         return None
     from burnish.data.private.cleaner import Treatment, make_cleaner
 
@@ -161,7 +163,7 @@ def _content(settings: Settings, folder: Path) -> ContentLog | None:
     def redact(text: str) -> str:
         return clean(text).text
 
-    kept = ContentLog(folder / "content", settings.content.days, redact)
+    kept = ContentLog(place, settings.content.days, redact)
     kept.clean()
     return kept
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
@@ -22,7 +24,7 @@ from burnish.gateway.settings import Route
 from burnish.gateway.show import key_json, moment
 
 Whole = Annotated[int, Field(ge=1, le=MOST, strict=True)]
-Money = Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)]
+Money = Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False, strict=True)]
 Name = Annotated[str, Field(max_length=200)]
 
 
@@ -140,15 +142,15 @@ class Admin:
     def _set_route(self, key: Key, value: dict[str, Any], alias: str) -> tuple[int, Any]:
         if split_key(alias) is not None or not 0 < len(alias) <= 128 or not alias.isprintable():
             raise Refusal(422, "an alias has 1 to 128 printable characters", param="alias", code="invalid_value")
-        route = Route.model_validate(value)
-        keep_route(self._database, self._secret, alias, route, {}, key.id)
-        self._router.set(alias, route)
+        route, mark = Route.model_validate(value), secrets.token_hex(8)
+        keep_route(self._database, self._secret, alias, StoredRoute(route, {}, mark), key.id)
+        self._router.set(alias, route, mark)
         return 200, {alias: route.model_dump(mode="json")}
 
     def _drop_route(self, key: Key, value: dict[str, Any], alias: str) -> tuple[int, Any]:
         if alias not in self._router.routes:
             raise Refusal(404, "there is no such route", code="not_found")
-        keep_route(self._database, self._secret, alias, None, {}, key.id)
+        keep_route(self._database, self._secret, alias, None, key.id)
         self._router.set(alias, None)
         return 200, {"removed": alias}
 
@@ -161,29 +163,40 @@ class Admin:
         return 200, {"feedback": all_feedback(self._database, last=500)}
 
 
-def keep_route(
-    database: Database, secret: bytes, alias: str, route: Route | None, out: dict[str, str], actor: str
-) -> None:
-    """Store a route with the versions that are out of its traffic, for every replica and the next start."""
-    record = None if route is None else {"route": route.model_dump(mode="json"), "out": out}
+@dataclass(frozen=True, slots=True)
+class StoredRoute:
+    """A route as all replicas share it, with the versions out of its traffic and the mark of the admin's last change."""
+
+    route: Route
+    out: Mapping[str, str]
+    mark: str
+
+
+def keep_route(database: Database, secret: bytes, alias: str, stored: StoredRoute | None, actor: str) -> None:
+    """Store a route, or that there is none, for every replica and the next start."""
+    record: Any = None
+    if stored is not None:
+        record = {"route": stored.route.model_dump(mode="json"), "out": dict(stored.out), "mark": stored.mark}
+    detail = {"out": {} if stored is None else dict(stored.out)}
     with database.transaction() as cursor:
         cursor.execute(
             "INSERT INTO gateway_routes VALUES (?, ?) ON CONFLICT (alias) DO UPDATE SET route = excluded.route",
             (alias, json.dumps(record)),
         )
-        append(cursor, secret, actor, "route removed" if route is None else "route set", alias, {"out": out})
+        append(cursor, secret, actor, "route removed" if stored is None else "route set", alias, detail)
 
 
 def load_routes(database: Database, router: Router) -> None:
     """Take over the routes that were stored, which go before those of the settings."""
-    with database.transaction() as cursor:
+    with database.reading() as cursor:
         cursor.execute("SELECT alias, route FROM gateway_routes ORDER BY alias")
         rows = cursor.rows()
     for alias, text in rows:
         record: Any = json.loads(text)
         route = None if record is None else Route.model_validate(record["route"])
-        if router.routes.get(alias) != route:
-            router.set(alias, route)
+        mark: str = "" if record is None else record.get("mark", "")
+        if router.routes.get(alias) != route or router.mark(alias) != mark:
+            router.set(alias, route, mark)
         out: dict[str, str] = {} if record is None else record["out"]
         for model, why in out.items():
             router.take_out(alias, model, why)

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from burnish.core.errors import BurnishError
 from burnish.core.refusal import Headers, Refusal
-from burnish.gateway.admin import Admin, keep_route, load_routes
+from burnish.gateway.admin import Admin, StoredRoute, keep_route, load_routes
 from burnish.gateway.asks import ENDPOINTS, CountTokens, parse_body
 from burnish.gateway.content import ContentLog
 from burnish.gateway.database import Busy, Database
@@ -129,6 +129,11 @@ class Gateway:
         while self._background:
             await asyncio.wait(set(self._background))
 
+    def tidy(self) -> None:
+        """Remove what has been kept for its time; called now and then, whether or not anybody asks."""
+        if self.parts.content is not None:
+            self.start(asyncio.get_running_loop().create_task(self.in_thread(self.parts.content.clean)))
+
     def close(self) -> None:
         """Give the threads back and send what was traced."""
         self._pool.shutdown()
@@ -187,8 +192,9 @@ class Gateway:
         """Record that a version was taken out of traffic, for every replica and for the audit."""
         log.warning("route %s: %s is out of traffic: %s", alias, model, why)
         self.metrics.rollbacks.labels(self.metrics.label(model)).inc()
-        route, out = self.parts.router.routes[alias], dict(self.parts.router.out_of_traffic(alias))
-        work = self.in_thread(keep_route, self.parts.database, self.parts.secret, alias, route, out, "gateway")
+        router = self.parts.router
+        stored = StoredRoute(router.routes[alias], dict(router.out_of_traffic(alias)), router.mark(alias))
+        work = self.in_thread(keep_route, self.parts.database, self.parts.secret, alias, stored, "gateway")
         self.start(asyncio.get_running_loop().create_task(work))
 
     async def models(self, key: Key) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, StrictBool, ValidationError, model_validator
 
 from burnish.core.refusal import Refusal
 from burnish.core.section import Section
@@ -29,10 +29,10 @@ class Said(Section):
     kind: Literal["vote", "thumb", "correction"]
     model: ModelName
     prompt_hash: Hash
-    consent: bool
+    consent: StrictBool
     other: ModelName | None = None
     winner: Literal["model", "other", "tie"] | None = None
-    up: bool | None = None
+    up: StrictBool | None = None
     messages: Annotated[tuple[dict[str, Any], ...], Field(max_length=1000)] | None = None
     answer: Text | None = None
     other_answer: Text | None = None

@@ -38,6 +38,7 @@ class Router:
         self._told: OnRollback | None = None
         self._seen: dict[tuple[str, str], deque[tuple[bool, float]]] = {}
         self._out: dict[str, dict[str, str]] = {}
+        self._marks: dict[str, str] = {}
 
     def on_rollback(self, told: OnRollback) -> None:
         """Call `told` whenever a version is taken out of traffic."""
@@ -52,8 +53,13 @@ class Router:
         """Return the versions of a route that were taken out, with the reason."""
         return self._out.get(alias, {})
 
-    def set(self, alias: str, route: Route | None) -> None:
+    def mark(self, alias: str) -> str:
+        """Return the mark under which a route was set last: another one means that somebody set it again since."""
+        return self._marks.get(alias, "")
+
+    def set(self, alias: str, route: Route | None, mark: str = "") -> None:
         """Set or remove (None) a route. What was known about its versions is forgotten."""
+        self._marks[alias] = mark
         self._routes.pop(alias, None)
         self._out.pop(alias, None)
         self._seen = {key: seen for key, seen in self._seen.items() if key[0] != alias}

@@ -25,6 +25,8 @@ HEADERS = 100
 CONNECTIONS = 4096
 UNREAD_TICKS = 20
 """Tenths of a second that a closed connection has for what is left in it, once or twice."""
+TIDY_TICKS = 36_000
+"""Tenths of a second between two looks at what is kept for a time only: an hour."""
 STILL_S = 0.05
 """How often a gateway that stops looks whether all is done."""
 
@@ -119,12 +121,17 @@ class Server(uvicorn.Server):
         self._told()
 
     async def on_tick(self, counter: int) -> bool:
-        """Now and then end connections that were closed and cannot be, because their client does not read what is left."""
+        """Now and then end connections that were closed and cannot be, because their client does not read what is left.
+
+        And remove what was kept for its time.
+        """
         if counter % UNREAD_TICKS == 0:
             closing = {each for each in self.server_state.connections if each.transport.is_closing()}  # type: ignore[union-attr]
             for connection in closing & self._unread:
                 connection.transport.abort()  # type: ignore[union-attr]
             self._unread = closing
+        if counter % TIDY_TICKS == 0:
+            self._gateway.tidy()
         return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

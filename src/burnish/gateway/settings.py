@@ -52,7 +52,7 @@ class Target(Section):
     """A version that an alias may lead to, and its share of the traffic."""
 
     model: ModelName
-    weight: Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)] = 1
+    weight: Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False, strict=True)] = 1
 
 
 class Route(Section):
@@ -66,10 +66,10 @@ class Route(Section):
     champion: ModelName
     targets: tuple[Target, ...] = ()
     shadow: ModelName | None = None
-    shadow_share: Annotated[float, Field(gt=0, le=1)] = 1
-    window: Annotated[int, Field(ge=20, le=10_000)] = 200
-    errors_factor: Annotated[float, Field(ge=1)] = 2
-    latency_factor: Annotated[float, Field(ge=1)] = 2
+    shadow_share: Annotated[float, Field(gt=0, le=1, strict=True)] = 1
+    window: Annotated[int, Field(ge=20, le=10_000, strict=True)] = 200
+    errors_factor: Annotated[float, Field(ge=1, le=1000, strict=True)] = 2
+    latency_factor: Annotated[float, Field(ge=1, le=1000, strict=True)] = 2
 
     @model_validator(mode="after")
     def _weights_add_up(self) -> Route:
