@@ -273,7 +273,7 @@ def test_prompts_are_counted_before_they_run_exactly_as_the_engine_counts_them(
     assert engine_running.used(key) == answer.usage.total_tokens
     counted = engine_running.gateway.parts.count
     assert counted is not None
-    body = {"messages": messages[-1:] if model == "dated" else messages}
+    body = {"model": model, "messages": messages[-1:] if model == "dated" else messages}
     assert counted(model, body) == answer.usage.prompt_tokens
     exact = engine_running.key(tokens_per_minute=answer.usage.prompt_tokens + 4)
     client_of(engine_running, exact).chat.completions.create(model=model, messages=body["messages"], max_tokens=4)
@@ -281,6 +281,39 @@ def test_prompts_are_counted_before_they_run_exactly_as_the_engine_counts_them(
     with pytest.raises(openai.APIStatusError) as caught:
         short.chat.completions.create(model=model, messages=body["messages"], max_tokens=4)
     assert caught.value.status_code == 413
+
+
+TOOLS: Any = [{"type": "function", "function": {"name": "weather", "parameters": {
+    "type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}}}]  # fmt: skip
+
+
+def test_what_a_request_may_use_is_never_less_than_what_it_uses(engine_running: Running) -> None:
+    """Tools are written into the prompt, and each of several prompts gets an answer: all of it is reserved first."""
+    messages: Any = [{"role": "user", "content": "hi"}]
+    counted = engine_running.gateway.parts.count
+    assert counted is not None
+    for choice in ("auto", "required", "none"):
+        key = engine_running.key()
+        client_of(engine_running, key).chat.completions.create(
+            model="dated", messages=messages, max_tokens=2, tools=TOOLS, tool_choice=choice
+        )
+        asked = {"messages": messages, "tools": TOOLS, "tool_choice": choice, "model": "dated"}
+        assert engine_running.used(key) in (counted("dated", asked) + 1, counted("dated", asked) + 2)
+    key = engine_running.key()
+    texts = ["one", "two words", "three"]
+    done = client_of(engine_running, key).completions.create(model="base", prompt=texts, max_tokens=3)
+    assert done.usage is not None
+    assert counted("base", {"model": "base", "prompt": texts}) == done.usage.prompt_tokens
+    limit = done.usage.prompt_tokens + 3 * 3
+    client_of(engine_running, engine_running.key(tokens_per_minute=limit)).completions.create(
+        model="base", prompt=texts, max_tokens=3
+    )
+    short = client_of(engine_running, engine_running.key(tokens_per_minute=limit - 1))
+    with pytest.raises(openai.APIStatusError, match="may use more"):
+        short.completions.create(model="base", prompt=texts, max_tokens=3)
+    key = engine_running.key()
+    vectors = client_of(engine_running, key).embeddings.create(model="base", input=texts)
+    assert counted("base", {"model": "base", "input": texts}) == vectors.usage.prompt_tokens == engine_running.used(key)
 
 
 def test_openais_client_streams_through_the_gateway(engine_running: Running) -> None:

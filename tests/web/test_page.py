@@ -326,3 +326,51 @@ def test_it_fits_a_phone_and_the_dark(page: Page, tmp_path: Path) -> None:
     picture(page, "phone-blind", tmp_path, width=390, height=844, dark=True)
     assert page.run("getComputedStyle(document.body).backgroundColor") == dark
     assert page.run("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_the_log_in_cannot_be_closed_without_a_key(browser: Browser, running: Running) -> None:
+    page = browser.open(f"{running.url}/")
+    page.wait("document.getElementById('log-in').open")
+    for _ in range(3):
+        page.press("Escape")
+        page.wait("document.getElementById('log-in').open && document.activeElement.id === 'key'")
+    page.type("#key", "bk_wrong")
+    page.press("Enter")
+    page.wait("document.getElementById('log-in-error').textContent === 'That key is not valid.'")
+    assert page.run("document.getElementById('log-in').open")
+    page.close()
+
+
+def test_with_one_model_there_is_nothing_to_compare(browser: Browser, upstream: BadUpstream, running: Running) -> None:
+    before = upstream.models
+    upstream.models = ["ok"]
+    try:
+        page = browser.open(f"{running.url}/")
+        page.type("#key", running.key("chat"))
+        page.press("Enter")
+        page.wait("!document.getElementById('message').disabled")
+        for count in (1, 2):
+            assert page.run("document.getElementById('compare').disabled")
+            page.say("Hi")
+            page.wait(f"document.querySelectorAll('.assistant .tools').length === {count}")
+            page.idle()
+        page.close()
+    finally:
+        upstream.models = before
+
+
+def test_an_answer_that_breaks_off_is_told_and_not_taken_for_a_whole_one(page: Page, upstream: BadUpstream) -> None:
+    choose(page, "#model", "ok")
+    page.run("window.asked = fetch; window.fetch = async (...given) => { const answer = await window.asked(...given);"
+             "return new Response(answer.body.pipeThrough(new TransformStream({start() { this.pieces = 0; },"
+             "transform(piece, out) { const text = new TextDecoder().decode(piece).replace('data: [DONE]', '');"
+             "out.enqueue(new TextEncoder().encode(text)); }})), {headers: answer.headers, status: answer.status}); }")  # fmt: skip
+    page.say("Say hello")
+    page.wait("document.querySelector('.assistant .failed')?.textContent.includes('broke off')")
+    page.run("window.fetch = window.asked")
+    page.idle()
+    page.say("Once more")
+    page.wait("document.querySelector('.assistant .tools')")
+    assert [m["content"] for m in upstream.seen[-1]["messages"]] == ["Once more"], (
+        "what broke off is no part of the talk"
+    )

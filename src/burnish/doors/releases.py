@@ -75,6 +75,7 @@ class ReleasedModels(Mapping[str, "ServedModel"]):
         self._releases: list[Release] = []
         self._seen = -1
         self._adapters: dict[str, Adapter] = {}
+        self._fits: dict[str, bool] = {}
         self._lock = threading.Lock()
 
     def __getitem__(self, name: str) -> ServedModel:
@@ -126,9 +127,11 @@ class ReleasedModels(Mapping[str, "ServedModel"]):
             found: list[Release] = []
             for release in self._home.all(Release):
                 if release.adapter not in self._adapters:
-                    self._adapters[release.adapter] = self._home.load(Adapter, release.adapter)
-                adapter = self._adapters[release.adapter]
-                if adapter.method.quantisation == self._quantisation and fits(self._base, adapter):
+                    adapter = self._home.load(Adapter, release.adapter)
+                    same = adapter.method.quantisation == self._quantisation
+                    self._adapters[release.adapter] = adapter
+                    self._fits[release.adapter] = same and fits(self._base, adapter)
+                if self._fits[release.adapter]:
                     found.append(release)
             self._releases, self._seen = found, seen
         return self._releases

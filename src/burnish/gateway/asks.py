@@ -15,6 +15,10 @@ from burnish.gateway.settings import Caps, Price
 
 MESSAGE_TOKENS = 16
 """Upper bound of what a template writes around one message."""
+BESIDE = ("tools", "functions", "documents", "response_format", "chat_template", "chat_template_kwargs")
+"""What engines write into a prompt beside its messages."""
+BESIDE_TOKENS = 512
+"""Upper bound of what a template writes around each of them: how tools are called, for one."""
 CountTokens = Callable[[str, Mapping[str, Any]], "int | None"]
 """count(model, body) -> tokens of its prompt, exactly; None when it cannot tell."""
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
@@ -71,6 +75,7 @@ def read_ask(path: str, model: str, value: dict[str, Any], key: Key, caps: Caps,
     answers = max(_whole(value, "n", 1), _whole(value, "best_of", 1))
     if answers > caps.answers:
         raise Refusal(422, f"n may be {caps.answers} at most here", param="n", code="invalid_value")
+    answered = answers * _prompts(path, value)
     sent = dict(value)
     prompt = None if count is None else count(model, value)
     if prompt is None:
@@ -81,12 +86,21 @@ def read_ask(path: str, model: str, value: dict[str, Any], key: Key, caps: Caps,
         )
     new_tokens = 0
     if path != "/v1/embeddings":
-        new_tokens = _new_tokens(value, sent, path, prompt * answers, key, caps, answers)
+        new_tokens = _new_tokens(value, sent, path, prompt * answers, key, caps, answered)
     options = value.get("stream_options")
     wants_usage = isinstance(options, dict) and cast("dict[str, Any]", options).get("include_usage") is True
     if stream and (options is None or isinstance(options, dict)):
         sent["stream_options"] = {**cast("dict[str, Any]", options or {}), "include_usage": True}
-    return Asked(path, sent, stream, wants_usage, prompt * answers, new_tokens * answers)
+    return Asked(path, sent, stream, wants_usage, prompt * answers, new_tokens * answered)
+
+
+def _prompts(path: str, value: dict[str, Any]) -> int:
+    """Return how many prompts a text completion has: each gets answers of its own."""
+    prompt = value.get("prompt") if path == "/v1/completions" else None
+    if not isinstance(prompt, list):
+        return 1
+    parts = cast("list[Any]", prompt)
+    return 1 if all(isinstance(part, int) for part in parts) else len(parts)
 
 
 def _new_tokens(
@@ -130,7 +144,8 @@ def _prompt_bound(path: str, value: dict[str, Any]) -> int:
     if found is None:
         raise Refusal(422, f"{field} is missing", param=field, code="missing_required_parameter")
     parts: list[Any] = cast("list[Any]", found) if isinstance(found, list) else [found]
-    return _bytes_in(found) + _bytes_in(value.get("tools")) + MESSAGE_TOKENS * (len(parts) + 1)
+    beside = sum(_bytes_in(value[name]) + BESIDE_TOKENS for name in BESIDE if value.get(name))
+    return _bytes_in(found) + beside + MESSAGE_TOKENS * (len(parts) + 1)
 
 
 def _bytes_in(value: Any) -> int:

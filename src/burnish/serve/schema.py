@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
@@ -232,6 +232,11 @@ def parse_request(kind: type[Body], body: bytes) -> Body:
         raise Refusal(400, f"We could not parse the JSON body of your request: {error}") from error
     if not isinstance(value, dict):
         raise Refusal(400, f"the body must be a JSON object, found {type(value).__name__}")
+    return read_request(kind, cast("dict[str, Any]", value))
+
+
+def read_request(kind: type[Body], value: Mapping[str, Any]) -> Body:
+    """Read a request from the object in its body. Raises as `parse_request` does."""
     if _depth(value) > DEEPEST_JSON:
         raise Refusal(400, f"the body's JSON is nested more than {DEEPEST_JSON} deep")
     fields: dict[str, Any] = {name: item for name, item in value.items() if name not in IGNORED}

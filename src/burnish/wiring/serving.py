@@ -8,15 +8,13 @@ from functools import cache
 from importlib.util import find_spec
 from itertools import islice
 from threading import Lock
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from burnish.core.artifacts import Manifest, Release
 from burnish.core.errors import BurnishError
 from burnish.core.events import Emit, Note
+from burnish.core.refusal import Refusal
 from burnish.store.home import Home
-from burnish.text.messages import Message
-from burnish.text.render import render_prompt
-from burnish.text.system import with_system
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,54 +25,36 @@ if TYPE_CHECKING:
 
 TRAINING_PROMPTS = 500
 """Training prompts of each release that a request is compared with."""
-ROLES: Mapping[str, Any] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
 
 def prompt_counter(
     tokenizer: Tokenizer, models: Mapping[str, ServedModel], today: Callable[[], datetime.date] = datetime.date.today
 ) -> Callable[[str, Mapping[str, Any]], int | None]:
-    """Return count(model, body) -> tokens of the prompt as the engine will render it.
+    """Return count(model, body) -> tokens of the prompt, or of all prompts, as the engine will read them, tools included.
 
-    None for what is not rendered here (an unknown model, tools, parts that are not text, what the template refuses):
-    then the request is refused by the engine, or bounded by its bytes.
+    None for what the engine will refuse; until then it is bounded by its bytes.
     """
+    from burnish.serve.answer import Offer, prompt_of
+    from burnish.serve.schema import ChatRequest, CompletionRequest, EmbeddingRequest, read_request
 
     def count(name: str, body: Mapping[str, Any]) -> int | None:
         model = models.get(name)
-        messages = _messages(body.get("messages"))
-        if model is None or body.get("tools"):
+        if model is None:
             return None
-        own = model.tokenizer or tokenizer
-        if messages is None:
-            prompt = body.get("prompt")
-            return len(own.encode(prompt)) + 1 if isinstance(prompt, str) else None
         try:
-            return len(render_prompt(own, with_system(messages, model.system, today()), day=today()))
-        except BurnishError:
+            if "messages" in body:
+                chat = read_request(ChatRequest, body)
+                offer = Offer(chat.offered_tools, chat.demanded_tools)
+                return len(prompt_of(tokenizer, model, chat.conversation, today(), offer)[0])
+            if "prompt" in body:
+                prompts = read_request(CompletionRequest, body).prompts
+            else:
+                prompts = read_request(EmbeddingRequest, body).inputs
+        except (Refusal, BurnishError):
             return None
+        return sum(len(tokenizer.encode_start(each) if isinstance(each, str) else each) for each in prompts)
 
     return count
-
-
-def _messages(given: Any) -> list[Message] | None:
-    """Return the turns of a request body, or None when they are not plain turns of text."""
-    found: list[Message] = []
-    for item in cast("list[Any]", given) if isinstance(given, list) else []:
-        turn = cast("dict[str, Any]", item) if isinstance(item, dict) else {}
-        role, content = turn.get("role"), _text(turn.get("content"))
-        if not isinstance(role, str) or role not in ROLES or content is None or turn.get("tool_calls"):
-            return None
-        found.append(Message(role=ROLES[role], content=content))
-    return found or None
-
-
-def _text(content: Any) -> str | None:
-    """Return a turn's content as one text, or None when it has parts that are not text."""
-    if not isinstance(content, list):
-        return content if isinstance(content, str) else None
-    parts = [cast("dict[str, Any]", part) for part in cast("list[Any]", content) if isinstance(part, dict)]
-    texts = [part["text"] for part in parts if isinstance(part.get("text"), str)]
-    return "".join(texts) if len(texts) == len(cast("list[Any]", content)) else None
 
 
 def intent_picker(
