@@ -155,6 +155,7 @@ def test_a_request_larger_than_its_limit_is_no_429(running: Running) -> None:
     refused = running.ask(key, max_tokens=300)
     assert (refused.status_code, error(refused)["code"]) == (413, "request_larger_than_limit")
     assert "retry-after" not in refused.headers
+    assert running.ask(key, max_completion_tokens=1, max_tokens=300).status_code == 413, "the larger of two"
     short = running.key(tokens_per_minute=60)
     assert running.ask(short).status_code == 200, "without max_tokens the answer is made to fit"
 

@@ -108,12 +108,12 @@ def _new_tokens(
 ) -> int:
     """Return how many tokens one answer may have, and write it into what is sent when the request did not say."""
     names = ("max_completion_tokens", "max_tokens") if path == "/v1/chat/completions" else ("max_tokens",)
-    for name in names:
-        if value.get(name) is not None:
-            asked = _whole(value, name, 1)
-            if asked > caps.new_tokens:
-                raise Refusal(422, f"{name} may be {caps.new_tokens} at most here", param=name, code="invalid_value")
-            return asked
+    given = [name for name in names if value.get(name) is not None]
+    for name in given:
+        if _whole(value, name, 1) > caps.new_tokens:
+            raise Refusal(422, f"{name} may be {caps.new_tokens} at most here", param=name, code="invalid_value")
+    if given:
+        return max(_whole(value, name, 1) for name in given)  # engines differ in which of two they follow
     fitting = caps.default_new_tokens
     if key.limits.tokens_per_minute is not None:
         fitting = min(fitting, max((key.limits.tokens_per_minute - prompt) // answers, 1))
