@@ -80,7 +80,11 @@ def test_an_error_within_a_stream_takes_a_version_out_of_traffic(inner: Running)
     key = inner.key()
     for _ in range(20):
         assert "error" in events(inner.ask(key, "new", stream=True))[-2]
-    assert "failed" in inner.gateway.parts.router.out_of_traffic("new")["tells"]
+    until = time.monotonic() + 5
+    while "tells" not in (out := inner.gateway.parts.router.out_of_traffic("new")):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    assert "failed" in out["tells"]
 
 
 def test_events_in_pieces_tell_errors_and_the_end() -> None:
@@ -146,6 +150,7 @@ def test_who_does_not_read_what_is_left_loses_the_connection(tmp_path: Path) -> 
     stalled: list[socket.socket] = []
     try:
         key = running.key()
+        running.client.close()  # its connection is one that stays open
         for _ in range(5):
             raw = socket.socket()
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

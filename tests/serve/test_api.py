@@ -351,7 +351,7 @@ def test_pages_that_rebind_a_name_or_come_from_elsewhere_are_refused(
     response = httpx.get(f"{varied.url}/models", headers=headers)
     assert response.status_code == status
     if status == 403:
-        assert response.json()["error"]["type"] == "invalid_request_error"
+        assert response.json()["error"]["type"] == "permission_error"
 
 
 def test_texts_are_never_logged(
