@@ -41,6 +41,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from burnish.core.artifacts import Adapter, FileRef, GateVerdict, MethodPlan, Plan, Release
 from burnish.core.events import discard
+from burnish.core.ids import Id
 from burnish.core.listen import listen
 from burnish.core.recipe_file import load_recipe
 from burnish.gateway.database import open_database
@@ -115,6 +116,7 @@ class World:
     home: Home
     base: Base
     plan: Plan
+    manifest: Id
     tokens: int
     made: int = 0
     expected: list[Expected] = field(default_factory=list)
@@ -145,15 +147,15 @@ class World:
         files: dict[str, FileRef] = {key: file_ref(folder / key, self.home.root) for key in (WEIGHTS, CONFIG)}
         config = json.loads((folder / CONFIG).read_text())
         adapter = Adapter(
-            parents=(self.plan.id, self.plan.manifest), name=name, base=self.base.files.ref, plan=self.plan.id,
-            manifest=self.plan.manifest, method=_method(config["r"]), fingerprint=self.base.tokenizer.fingerprint(SYSTEM),
+            parents=(self.plan.id, self.manifest), name=name, base=self.base.files.ref, plan=self.plan.id,
+            manifest=self.manifest, method=_method(config["r"]), fingerprint=self.base.tokenizer.fingerprint(SYSTEM),
             weights_file=files[WEIGHTS], config_file=files[CONFIG],
         )  # fmt: skip
         self.home.save(adapter)
         gate = GateVerdict(passed=True, thresholds={}, reasons=())
         self.home.save(Release(
             parents=(adapter.id, "3" * 64), name=name, alias="champion", adapter=adapter.id, report="3" * 64,
-            plan=self.plan.id, manifest=self.plan.manifest, base=self.base.files.ref, gate=gate, version=1,
+            plan=self.plan.id, manifest=self.manifest, base=self.base.files.ref, gate=gate, version=1,
         ))  # fmt: skip
 
     def _answers(self, adapters: dict[str, Path]) -> list[Expected]:
@@ -207,7 +209,8 @@ def make_world(folder: Path, base_name: str, adapters: int, tokens: int) -> Worl
     path.write_text(recipe)
     planned = run(load_recipe(path, []), home, discard, until="plan")
     assert planned.plan is not None
-    world = World(home, open_base(base_name, discard), planned.plan, tokens)
+    assert planned.manifest is not None
+    world = World(home, open_base(base_name, discard), planned.plan, planned.manifest.id, tokens)
     world.add(adapters)
     return world
 
@@ -296,7 +299,7 @@ def key_of(home: Path) -> str:
     secret = server_secret(home / "gateway")
     database = open_database(None, home / "gateway")
     try:
-        return KeyStore(database, secret).create("soak", limits=LIMITS)[1]
+        return KeyStore(database, secret).create("soak", "user", limits=LIMITS)[1]
     finally:
         database.close()
 

@@ -61,7 +61,9 @@ def test_an_answer_passes_with_its_usage_counted(running: Running) -> None:
     assert response.json()["choices"][0]["message"]["content"] == ANSWER
     assert response.headers["x-burnish-model"] == "ok"
     assert running.used(key) == 16
-    assert next(iter(running.ledger.used(running.keys.authenticate(key).account).values())) == (
+    found = running.keys.authenticate(key)
+    assert found is not None
+    assert next(iter(running.ledger.used(found.account).values())) == (
         16,
         11 * 1000 + 5 * 2000,
     )
@@ -83,7 +85,9 @@ def test_every_wrong_key_gets_the_same_401(running: Running, sent: str | None) -
 def test_a_revoked_key_is_refused_from_the_next_request_on(running: Running) -> None:
     key = running.key()
     assert running.ask(key).status_code == 200
-    running.keys.revoke(running.keys.authenticate(key).id)
+    found = running.keys.authenticate(key)
+    assert found is not None
+    running.keys.revoke(found.id)
     assert running.ask(key).status_code == 401
 
 
@@ -274,8 +278,8 @@ def test_paths_and_methods_that_are_not_there(running: Running, method: str, pat
 @pytest.mark.parametrize("wants", [True, False])
 def test_a_stream_passes_as_it_is_and_the_usage_is_for_who_asked(running: Running, model: str, wants: bool) -> None:
     key = running.key()
-    options = {"stream_options": {"include_usage": True}} if wants else {}
-    response = running.ask(key, model, stream=True, **options)
+    options = {"include_usage": True} if wants else None
+    response = running.ask(key, model, stream=True, stream_options=options)
     assert response.headers["content-type"].startswith("text/event-stream")
     assert "set-cookie" not in response.headers
     assert "secret" not in response.headers.get("server", "")
@@ -598,6 +602,9 @@ def test_a_call_is_a_span_without_texts_beneath_the_clients_own(upstream: BadUps
     finally:
         running.close()
     assert upstream.headers[-2]["traceparent"] == parent
+    assert good.context is not None
+    assert good.attributes is not None
+    assert bad.attributes is not None
     assert (good.name, format(good.context.trace_id, "032x")) == ("chat ok", "a" * 32)
     assert good.attributes["gen_ai.usage.output_tokens"] == 5
     assert bad.attributes["http.response.status_code"] == 503

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ async def crashing(request: Request) -> StreamingResponse:
     if how == "at-once":
         raise ZeroDivisionError("the engine's own fault, with a secret in it")
 
-    async def pieces() -> Any:
+    async def pieces() -> AsyncIterator[bytes]:
         yield PIECE
         if how == "midway":
             raise ZeroDivisionError("the engine's own fault, with a secret in it")

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -28,7 +29,7 @@ from burnish.text.tokenizer import Tokenizer
 
 DAY = datetime.date(2025, 7, 8)
 ANSWER = "Où? 🛫{a}"
-USER = Message(role="user", content="Find me flights")
+USER: Any = Message(role="user", content="Find me flights")
 
 
 class Running:
