@@ -204,7 +204,8 @@ def _method(rank: int) -> MethodPlan:
 def make_world(folder: Path, base_name: str, adapters: int, tokens: int) -> World:
     """Plan a recipe on the base, as a run does, and release random adapters under that plan."""
     home = Home(folder / "home")
-    recipe = (ROOT / "recipes" / "flight-search.yaml").read_text().replace(REAL, base_name)
+    recipe = (ROOT / "recipes" / "flight-search.yaml").read_text()
+    recipe = recipe.replace(REAL, base_name).replace("method: qlora", "method: lora")
     path = folder / "recipe.yaml"
     path.write_text(recipe)
     planned = run(load_recipe(path, []), home, discard, until="plan")

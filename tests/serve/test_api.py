@@ -359,7 +359,7 @@ def test_texts_are_never_logged(
     varied: Running, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    secret = Message(role="user", content="xyzzy secret")
+    secret: Any = Message(role="user", content="xyzzy secret")
     answer = varied.client.chat.completions.create(model="base", messages=[secret], max_tokens=12)
     with pytest.raises(openai.BadRequestError):
         varied.client.chat.completions.create(model="base", messages=[secret], max_tokens=12, n=99)
