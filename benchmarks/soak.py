@@ -84,15 +84,15 @@ def write_tiny_base(folder: Path) -> Path:
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=1024, bos_token_id=1, eos_token_id=2, pad_token_id=2,
-        tie_word_embeddings=True,
+        tie_word_embeddings=False,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.normal_(0, 0.3)
-        model.model.embed_tokens.weight[:17] = 0  # no control token is ever the best
-        model.model.embed_tokens.weight[4000:] = 0  # ... and no rare one
+        model.lm_head.weight[:17] = 0  # no control token is ever the best
+        model.lm_head.weight[4000:] = 0  # ... and no rare one
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
