@@ -250,6 +250,12 @@ def test_a_chunked_body_is_counted_as_it_comes(running: Running) -> None:
     assert response.status_code == 413
 
 
+def test_a_body_that_announces_too_much_is_refused_before_it_comes(running: Running) -> None:
+    text = (f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {running.admin}\r\n"
+            "Content-Length: 1000000000\r\n\r\n{")  # fmt: skip
+    assert raw_request(running.port, text.encode()).split()[1] == b"413"
+
+
 def test_a_missing_length_of_the_answer_is_set_and_upstream_gets_no_key(
     running: Running, upstream: BadUpstream
 ) -> None:
@@ -613,7 +619,7 @@ def test_a_call_is_a_span_without_texts_beneath_the_clients_own(upstream: BadUps
 
 
 def test_content_is_kept_only_when_asked_for_redacted_and_for_its_days(upstream: BadUpstream, tmp_path: Path) -> None:
-    redact = lambda text: text.replace("secret", "***")  # noqa: E731
+    redact = lambda text: text.replace("secret", "***").replace("Hello", "***")  # noqa: E731
     old = tmp_path / "content" / "2020-01-01.jsonl"
     old.parent.mkdir()
     old.write_text("{}")
@@ -627,7 +633,7 @@ def test_content_is_kept_only_when_asked_for_redacted_and_for_its_days(upstream:
     (file,) = (tmp_path / "content").iterdir()
     assert file.stat().st_mode & 0o077 == 0
     record = json.loads(file.read_text())
-    assert record["answer"] == ANSWER
+    assert record["answer"] == ANSWER.replace("Hello", "***")
     assert record["asked"]["messages"] == [{"role": "user", "content": "my ***"}]
     assert not old.exists()
 
