@@ -22,6 +22,7 @@ from burnish.model.sampling import Sampling
 from burnish.serve.answer import ServedModel
 from burnish.serve.api import Service
 from burnish.serve.engine import Engine
+from burnish.serve.interface import AnsweringEngine
 from burnish.serve.server import run_server
 from burnish.text.messages import Message
 from burnish.text.render import render_prompt
@@ -99,7 +100,7 @@ def direct(running: Running, adapter: str | None, messages: list[Message], new_t
     )
 
 
-def wait_until_idle(engine: Engine, seconds: float = 5) -> None:
+def wait_until_idle(engine: AnsweringEngine, seconds: float = 5) -> None:
     until = time.monotonic() + seconds
     while (engine.load.running or engine.load.waiting) and time.monotonic() < until:
         time.sleep(0.005)
