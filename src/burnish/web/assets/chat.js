@@ -64,7 +64,7 @@ export class Body {
 export function numbers(result) {
   const parts = [];
   if (result.tokens !== null) parts.push(`${result.tokens} tokens`);
-  if (result.tokens > 1 && result.seconds > result.firstSeconds) {
+  if (result.tokens > 1 && result.seconds - result.firstSeconds > 0.1) { // a shorter time measures the network
     parts.push(`${((result.tokens - 1) / (result.seconds - result.firstSeconds)).toFixed(1)} tokens/s`);
   }
   if (result.firstSeconds !== null) parts.push(`first after ${result.firstSeconds.toFixed(2)} s`);

@@ -40,7 +40,7 @@ function reveal(sides) {
 function ask(sides, vote, options) {
   const [a, b] = sides;
   const cast = async (place, label) => {
-    vote.replaceChildren(make("span", {}, `Your vote: ${label}`));
+    vote.replaceChildren(make("span", {}, place === null ? `Your vote: ${label}` : `Your vote: ${label}, which was ${sides[place].result.model}`));
     reveal(sides);
     if (place !== null) sides[place].node.classList.add("chosen");
     options.onVote(place === null ? null : sides[place].result);
