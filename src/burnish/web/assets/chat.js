@@ -57,6 +57,7 @@ export class Body {
   }
 
   fail(message) {
+    this.draw(); // a drawing that still waits would take the message away
     this.node.append(make("p", { class: "failed" }, message));
   }
 }
