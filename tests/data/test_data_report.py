@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from preparing import Prepare
 
 from burnish.data.report import data_report, told_apart
 from burnish.text.tokenizer import Tokenizer
+from devtools import Browser
 
 EVIL = "</pre></title><script>alert(1)</script> {{ 7 * 7 }}"
 LONG = "please find me a flight from Paris to Rome on the first of May for two people and one small dog"
@@ -64,6 +67,51 @@ def test_the_page_shows_samples_duplicates_and_reasons(
     assert "{{ 7 * 7 }}" in found.text
     assert not re.search(r'(src|href)="(?!#|data:,)', page), "the page loads nothing"
     assert ("tokens are trained" in found.text) == with_mask
+
+
+def test_repairs_and_personal_data_are_shown_before_and_after(run_prepare: Prepare) -> None:
+    rows = [
+        {"instruction": f"Write to ann{number}@shop.org about {word}", "response": f"The cafÃ© sent {word}"}
+        for number, word in enumerate(["chairs", "lamps", "tables", "books", "plates", "shelves"])
+    ]
+    rows[-1]["split"] = "test"
+    done = run_prepare(rows)
+    page = data_report(done.manifest, done.folder.parent, name="x")
+    assert "<pre>Write to xxx0@xxxx.xxx about chairs</pre>" in page
+    assert "<pre>Write to [EMAIL] about chairs</pre>" in page
+    assert "<pre>The cafÃ© sent chairs</pre>" in page
+    assert "<pre>The café sent chairs</pre>" in page
+    assert "6 values found" in Words(page).text
+
+
+def test_words_that_differ_between_duplicates_are_marked(run_prepare: Prepare) -> None:
+    rows = [{"prompt": LONG, "completion": "x"}, {"prompt": f"{LONG} thanks", "completion": "x"}]
+    done = run_prepare([*rows, {"prompt": "else", "completion": "y", "split": "test"}], prepare={"near_duplicate": 0.7})
+    page = data_report(done.manifest, done.folder.parent, name="x")
+    assert page.count('<span class="extra"> thanks</span>') == 1
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_nothing_of_the_page_is_wider_than_the_screen(
+    run_prepare: Prepare, tokenizer: Tokenizer, browser: Browser, tmp_path: Path, width: int
+) -> None:
+    long = "unbroken" * 15
+    rows = [
+        *ROWS,
+        {"prompt": f"mail ann@shop.org about {long}", "completion": f"naÃ¯ve {long}"},
+        *({"prompt": f"{LONG} number {n}", "completion": long} for n in range(3)),
+        {"prompt": "مرحبا بالعالم", "completion": "您的订单已经发货"},
+        *(json.dumps({long: n}).encode() for n in range(3)),
+    ]
+    done = run_prepare(rows, prepare={"near_duplicate": 0.7})
+    text = data_report(done.manifest, done.folder.parent, name="desk", tokenizer=tokenizer)
+    (tmp_path / "page.html").write_text(text.replace("<details>", "<details open>"), encoding="utf-8")
+    page = browser.open((tmp_path / "page.html").as_uri())
+    page.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
+    page.wait(f"innerWidth === {width}")
+    assert page.run("document.documentElement.scrollWidth") <= width
+    assert page.problems == []
+    page.close()
 
 
 def test_what_leaked_is_named(run_prepare: Prepare, tokenizer: Tokenizer) -> None:

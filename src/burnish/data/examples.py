@@ -47,8 +47,15 @@ class Examples:
     found: dict[str, list[Changed]] = field(default_factory=dict[str, list[Changed]])
 
     def full(self, change: str, origin: Origin) -> bool:
-        """Whether no more of this change is wanted."""
-        return len(self.found.get(change, ())) >= (MOST if origin.line <= _FIRST_LINES else 1)
+        """Whether no more of this change is wanted, or none of this row."""
+        found = self.found.get(change)
+        if not found:
+            return False
+        last = found[-1]
+        return len(found) >= (MOST if origin.line <= _FIRST_LINES else 1) or (last.file, last.line) == (
+            origin.file,
+            origin.line,
+        )
 
     def add(self, change: str, origin: Origin, before: str, after: str, whole: str | None = None) -> None:
         """Keep a change of a text, unless it is enough. whole: the text after all repairs, where this is one of them.

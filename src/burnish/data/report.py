@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from difflib import SequenceMatcher
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, cast
@@ -14,6 +16,7 @@ from markupsafe import Markup
 from burnish.core.artifacts import Manifest
 from burnish.core.rows import TokenRow
 from burnish.core.units import format_count
+from burnish.data.cleaning import PERSONAL
 from burnish.data.filters.page import audit_section, filters_section
 from burnish.data.private.replace import redact
 from burnish.data.rows import MessageRow, iterate_messages, iterate_token_rows
@@ -31,16 +34,17 @@ PAIRS = 6
 EXAMPLES = 3
 """Rejected rows that are shown of each reason."""
 SHOWN_CHARACTERS = 700
+_WORD = re.compile(r"\s+|\w+|[^\w\s]+")
 
 
 class Pair(NamedTuple):
-    """A row that went, and the one that stays instead."""
+    """A row that went, and the one that stays instead; what each has alone is marked."""
 
     reason: str
     place: str
-    text: str
+    text: Markup
     kept_place: str
-    kept_text: str
+    kept_text: Markup
 
 
 class Example(NamedTuple):
@@ -58,19 +62,23 @@ def data_report(manifest: Manifest, root: Path, *, name: str, tokenizer: Tokeniz
     shown without personal data, whatever the dataset itself keeps. Raises DataError when a file of the dataset is damaged.
     """
     rejected = list(rejected_rows(manifest, root))
+    filters = filters_section(manifest, root)
+    changed = [] if filters is None else filters["repaired"]
     return render_page(
         "burnish.data",
         "report.html.j2",
         name=name,
         manifest=manifest,
         flow=both_widths(lambda width: bars(_flow(manifest), width, "Rows kept, and rejected by reason")),
-        changed=_half(manifest.ledger.changed, "Rows changed, by what was changed"),
-        personal=_half(manifest.personal_data, "Personal data, by type"),
+        changed=_bars(manifest.ledger.changed, "Rows changed, by what was changed"),
+        repaired=[each for each in changed if each["name"] != PERSONAL],
+        personal=_bars(manifest.personal_data, "Personal data, by type"),
+        treated=[each for each in changed if each["name"] == PERSONAL],
         splits=[_split(manifest, split, root, tokenizer) for split in manifest.splits],
         style=Markup(STYLE) if tokenizer is not None else "",
         proof=_proof(manifest, root),
         certificate=certificate_of(manifest, root),
-        filters=filters_section(manifest, root),
+        filters=filters,
         audit=audit_section(manifest, root),
         account=_account(manifest),
         sources=_sources(manifest),
@@ -100,9 +108,11 @@ def _flow(manifest: Manifest) -> list[Bar]:
     ]
 
 
-def _half(counts: Mapping[str, int], label: str) -> Markup | None:
-    rows = sorted(counts.items(), key=lambda item: -item[1])
-    return bars([Bar(name, count, f"{count:,}", "changed") for name, count in rows], HALF_PX, label) if rows else None
+def _bars(counts: Mapping[str, int], label: str) -> Markup | None:
+    rows = [
+        Bar(name, count, f"{count:,}", "changed") for name, count in sorted(counts.items(), key=lambda item: -item[1])
+    ]
+    return both_widths(lambda width: bars(rows, width, label)) if rows else None
 
 
 def _split(manifest: Manifest, name: str, root: Path, tokenizer: Tokenizer | None) -> dict[str, Any]:
@@ -176,12 +186,12 @@ def told_apart(files: Iterable[str]) -> dict[str, str]:
 
 def _pairs(manifest: Manifest, root: Path, rejected: Iterable[dict[str, Any]]) -> Iterator[Pair]:
     """Yield some duplicates beside the rows that stay; near ones first, since exact ones show nothing."""
-    gone = [record for record in rejected if str(record["detail"]).startswith("of ") and record["row"]]
+    found = [record for record in rejected if str(record["detail"]).startswith("of ") and record["row"]]
     names = Counter(PurePosixPath(source.path).name for source in manifest.sources)
     # Rows name their file without its folder: where several are called so, which row stays is not known here.
-    gone = [record for record in gone if names[_kept_place(record)[0]] < 2]
-    gone.sort(key=lambda record: "semantic" not in record["reason"] and "near" not in record["reason"])
-    wanted = {_kept_place(record): record for record in gone[: 20 * PAIRS]}
+    found = [record for record in found if names[_kept_place(record)[0]] < 2]
+    found.sort(key=lambda record: "semantic" not in record["reason"] and "near" not in record["reason"])
+    wanted = {_kept_place(record): record for record in found[: 20 * PAIRS]}
     shown = 0
     for split in manifest.splits.values():
         for row in iterate_messages(root / split.file.path):
@@ -189,13 +199,24 @@ def _pairs(manifest: Manifest, root: Path, rejected: Iterable[dict[str, Any]]) -
             if record is None or shown == PAIRS:
                 continue
             shown += 1
+            gone, stays = _shown(_conversation_of(record["row"])), _shown(_conversation(row))
             yield Pair(
                 record["reason"] + "".join(record["detail"].partition(", similarity")[1:]),
                 f"{PurePosixPath(record['file']).name}:{record['line']}",
-                _shown(_conversation_of(record["row"])),
+                _marked(gone, stays),
                 f"{row.source}:{row.line}",
-                _shown(_conversation(row)),
+                _marked(stays, gone),
             )
+
+
+def _marked(text: str, other: str) -> Markup:
+    """Return a text with the words marked that the other does not have there."""
+    words, others = _WORD.findall(text), _WORD.findall(other)
+    parts: list[Markup | str] = []
+    for kind, start, end, _, _ in SequenceMatcher(None, words, others, autojunk=False).get_opcodes():
+        part = "".join(words[start:end])
+        parts.append(part if kind == "equal" or not part else Markup('<span class="extra">{}</span>').format(part))
+    return Markup("").join(parts)
 
 
 def _kept_place(record: dict[str, Any]) -> tuple[str, int]:
