@@ -63,7 +63,7 @@ def data_report(manifest: Manifest, root: Path, *, name: str, tokenizer: Tokeniz
     """
     rejected = list(rejected_rows(manifest, root))
     filters = filters_section(manifest, root)
-    changed = [] if filters is None else filters["repaired"]
+    changed: list[dict[str, Any]] = [] if filters is None else filters["repaired"]
     return render_page(
         "burnish.data",
         "report.html.j2",

@@ -21,9 +21,12 @@ _FEWEST_DIGITS = 6
 """Of a passport; a phone number has 7, a card 12."""
 _WIDE = re.compile("[\uff10-\uff19\uff20-\uff3a\uff41-\uff5a\u0660-\u0669\u06f0-\u06f9\u0966-\u096f]")
 """Digits, letters and the @ in full width, and digits of Arabic, Persian and Hindi."""
+_FEW = 200
+"""Characters beyond ASCII that are looked at one by one."""
 _NARROW = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {
     zero + digit: ord("0") + digit for zero in (0x660, 0x6F0, 0x966) for digit in range(10)
 }
+_WIDE_CHARACTERS = frozenset(chr(code) for code in _NARROW if _WIDE.match(chr(code)))
 _ASCII_LOWER = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
 
 
@@ -60,9 +63,10 @@ def find(text: str, kinds: Set[Kind] = STRUCTURED) -> list[Found]:
     Names, places and organisations are not found here (see `names`), plain web addresses only if `kinds` has URL.
     """
     wanted = _wanted(frozenset(kinds))
-    if not text.isascii() and _WIDE.search(text):
-        text = text.translate(_NARROW)  # character by character, so places stay the same
     signs = Signs(text)
+    if not text.isascii() and _is_wide(text, signs):
+        text = text.translate(_NARROW)  # character by character, so places stay the same
+        signs = Signs(text)
     lower = text.lower()
     if len(lower) != len(text):  # a letter such as İ has two small ones; places must stay the same
         lower = text.translate(_ASCII_LOWER)
@@ -76,6 +80,16 @@ def find(text: str, kinds: Set[Kind] = STRUCTURED) -> list[Found]:
         found += _of_runs(text, lower, signs, wanted)
         found += _with_digits(text, lower, signs, wanted)
     return resolve(found)
+
+
+def _is_wide(text: str, signs: Signs) -> bool:
+    """Whether a text has characters that are written as others here. Most have a quotation mark or a dash beyond ASCII alone."""
+    for count, place in enumerate(signs.beyond_ascii()):
+        if text[place] in _WIDE_CHARACTERS:
+            return True
+        if count == _FEW:
+            return _WIDE.search(text, place) is not None
+    return False
 
 
 def _written(text: str, lower: str, signs: Signs, wanted: _Wanted) -> list[Found]:

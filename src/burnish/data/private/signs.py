@@ -53,6 +53,10 @@ class Signs:
         self._bytes = text.encode("ascii", "replace")  # one byte a character
         self.numbers = self._bytes.translate(_NUMBERS)
 
+    def beyond_ascii(self) -> Iterator[int]:
+        """Yield where a character is not ASCII, or a question mark."""
+        return places(self._bytes, b"?")
+
     @property
     def digits(self) -> bool:
         """Whether there is a digit."""
