@@ -45,7 +45,7 @@ ENGINES = [
     "own",
     pytest.param("vllm", marks=pytest.mark.skipif(VLLM is None, reason="make test-vllm sets $BURNISH_VLLM")),
 ]
-CPU_VLLM = ("--enforce-eager", "--dtype", "float32", "--structured-outputs-config.backend", "guidance")
+CPU_VLLM = ("--enforce-eager", "--dtype", "float32")
 PROMPTS = [[5 + i, *range(20, 60), *range(100 + 7 * i, 104 + 8 * i)] for i in range(4)] + [
     [*range(20, 70), i] for i in range(3, 7)
 ]

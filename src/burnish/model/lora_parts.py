@@ -78,16 +78,23 @@ class BatchedPart:
         x_TI = x_NI[self.tokens] if self.gather is None else x_NI.index_select(0, self.gather)
         x_GTI = x_TI.view(self.adapters, -1, group.inputs)
         if x_GTI.shape[1] <= FEW_TOKENS:
-            return torch.bmm(a_GSI, x_GTI.transpose(1, 2)).transpose(1, 2)
+            h_GST = torch.bmm(a_GSI, x_GTI.transpose(1, 2))
+            return h_GST.view(self.adapters, 1, -1) if h_GST.shape[2] == 1 else h_GST.transpose(1, 2).contiguous()
         return torch.bmm(x_GTI, a_GSI.transpose(1, 2))
 
     def up(self, y_NO: Tensor, h: Tensor, place: int, member: Member) -> None:
         """Add a batch of products."""
         rank = self.stack.rank
         b_GRO = self.stack.matrices(member.offset, self.first, self.adapters, member.outputs, tall=False)
-        more_PO = torch.bmm(h[..., place * rank : (place + 1) * rank], b_GRO).view(-1, member.outputs)
+        h_GTR = h[..., place * rank : (place + 1) * rank]
+        if self.gather is None and y_NO.is_contiguous():
+            some(y_NO, self.tokens).view(self.adapters, -1, member.outputs).baddbmm_(h_GTR, b_GRO)
+            return
+        more_PO = torch.bmm(h_GTR, b_GRO).view(-1, member.outputs)
         if self.gather is None:
-            y_NO[self.tokens].add_(more_PO)  # not baddbmm_: for a slice of joined outputs it multiplies one by one
+            some(y_NO, self.tokens).add_(
+                more_PO
+            )  # not baddbmm_: into a slice of joined outputs it multiplies one by one
         else:
             assert self.filled is not None
             assert self.back is not None

@@ -26,21 +26,25 @@ WHITESPACE = r"[ \n\t]{0,20}"
 class Grammar:
     """What answers must look like, checked and ready. One request after another may be constrained by it."""
 
-    def __init__(self, constraints: Constraints, source: str) -> None:
+    def __init__(self, constraints: Constraints, source: str, form: Mapping[str, Any]) -> None:
         self._constraints = constraints
         self._source = source
+        self._form = form
 
     def begin(self) -> TokenConstraint:
         """Return the constraint of one answer."""
-        return TokenConstraint(llguidance.LLMatcher(self._constraints.backend, self._source, log_level=0), self._source)
+        return TokenConstraint(llguidance.LLMatcher(self._constraints.backend, self._source, log_level=0), self._form)
 
 
 class TokenConstraint:
-    """One answer's way through a grammar (see `model.sampling.Constraint`). source: the grammar as llguidance writes it."""
+    """One answer's way through a grammar (see `model.sampling.Constraint`).
 
-    def __init__(self, matcher: llguidance.LLMatcher, source: str) -> None:
+    form: the same as a request says it (`structured_outputs`), for an engine that makes its own grammars.
+    """
+
+    def __init__(self, matcher: llguidance.LLMatcher, form: Mapping[str, Any]) -> None:
         self._matcher = matcher
-        self.source = source
+        self.form = form
 
     def allowed(self, vocabulary: int) -> Tensor:
         """Return which tokens may come next; none once the grammar became too complex to follow."""
@@ -78,7 +82,8 @@ class Constraints:
         text = json.dumps(schema)
         _check_size(text, "schema")
         options: llguidance.JsonCompileOptions = {"whitespace_pattern": WHITESPACE}  # type: ignore[attr-defined]
-        return self._checked(llguidance.LLMatcher.grammar_from_json_schema(text, overrides=options), "schema")
+        source = llguidance.LLMatcher.grammar_from_json_schema(text, overrides=options)
+        return self._checked(source, "schema", {"json": {**schema, "x-guidance": options}})
 
     def json_object(self) -> Grammar:
         """Return the grammar of any JSON object."""
@@ -87,19 +92,21 @@ class Constraints:
     def regex(self, expression: str) -> Grammar:
         """Return the grammar of texts that match from the first to the last character. Raises ServeError for a bad one."""
         _check_size(expression, "expression")
-        return self._checked(llguidance.LLMatcher.grammar_from_regex(expression), "expression")
+        source = llguidance.LLMatcher.grammar_from_regex(expression)
+        return self._checked(source, "expression", {"regex": expression})
 
     def choice(self, choices: Sequence[str]) -> Grammar:
         """Return the grammar of exactly one of some texts."""
         text = "start: " + " | ".join(json.dumps(choice) for choice in choices)
         _check_size(text, "list of choices")
-        return self._checked(llguidance.LLMatcher.grammar_from_lark(text), "list of choices")
+        source = llguidance.LLMatcher.grammar_from_lark(text)
+        return self._checked(source, "list of choices", {"choice": list(choices)})
 
-    def _checked(self, source: str, what: str) -> Grammar:
+    def _checked(self, source: str, what: str, form: Mapping[str, Any]) -> Grammar:
         wrong, messages = llguidance.LLMatcher.validate_grammar_with_warnings(source, self.backend)
         if wrong:
             raise ServeError(f"the {what} cannot be used: {messages[0].splitlines()[0][:300]}")
-        return Grammar(self, source)
+        return Grammar(self, source, form)
 
 
 def _check_size(text: str, what: str) -> None:

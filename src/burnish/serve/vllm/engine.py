@@ -86,7 +86,7 @@ class VllmEngine:
         told = [
             "--model", str(base), "--served-model-name", BASE, "--enable-lora", "--max-loras", str(slots),
             "--max-cpu-loras", str(4 * slots), "--max-lora-rank", str(rank_limit), "--max-num-seqs", str(rows),
-            "--max-model-len", str(self.context_tokens), *arguments,
+            "--max-model-len", str(self.context_tokens), "--structured-outputs-config.backend", "guidance", *arguments,
         ]  # fmt: skip
         self._process = VllmProcess(
             python, told, self._folder, environment=environment or {}, lost=self._lose, emit=emit, start_s=start_s

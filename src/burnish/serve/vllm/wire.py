@@ -58,8 +58,8 @@ def body_of(
         body |= {"logprobs": sampling.logprobs, "return_tokens_as_token_ids": True}
     if constraint is not None:
         if not isinstance(constraint, TokenConstraint):
-            raise ServeError("vLLM takes forms as grammars of llguidance alone")
-        body["structured_outputs"] = {"grammar": constraint.source}
+            raise ServeError("vLLM takes forms as a schema, an expression or choices alone")
+        body["structured_outputs"] = constraint.form
     return body
 
 
