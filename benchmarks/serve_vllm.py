@@ -119,12 +119,13 @@ def main() -> None:
                 engine.add_adapter(name, source)
                 list(engine.submit([1, 2, 3], name, Sampling(max_new_tokens=2)))
         labels = [theirs._shelf._known[name].label for name in names]
+        stops = sorted(load_tokenizer(base).stop_ids)
         usage = {"stream_options": {"include_usage": True}}
         arms: dict[str, dict[str, Any]] = {
             "burnish": {"url": listen(own, base, names), "models": names, "headers": {}, "more": usage},
             "vllm": {
                 "url": f"http://127.0.0.1:{theirs._process.port}/v1", "models": labels,
-                "headers": {"authorization": f"Bearer {theirs._process.key}"}, "more": {**usage, "ignore_eos": True},
+                "headers": {"authorization": f"Bearer {theirs._process.key}"}, "more": {**usage, "stop_token_ids": stops},
             },
             "vllm behind burnish": {"url": listen(theirs, base, names), "models": names, "headers": {}, "more": usage},
         }  # fmt: skip
@@ -163,7 +164,10 @@ def measure(arms: dict[str, dict[str, Any]], options: argparse.Namespace) -> dic
                 client.stdin.write(json.dumps({**arms[name], "clients": clients, "asks": asks}) + "\n")
                 client.stdin.flush()
                 seconds, tokens = json.loads(client.stdout.readline())
-                assert tokens == clients * asks * options.new_tokens, (name, tokens)
+                assert tokens > clients * asks * options.new_tokens / 2, (
+                    name,
+                    tokens,
+                )  # random adapters may end an answer
                 if number:  # the first round warms up
                     rates[name].append(tokens / seconds)
             print(clients, {name: round(values[-1], 1) for name, values in rates.items() if values}, file=sys.stderr)
