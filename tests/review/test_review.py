@@ -202,7 +202,7 @@ def test_kappa_is_that_of_scikit_learn_and_its_error_that_of_the_delta_method(pa
     assert -1 <= low <= kappa + 1e-9
     assert kappa - 1e-9 <= high <= 1
     agreed = sum(x == y for x, y in pairs)
-    if agreed in (0, len(pairs)):
+    if agreed in (0, len(pairs)) or 1 in (len(set(a)), len(set(b))):
         return
     names = ["accept", "edit", "reject"]
     cells = {(x, y): pairs.count((x, y)) / len(pairs) for x in names for y in names}
@@ -241,6 +241,9 @@ def test_where_all_agree_the_interval_does_not_claim_certainty() -> None:
     assert (kappa, high) == (1.0, 1.0)
     assert low == pytest.approx((wilson(10, 10).low - expected) / (1 - expected))
     assert cohens_kappa([("accept", "accept")] * 5) == (None, None, None)
+    kappa, low, high = cohens_kappa([("accept", "accept"), ("accept", "reject")])
+    share = wilson(1, 2)
+    assert (kappa, low, high) == (0.0, pytest.approx(2 * share.low - 1), pytest.approx(2 * share.high - 1))
 
 
 def test_agreement_is_over_rows_that_both_judged(desk: Any) -> None:

@@ -3,7 +3,8 @@
 Cohen 1960, "A Coefficient of Agreement for Nominal Scales": kappa = (p_o - p_e) / (1 - p_e), with p_o the share of rows on which
 both say the same and p_e what that share would be if each gave their verdicts in the same numbers but at random. Its standard
 error is that of Fleiss, Cohen and Everitt 1969, "Large Sample Standard Errors of Kappa and Weighted Kappa" (equation 13).
-Where all rows agree, or none does, that error is 0 or means nothing; Wilson's interval of p_o takes its place, with p_e as it is.
+Where all rows agree, or none does, or a reviewer says the same of all rows, that error is 0 or means nothing; Wilson's interval of
+p_o takes its place, with p_e as it is.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ def cohens_kappa(pairs: Sequence[tuple[str, str]]) -> tuple[float | None, float 
         return None, None, None
     kappa = (observed - expected) / (1 - expected)
     agreed = sum(a == b for a, b in pairs)
-    if agreed in (0, n):
+    constant = any(len(set(said)) == 1 for said in zip(*pairs, strict=True))
+    if agreed in (0, n) or constant:
         share = wilson(agreed, n)
         low, high = ((limit - expected) / (1 - expected) for limit in (share.low, share.high))
     else:
