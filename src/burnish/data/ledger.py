@@ -14,7 +14,7 @@ from burnish.data.chunk import Chunk, Counts, Refused
 from burnish.data.examples import MOST, Changed
 from burnish.data.private.replace import redact
 
-_SHOWN_CHARACTERS = 1000
+_KEPT_CHARACTERS = 20_000
 NAMED_ROWS = 5
 """Overlong rows that a message names."""
 _ESCAPE = re.compile(r"\\[nrtbf]")
@@ -131,12 +131,12 @@ def redacted_line(text: str) -> str:
         clean = json.dumps(_redacted_value(json.loads(text)), ensure_ascii=False)
     except (ValueError, RecursionError):
         clean = redact(_ESCAPE.sub(" ", text)).text
-    return clean[:_SHOWN_CHARACTERS]
+    return clean[:_KEPT_CHARACTERS]
 
 
 def shown_line(text: str) -> str:
     """Return a line of JSON without personal data for the ledger, cut as `redacted_line` cuts it."""
-    return json.dumps(json.loads(text), ensure_ascii=False)[:_SHOWN_CHARACTERS]
+    return json.dumps(json.loads(text), ensure_ascii=False)[:_KEPT_CHARACTERS]
 
 
 def _redacted_value(value: Any) -> Any:
