@@ -58,7 +58,8 @@ class SharedInput:
     def _begin(self, x: Tensor) -> None:
         x_NI = x.reshape(-1, x.shape[-1])
         if self.packed is not None:
-            self._y = self.packed(x).split(self.packed.out_features, dim=-1)
+            sizes = self.packed.out_features
+            self._y = self.packed(x).split(sizes, dim=-1) if len(sizes) > 1 else (self.packed(x),)
         self._h = [part.down(x_NI, self._group) for part in self._banked.parts]
         self._x, self._left = x, len(self._group.members)
 

@@ -167,7 +167,7 @@ def cached_attention(
             attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=True,
         )  # fmt: skip
         outputs.append(output[0].transpose(0, 1))
-    return torch.cat(outputs)[None], None
+    return (outputs[0] if len(outputs) == 1 else torch.cat(outputs))[None], None
 
 
 def _store_piece(
