@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from burnish.core.events import Event, Note, discard
@@ -129,7 +130,7 @@ def main() -> None:
             },
             "vllm behind burnish": {"url": listen(theirs, base, names), "models": names, "headers": {}, "more": usage},
         }  # fmt: skip
-        found = measure(arms, options)
+        found = measure(arms, options, psutil.Process(theirs._process._process.pid))
         theirs.close(drain=False)
     result = {
         "date": datetime.date.today().isoformat(),
@@ -149,8 +150,22 @@ def main() -> None:
     os._exit(0)  # the servers' threads have no end
 
 
-def measure(arms: dict[str, dict[str, Any]], options: argparse.Namespace) -> dict[str, Any]:
-    """Return tokens a second of each arm for each number of clients, and the ratios to vLLM."""
+def processor_s(vllm: psutil.Process) -> float:
+    """Return the processor time that this process and vLLM's have had; whichever does not answer takes next to none."""
+    seen = [psutil.Process().cpu_times(), *(each.cpu_times() for each in (vllm, *vllm.children(recursive=True)))]
+    return sum(each.user + each.system for each in seen)
+
+
+def ratios(found: dict[str, list[float]], reference: list[float]) -> dict[str, float]:
+    """Return the median over rounds of each arm's value to the reference's."""
+    return {
+        name: round(statistics.median(a / b for a, b in zip(values, reference, strict=True)), 2)
+        for name, values in found.items()
+    }
+
+
+def measure(arms: dict[str, dict[str, Any]], options: argparse.Namespace, vllm: psutil.Process) -> dict[str, Any]:
+    """Return what each arm gives for each number of clients, by the clock and by processor time, and the ratios to vLLM."""
     command = [sys.executable, "-c", CLIENT, json.dumps(make_prompts(16)), str(options.new_tokens)]
     client = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert client.stdin is not None
@@ -159,8 +174,10 @@ def measure(arms: dict[str, dict[str, Any]], options: argparse.Namespace) -> dic
     for clients in map(int, options.clients.split(",")):
         asks = 2 if clients < 16 else 1
         rates: dict[str, list[float]] = {name: [] for name in arms}
+        costs: dict[str, list[float]] = {name: [] for name in arms}
         for number in range(options.rounds + 1):
             for name in list(arms) if number % 2 == 0 else list(reversed(arms)):
+                before = processor_s(vllm)
                 client.stdin.write(json.dumps({**arms[name], "clients": clients, "asks": asks}) + "\n")
                 client.stdin.flush()
                 seconds, tokens = json.loads(client.stdout.readline())
@@ -170,13 +187,16 @@ def measure(arms: dict[str, dict[str, Any]], options: argparse.Namespace) -> dic
                 )  # random adapters may end an answer
                 if number:  # the first round warms up
                     rates[name].append(tokens / seconds)
+                    costs[name].append((processor_s(vllm) - before) / tokens)
             print(clients, {name: round(values[-1], 1) for name, values in rates.items() if values}, file=sys.stderr)
         found[str(clients)] = {
             "new_tokens_per_s": {name: round(statistics.median(values), 1) for name, values in rates.items()},
-            "ratio_to_vllm": {
-                name: round(statistics.median(a / b for a, b in zip(values, rates["vllm"], strict=True)), 2)
-                for name, values in rates.items()
-            },
+            "ratio_to_vllm_by_the_clock": ratios(rates, rates["vllm"]),
+            "processor_ms_a_token": {name: round(1000 * statistics.median(each), 1) for name, each in costs.items()},
+            "ratio_to_vllm_by_processor_time": ratios(
+                {name: [1 / each for each in cost] for name, cost in costs.items()},
+                [1 / each for each in costs["vllm"]],
+            ),
         }
     client.stdin.close()
     client.wait()
