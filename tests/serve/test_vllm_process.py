@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import os
 import signal
+import subprocess
 import sys
 import textwrap
 import time
@@ -94,6 +95,36 @@ def test_a_process_that_is_killed_or_hangs_is_started_again(start: Callable[...,
     finally:
         running.stop()
     assert running._process.poll() is not None
+
+
+def test_a_process_that_is_killed_takes_its_server_with_it(start: Callable[..., VllmProcess], tmp_path: Path) -> None:
+    running = start("good", [])  # writes the packages
+    running.wait_up()
+    running.stop()
+    program = """
+        import sys, time
+        from pathlib import Path
+        from burnish.core.events import discard
+        from burnish.serve.vllm.process import VllmProcess
+
+        folder = Path(sys.argv[1])
+        running = VllmProcess(
+            Path(sys.executable), ["--model", "good"], folder, environment={"PYTHONPATH": str(folder / "packages")},
+            lost=lambda: None, emit=discard, start_s=20,
+        )
+        running.wait_up()
+        print(running.port, flush=True)
+        time.sleep(60)
+    """
+    holder = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    running.port = int(holder.stdout.readline())
+    assert running._healthy()
+    holder.kill()
+    holder.wait()
+    until(lambda: not running._healthy(), 10)
 
 
 def test_the_key_is_no_argument_and_no_other_secret_is_handed_on(start: Callable[..., VllmProcess]) -> None:

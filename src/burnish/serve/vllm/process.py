@@ -8,6 +8,7 @@ import secrets
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from burnish.core.errors import ServeError
 from burnish.core.events import Emit, Note
+from burnish.serve.vllm import leash as leash_module
 
 HANDED_ON = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "TMPDIR", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
 """Variables of this process that vLLM gets, beside those whose names begin with VLLM_ or CUDA_."""
@@ -153,11 +155,12 @@ class VllmProcess:
             "VLLM_NO_USAGE_STATS": "1",
             "HF_HUB_OFFLINE": "1",
         }
-        command = [str(self._python), "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1"]
+        leash = [sys.executable, "-I", leash_module.__file__]  # ends with this process, even if that is killed
+        command = [*leash, str(self._python), "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1"]
         with self._log.open("ab") as log:
             return subprocess.Popen(
                 [*command, "--port", str(self.port), *self._arguments],
-                env={**own, **told, **self._environment}, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                env={**own, **told, **self._environment}, stdin=subprocess.PIPE, stdout=log, stderr=log,
                 start_new_session=True, cwd=self._log.parent,
             )  # fmt: skip
 
@@ -168,6 +171,8 @@ class VllmProcess:
             self._process.wait(STOP_S)
         self._signal(signal.SIGKILL)
         self._process.wait()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
 
     def _signal(self, number: int) -> None:
         with suppress(ProcessLookupError):
