@@ -106,7 +106,7 @@ def _written(text: str, lower: str, signs: Signs, wanted: _Wanted) -> list[Found
             found += [Found(Kind.SECRET, *hit) for hit in private_keys(text)]
         if "://" in text and "@" in text:
             found += [Found(Kind.SECRET, *hit) for hit in url_credentials(text)]
-    if wanted.emails and ("@" in text or "%40" in text):
+    if wanted.emails and ("@" in text or ("%" in text and "%40" in text)):
         found += [Found(Kind.EMAIL, *span) for span in emails(text)]
     if wanted.urls:
         found += [Found(Kind.URL, *span) for span in urls(text)]
@@ -148,7 +148,8 @@ def _of_run(text: str, lower: str, start: int, end: int, digits: int, wanted: _W
             if span == (start, end):
                 return found
     words = before(lower, start)
-    if wanted.births and not BORN_ELSEWHERE.isdisjoint(words) and (born := birth_elsewhere(lower, start)):
+    dated = text[start + 1] in "./-" or text[start + 2] in "./-" or text[start + 4] in "./-"
+    if dated and wanted.births and not BORN_ELSEWHERE.isdisjoint(words) and (born := birth_elsewhere(lower, start)):
         return [Found(Kind.DATE_OF_BIRTH, *born)]
     identities = [*strong_ids(text, start, end), *said_ids(text, lower, start, words)]
     if identities:

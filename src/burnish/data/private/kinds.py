@@ -57,10 +57,24 @@ def resolve(found: list[Found]) -> list[Found]:
     if all(one.end <= other.start for one, other in pairwise(found)):
         return found
     taken: list[Found] = []
+    group: list[Found] = []
+    end = 0
+    for item in found:  # only finds that overlap are compared with each other: a document may have very many
+        if item.start >= end and group:
+            taken += group if len(group) == 1 else _chosen(group)
+            group = []
+        group.append(item)
+        end = max(end, item.end)
+    return taken + (group if len(group) == 1 else _chosen(group))
+
+
+def _chosen(found: list[Found]) -> list[Found]:
+    """Return which of some finds that overlap stay, in order of the text."""
+    taken: list[Found] = []
     for item in _merged(sorted(found, key=lambda f: (_RANK[f.kind], f.start, -f.end))):
         if all(item.end <= other.start or other.end <= item.start for other in taken):
             taken.append(item)
-    return sorted(taken, key=lambda f: f.start)
+    return sorted(taken, key=_START)
 
 
 def _merged(found: Iterable[Found]) -> list[Found]:
