@@ -301,4 +301,4 @@ def test_many_finds_in_one_text_take_no_longer_each() -> None:
     line = "write to ann@shop.org, card 4111 1111 1111 1111, ssn 219-09-9999; password: hunter2!x now\n"
     began = time.process_time()
     assert len(find(line * 4000)) == 16_000
-    assert time.process_time() - began < 10, "comparing each find with all others takes minutes"
+    assert time.process_time() - began < 3, "comparing each find with all others takes ten seconds"
