@@ -60,6 +60,13 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
         {"first_k_dense_replace": 0, "n_routed_experts": 9, "n_shared_experts": 3, "num_key_value_heads": 3},
     ),
     ("deepseek_v3", {"head_dim": None, "n_routed_experts": 8}),
+    *((family, {"num_key_value_heads": None}) for family in ("qwen2", "qwen3", "olmoe", "seed_oss", "ernie4_5")),
+    *((family, {"head_dim": None}) for family in ("seed_oss", "ernie4_5")),
+    *(
+        (family, {"layer_types": None, "num_hidden_layers": n})
+        for family in ("gemma3_text", "olmo3")
+        for n in (3, 4, 6)
+    ),
     ("deepseek_v3", {"head_dim": 24, "n_routed_experts": 8, "kv_lora_rank": 16, "v_head_dim": 16}),
     ("qwen2_moe", {"num_experts": 6, "shared_expert_intermediate_size": 48, "moe_intermediate_size": 40}),
 ]

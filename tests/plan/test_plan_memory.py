@@ -18,6 +18,7 @@ from burnish.plan.constants import constant
 from burnish.plan.memory import (
     Workload,
     layer_activation_bytes,
+    product_shapes,
     quantisation_constant_bytes,
     training_components,
     weight_bytes,
@@ -223,6 +224,23 @@ def test_full_fine_tuning_in_bfloat16_holds_eighteen_bytes_a_number_and_the_head
     assert of(optimizer="adamw_8bit")["optimizer"] < usual["optimizer"] / 3
     assert of(optimizer="paged_adamw_8bit")["optimizer"] < usual["optimizer"] / 100
     assert numbers * 4 < of(optimizer="muon")["optimizer"] < numbers * 5
+
+
+def test_products_in_bfloat16_on_a_cpu_are_counted_by_shape_and_kept_up_to_a_number() -> None:
+    """SmolLM2's linears have 4 shapes, read 2 widths and write 3: 8 products and 15 of the adapters for each length of a row."""
+    assert product_shapes(SMOL, method(), Workload(576, 0, 10)) == 8 + 15 + 6
+    assert product_shapes(SMOL, method(), Workload(576, 0, 10, row_shapes=4, segment_shapes=70)) == 4 * 23 + 6 * 70
+    assert product_shapes(SMOL, method("lora", rank=0, targets=()), Workload(576, 0, 10)) == 8 + 4 + 6
+
+    def of(dtype: Any, device: Any, segments: int) -> int:
+        work = Workload(576, 576 * 64, 100, row_shapes=4, segment_shapes=segments)
+        found = training_components(SMOL, method(), device=device, dtype=dtype, work=work, checkpointed_layers=0)
+        return found.get("products", 0)
+
+    each = constant("cpu_bf16_product_bytes")
+    assert of("bfloat16", "cpu", 70) == each * (92 + 420)
+    assert of("bfloat16", "cpu", 10_000) == each * 1024
+    assert of("float32", "cpu", 70) == of("bfloat16", "cuda", 70) == 0
 
 
 @pytest.mark.parametrize("line", CALIBRATION.read_text(encoding="utf-8").splitlines())

@@ -140,3 +140,12 @@ def test_a_step_of_fused_layers_on_an_h200_is_within_a_fifth(row: dict[str, Any]
     found = train_seconds(llama, method, work, "cuda", rates(rented(get_gpu("h200")), "cuda"))
     assert found.mid == pytest.approx(row["step_s"], rel=0.2)
     assert found.low <= row["step_s"] <= found.high
+
+
+@pytest.mark.parametrize(("waited", "told"), [(0.02, True), (0.3, False), (0.0, False)])
+def test_a_probe_says_when_launching_decides_its_steps(waited: float, told: bool) -> None:
+    from burnish.core.artifacts import Probe, ProbeMeasured
+    from burnish.plan.probe import LAUNCHING, Measured
+
+    took = ProbeMeasured(steps=15, tokens=15_000, seconds=3.0, peak_bytes=10**9, waited=waited)
+    assert (LAUNCHING in Measured(Probe(shape={}, measured=took), "cuda").because) is told

@@ -80,3 +80,20 @@ def test_steps_on_an_h200_that_no_formula_was_fitted_to(plan_time: Any) -> None:
     assert fmean(map(abs, probed)) < 0.1, (
         "the bar is 5% for nine tenths: missed where the host launches, and it is shared"
     )
+
+
+def test_constants_are_found_again_from_rows_that_they_made(plan_time: Any) -> None:
+    """Seconds made by other constants than ours lead the fit back to them, within the bounds that it is given."""
+    import fit_constants  # pyright: ignore[reportMissingImports]
+
+    shape = {"base": "llama-3.2-1b-instruct", "recomputed": "none", "gpu": "NVIDIA H100 80GB HBM3", "part": "fit"}
+    rows = [shape | {"method": "lora", "rows": 1, "row_tokens": tokens} for tokens in (512, 8192)]
+    truth = {"plain_launch_seconds": 1.2e-5, "plain_product_share": 0.45}
+    with fit_constants.instead(truth):
+        made = [row | {"seconds": fit_constants.planned(row)} for row in rows]
+    assert fit_constants.off(made, truth) == pytest.approx([0.0, 0.0])
+    bounds = {name: fit_constants.PLAIN[name] for name in truth}
+    found = fit_constants.fit(bounds, lambda values: fmean(map(abs, fit_constants.off(made, values))))
+    assert found == pytest.approx(truth, rel=0.02)
+    narrow = fit_constants.fit({"plain_product_share": (0.5, 0.8)}, lambda values: values["plain_product_share"])
+    assert narrow == {"plain_product_share": 0.5}, "no further than the bound"

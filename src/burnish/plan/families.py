@@ -24,6 +24,7 @@ from burnish.plan.layers import (
     latent_rotated,
     mixture_of,
     qwen2_mixture,
+    rotary_by_kind,
     separate,
     ungated,
 )
@@ -119,10 +120,6 @@ def _four_times(fields: Fields, hidden: int) -> int:
     return fields.whole("intermediate_size", 4 * hidden)
 
 
-def _rotary_by_kind(fields: Fields) -> int:
-    return len(set(fields.get("layer_types") or ("sliding", "full")))
-
-
 _FALCON = {"multi_query": True, "parallel_attn": True, "tie_word_embeddings": True, "max_position_embeddings": 2048}
 _QWEN_MOE = {"decoder_sparse_step": 1, "intermediate_size": 5632}
 _GEMMA = {"tie_word_embeddings": True, "head_dim": 256}
@@ -148,7 +145,7 @@ FAMILIES: dict[str, Family] = {
         _GEMMA | {"num_key_value_heads": 4},
         norms=lambda fields: 4,
         query_key_norms=_head_norms,
-        rotary_tables=_rotary_by_kind,
+        rotary_tables=rotary_by_kind(6),
         scalar_buffers=1,
         fused=True,
     ),
@@ -191,7 +188,7 @@ FAMILIES: dict[str, Family] = {
     "smollm3": Family(_BOTH, gated("mlp_bias"), {"num_key_value_heads": 4, "tie_word_embeddings": True}),
     "olmo": Family(_BOTH, gated(), norm_size=0),
     "olmo2": Family(_BOTH, gated(), query_key_norms=_projection_norms),
-    "olmo3": Family(_BOTH, gated(), query_key_norms=_projection_norms, rotary_tables=_rotary_by_kind),
+    "olmo3": Family(_BOTH, gated(), query_key_norms=_projection_norms, rotary_tables=rotary_by_kind(4)),
     "olmoe": Family(
         _BOTH,
         gated(),
@@ -333,7 +330,9 @@ def build(config: Mapping[str, Any], source: str) -> Architecture:
     config = {name: value for name, value in config.items() if name not in family.unread}
     fields = Fields(config, family.defaults, source)
     hidden, heads = fields.whole("hidden_size"), fields.whole("num_attention_heads")
-    key_values = _falcon_key_values(fields) if model_type == "falcon" else fields.whole("num_key_value_heads", heads)
+    key_values = (
+        _falcon_key_values(fields) if model_type == "falcon" else fields.unless_null("num_key_value_heads", heads)
+    )
     if heads % key_values and family.attention is not latent:
         said = (
             "" if fields.says("num_key_value_heads") else f", which is what {model_type} has where the file says none"
@@ -341,7 +340,7 @@ def build(config: Mapping[str, Any], source: str) -> Architecture:
         raise BaseModelError(
             f"{source}: num_attention_heads ({heads}) is not a multiple of num_key_value_heads ({key_values}{said})."
         )
-    head = fields.whole("head_dim", hidden // heads)
+    head = fields.unless_null("head_dim", hidden // heads)
     width = family.width(fields, hidden)
     sizes = Sizes(hidden, heads * head, key_values * head, head, width)
     layers, vocabulary = fields.whole("num_hidden_layers", most=MOST_LAYERS), fields.whole("vocab_size")

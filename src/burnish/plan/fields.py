@@ -58,6 +58,10 @@ class Fields:
             )
         return value
 
+    def unless_null(self, field: str, default: int) -> int:
+        """Return a size as `whole` does, but `default` where the config says null, whatever its family's default is."""
+        return default if self.is_null(field) else self.whole(field, default)
+
     def count(self, field: str) -> int:
         """Return a number that may be 0, as it is when the config says null or nothing says more."""
         return 0 if self.is_null(field) or not self.get(field) else self.whole(field)

@@ -89,6 +89,16 @@ def latent(fields: Fields, sizes: Sizes) -> tuple[Linear, ...]:
     )
 
 
+def rotary_by_kind(every: int) -> Callable[[Fields], int]:
+    """Return the tables of models whose layers with a window turn otherwise; each `every`-th has none unless the file says."""
+
+    def tables(fields: Fields) -> int:
+        said = fields.get("layer_types")
+        return len(set(said)) if said else 2 if fields.whole("num_hidden_layers") >= every else 1
+
+    return tables
+
+
 def latent_rotated(fields: Fields, sizes: Sizes) -> int:
     """Return the rotated part of a head. transformers takes a head_dim that is null for the usual size of a head."""
     return sizes.head if fields.is_null("head_dim") else fields.whole("head_dim", fields.whole("qk_rope_head_dim"))
