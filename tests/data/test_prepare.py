@@ -304,6 +304,12 @@ def test_the_error_names_five_rows_and_counts_the_others(run_prepare: Prepare) -
 
 def test_rows_too_long_can_be_rejected(run_prepare: Prepare) -> None:
     done = run_prepare(LONG, prepare={"overlong": "reject"})
+    account = done.manifest.account
+    assert account is not None
+    assert account.total.dropped_rows["over max_tokens"] == 2
+    assert account.total.dropped["over max_tokens"] == sum(
+        int(each["detail"].split()[0]) for each in done.rejected() if each["reason"] == "over max_tokens"
+    )
     assert done.manifest.ledger.rejected == {"over max_tokens": 2}
     assert done.requests("train") == ["fly to Oslo 0"]
 

@@ -86,13 +86,14 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A line that became no row. `text` is the line without personal data."""
+    """A line that became no row. `text` is the line without personal data; `tokens` what it was rendered to, if it was."""
 
     line: int
     file: str
     reason: str
     detail: str
     text: str
+    tokens: int = 0
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -266,6 +266,8 @@ def _fitted(
     tokens, whole = longest(answers), sum(len(answer.ids) for answer in answers)
     counts.rendered += 1
     counts.tokens += tokens
+    counts.tokens_in[candidate.raw.origin.file] += whole
+    counts.rows_in[candidate.raw.origin.file] += 1
     if tokens > settings.limit:
         place = f"{candidate.raw.origin.file}:{candidate.raw.origin.line}"
         own = sum(len(tokenizer.encode(m["content"])) for m in candidate.said[-1].messages if m["role"] == "user")
@@ -276,12 +278,11 @@ def _fitted(
         shorter = truncated(tokenizer, candidate.said, settings.limit) if settings.overlong == "truncate" else None
         cut = None if shorter is None else _together(candidate, [answers_of(tokenizer, each) for each in shorter])
         if shorter is None or cut is None or isinstance(cut, DataError):
-            return _refused(candidate.raw, "over max_tokens", f"{tokens} tokens, at most {settings.limit}")
+            refused = _refused(candidate.raw, "over max_tokens", f"{tokens} tokens, at most {settings.limit}")
+            return replace(refused, tokens=whole)
         counts.changed["truncated"] += 1
         candidate.changes.add("truncated")
         candidate.said, answers = shorter, cut
-    counts.tokens_in[candidate.raw.origin.file] += whole
-    counts.rows_in[candidate.raw.origin.file] += 1
     row = _row(tokenizer, settings, candidate, answers, whole)
     if candidate.is_pair:
         rejected, chosen = candidate.said

@@ -67,6 +67,9 @@ def write(
         file = stack.enter_context(_private(rejected))
         done = 0
         for source, first, rows, refusals in spool.tables():
+            for _, refused in refusals:
+                if refused.tokens:
+                    tokens.drop(refused.file, refused.tokens, refused.reason)
             own = np.arange(first, first + len(rows))
             kept = fates.reasons[own] == KEPT
             for side in np.unique(fates.sides[own[kept]]).tolist():
