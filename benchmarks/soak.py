@@ -521,6 +521,7 @@ def main() -> int:
     options = parser.parse_args()
     options.kills = max(round(options.minutes * 20 / 30), 1) if options.kills is None else options.kills
     torch.set_num_threads(1)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the servers are ended then too
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         base = str(write_tiny_base(folder / "base")) if options.base == "tiny" else options.base
