@@ -211,7 +211,10 @@ def make_world(folder: Path, base_name: str, adapters: int, tokens: int) -> Worl
     planned = run(load_recipe(path, []), home, discard, until="plan")
     assert planned.plan is not None
     assert planned.manifest is not None
-    world = World(home, open_base(base_name, discard), planned.plan, planned.manifest.id, tokens)
+    exact = planned.plan.train.model_copy(update={"compute_dtype": "float32"})  # a CPU with bfloat16 would serve in it
+    plan = planned.plan.model_copy(update={"train": exact})
+    home.save(plan)
+    world = World(home, open_base(base_name, discard), plan, planned.manifest.id, tokens)
     world.add(adapters)
     return world
 
