@@ -89,7 +89,7 @@ def audit_section(manifest: Manifest, root: Path) -> dict[str, Any] | None:
     axes = [axis for axis in found["axes"] if axis["groups"]]
     return {
         **found,
-        "in_languages": " ".join(looked_in(found)),
+        "in_languages": ", ".join(looked_in(found)),
         "other_languages": not_looked_at(found),
         "axes": axes,
         "tests": [test | {"axis": axis["axis"]} for axis in axes for test in axis["tests"]],
