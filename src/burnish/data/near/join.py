@@ -68,8 +68,7 @@ def join(
         if fixed is None or not fixed[row]:
             candidates = kept.candidates(row, MOST_CANDIDATES)
             cut_short += len(candidates) >= MOST_CANDIDATES
-            candidates = candidates[equal.of(row, candidates, fixed)]
-            match = _first_similar(row, candidates, places, sets, threshold)
+            match = _first_similar(row, candidates, places, sets, equal, threshold, fixed)
             if match is not None:
                 matches.add(row, *match)
                 continue
@@ -84,8 +83,7 @@ def pairs(keys: Keys, sets: SetFile, equal: Equal, threshold: float) -> Joined:
     matches = _Matches()
     for row in np.flatnonzero(np.diff(shared.starts)).tolist():
         candidates = seen.candidates(row, most=len(sets))
-        candidates = np.sort(candidates[equal.of(row, candidates, None)])
-        candidates, scores = _similar(row, candidates, sets, threshold)
+        candidates, scores = _similar(row, np.sort(candidates), sets, equal, threshold, None)
         for other, score in zip(candidates.tolist(), scores.tolist(), strict=True):
             matches.add(row, other, score)
         seen.add(row)
@@ -109,8 +107,7 @@ def components(keys: Keys, sets: SetFile, equal: Equal, threshold: float) -> I64
         return row
 
     for row in np.flatnonzero(np.diff(shared.starts)).tolist():
-        candidates = seen.candidates(row, most=CLUSTER_CANDIDATES)
-        similar, _ = _similar(row, candidates[equal.of(row, candidates, None)], sets, threshold)
+        similar, _ = _similar(row, seen.candidates(row, most=CLUSTER_CANDIDATES), sets, equal, threshold, None)
         roots = sorted({row, *map(root, similar.tolist())})
         parents[roots] = roots[0]
         seen.add(row)
@@ -211,21 +208,31 @@ class _Kept:
         return rows if len(rows) <= most else rows[np.argsort(-times, kind="stable")[:most]]
 
 
-def _first_similar(row: int, candidates: I64, places: I64, sets: SetFile, threshold: float) -> tuple[int, float] | None:
+def _first_similar(
+    row: int,
+    candidates: I64,
+    places: I64,
+    sets: SetFile,
+    equal: Equal,
+    threshold: float,
+    fixed: NDArray[np.bool_] | None,
+) -> tuple[int, float] | None:
     if not len(candidates):
         return None
     candidates = candidates[np.argsort(places[candidates])]
-    similar, scores = _similar(row, candidates, sets, threshold)
+    similar, scores = _similar(row, candidates, sets, equal, threshold, fixed)
     return (int(similar[0]), float(scores[0])) if len(similar) else None
 
 
-def _similar(row: int, candidates: I64, sets: SetFile, threshold: float) -> tuple[I64, NDArray[np.float64]]:
+def _similar(
+    row: int, candidates: I64, sets: SetFile, equal: Equal, threshold: float, fixed: NDArray[np.bool_] | None
+) -> tuple[I64, NDArray[np.float64]]:
     """Return those of the candidates, in their order, that are similar, and how much."""
     starts = sets.starts
     size = int(starts[row + 1] - starts[row])
     sizes = starts[candidates + 1] - starts[candidates]
     possible = (np.minimum(sizes, size) >= threshold * np.maximum(sizes, size) - _ROUNDING) & (sizes > 0)
-    candidates = candidates[possible]
+    candidates = candidates[possible & equal.of(row, candidates, fixed)]
     if not len(candidates):
         return candidates, np.empty(0)
     own = sets.one(row)
