@@ -1,9 +1,10 @@
-"""A model as a subject of evaluation: it answers prompts and predicts rows, with its adapter, another one, or none."""
+"""A model as a subject of evaluation: it answers prompts and predicts rows, with an adapter or none, or as another model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from burnish.core.rows import TokenRow
@@ -19,24 +20,19 @@ ROWS_AT_ONCE = 128
 
 
 class ModelSubject:
-    """Answers of one model that carries an adapter: with it, with other weights in it, or without."""
+    """Answers of a model: with an adapter, with other weights in it, or without; or of one that is loaded when it is asked."""
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        stop_ids: frozenset[int],
-        answers_as: Callable[[PreTrainedModel], AbstractContextManager[None]],
-    ) -> None:
-        """Share `model` between subjects; only one works at a time. answers_as: what it is while it works."""
-        self._model, self._stop_ids, self._answers_as = model, stop_ids, answers_as
+    def __init__(self, lent: Callable[[], AbstractContextManager[PreTrainedModel]], stop_ids: frozenset[int]) -> None:
+        """Subjects may share a model; only one works at a time. lent: gives the model as it shall answer, while it works."""
+        self._lent, self._stop_ids = lent, stop_ids
 
     def complete(
         self, prompts: Sequence[Sequence[int]], max_new_tokens: int, progress: Callable[[int, int], None]
     ) -> list[list[int]]:
         """Answer each prompt greedily, in order, without the stop token."""
-        with self._answers_as(self._model):
+        with self._lent() as model:
             answers = generate(
-                self._model, prompts, max_new_tokens=max_new_tokens, stop_ids=self._stop_ids, batch=ROWS_AT_ONCE,
+                model, prompts, max_new_tokens=max_new_tokens, stop_ids=self._stop_ids, batch=ROWS_AT_ONCE,
                 progress=progress,
             )  # fmt: skip
         trim_heap()  # the cache of keys and values is large, and the losses come next
@@ -44,5 +40,23 @@ class ModelSubject:
 
     def losses(self, rows: Sequence[TokenRow]) -> list[tuple[float, int]]:
         """Return for each row the summed loss in nats of its tokens with loss, and their number."""
-        with self._answers_as(self._model):
-            return sequence_losses(self._model, rows)
+        with self._lent() as model:
+            return sequence_losses(model, rows)
+
+
+class OneAtATime:
+    """Models of several folders, of which one is in memory: the one that was asked for last."""
+
+    def __init__(self, load: Callable[[Path], PreTrainedModel]) -> None:
+        self._load = load
+        self._folder: Path | None = None
+        self._model: PreTrainedModel | None = None
+
+    @contextmanager
+    def lend(self, folder: Path) -> Iterator[PreTrainedModel]:
+        """Give the model of a folder, loaded if another one is in memory."""
+        if self._model is None or folder != self._folder:
+            self._model = None
+            trim_heap()
+            self._model, self._folder = self._load(folder), folder
+        yield self._model

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from burnish.core.errors import RecipeError
@@ -98,6 +98,7 @@ def test_every_field_has_a_description_for_the_reference() -> None:
     assert [key for key, _, _, description in rows if not description] == []
 
 
+@example(raw={"[key]": None})
 @given(st.dictionaries(st.text(max_size=8), st.one_of(st.none(), st.integers(), st.text(max_size=5), st.booleans())))
 def test_any_mapping_gives_a_recipe_or_a_recipe_error(raw: dict[str, object]) -> None:
     try:

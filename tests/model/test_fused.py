@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from burnish.model.fused.layer import FusedLayer
 from burnish.model.fused.replace import fused
 from burnish.model.load import quantise_nf4
 from burnish.model.lora import adapter_off, attach_lora, lora_layers, lora_parameters
-from burnish.model.memory import checkpoint_layers
+from burnish.model.recompute import Recomputation
 
 IDS = torch.tensor([[5, 17, 90, 3, 44, 8, 101, 2], [7, 7, 12, 60, 61, 62, 1, 0]])
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3")
@@ -118,14 +119,66 @@ def test_recomputed_layers_give_the_same(make_tiny: Tiny, make_method: Make, fam
     parameters = list(lora_parameters(model).values())
     with fused(model):
         expected = loss_and_gradients(model, parameters)
-        with checkpoint_layers(model, 2):
+        with Recomputation(model, 2):
             for _ in range(2):
                 assert_same(loss_and_gradients(model, parameters), expected)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_feed_forward_halves_that_are_computed_again_give_the_same_and_attention_is_computed_once(
+    make_tiny: Tiny, make_method: Make, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = adapted(base(make_tiny, family), make_method(dropout=0.1))
+    parameters = list(lora_parameters(model).values())
+    mixed: list[FusedLayer] = []
+    mix = FusedLayer._mix
+
+    def counted(self: FusedLayer, *arguments: Any) -> torch.Tensor:
+        mixed.append(self)
+        return mix(self, *arguments)
+
+    monkeypatch.setattr(FusedLayer, "_mix", counted)
+    with fused(model):
+        expected = loss_and_gradients(model, parameters)
+        for whole, halves in ((0, 2), (1, 2)):
+            mixed.clear()
+            with Recomputation(model, whole, halves):
+                assert_same(loss_and_gradients(model, parameters), expected)
+            assert len(mixed) == 3 + whole
+            assert_same(loss_and_gradients(model, parameters), expected)
+
+
+def test_halves_keep_less_and_growing_goes_on_until_every_layer_keeps_its_input_alone(
+    make_tiny: Tiny, method: MethodPlan
+) -> None:
+    model = adapted(base(make_tiny, "llama"), method)
+
+    def kept() -> int:
+        sizes: dict[int, int] = {}
+
+        def pack(x: torch.Tensor) -> torch.Tensor:
+            sizes[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            loss = model(input_ids=IDS, labels=IDS).loss
+        del loss
+        return sum(sizes.values())
+
+    with fused(model), Recomputation(model, 0, 0) as layers:
+        seen = [(layers.whole, layers.feed_forward, kept())]
+        while layers.grow():
+            seen.append((layers.whole, layers.feed_forward, kept()))
+    assert [each[:2] for each in seen] == [(0, 0), (0, 1), (0, 2), (0, 3), (1, 2), (2, 1), (3, 0)]
+    held = [each[2] for each in seen]
+    assert held == sorted(held, reverse=True)
+    assert held[3] < 0.8 * held[0]
+    assert held[6] < held[3]
+
+
 def test_the_last_product_of_a_layer_is_not_computed_twice(make_tiny: Tiny, method: MethodPlan) -> None:
     model = adapted(make_tiny(), method)
-    with fused(model), checkpoint_layers(model, 3):
+    with fused(model), Recomputation(model, 3):
         counted = []
         for layer in model.model.layers:
             for group in (layer.gate_up, layer.down):
@@ -241,3 +294,26 @@ def test_rounding_to_float8_is_within_a_sixteenth_of_each_value_or_a_step_of_the
     rounded, scale = AS_WRITTEN.rounded(x)
     error = (rounded.float() * scale - x).abs()
     assert bool((error <= torch.maximum(x.abs() / 16, scale * 2.0**-10) * 1.001).all())
+
+
+@pytest.mark.parametrize("form", ["one by one", "joined", "recomputed"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradients_of_every_weight_equal_those_of_transformers(make_tiny: Tiny, family: str, form: str) -> None:
+    ours, theirs = (base(make_tiny, family).requires_grad_(True).train() for _ in range(2))
+    expected = loss_and_gradients(theirs, list(theirs.parameters()))
+    weights = list(ours.parameters())
+    with fused(ours, join_weights=form == "joined") as alone, Recomputation(ours, 3 if form == "recomputed" else 0):
+        assert not alone
+        for _ in range(2):
+            assert_same(loss_and_gradients(ours, weights), expected)
+        with torch.no_grad():  # a step moves weights in place, biases too: what is multiplied is what they are now
+            for weight in (*weights, *theirs.parameters()):
+                weight.mul_(1.01)
+        assert_same(loss_and_gradients(ours, weights), loss_and_gradients(theirs, list(theirs.parameters())))
+
+
+def test_layers_of_which_some_train_take_the_plain_path(make_tiny: Tiny) -> None:
+    model = base(make_tiny, "llama").requires_grad_(True)
+    model.model.layers[1].self_attn.q_proj.weight.requires_grad_(False)
+    with fused(model) as alone:
+        assert [note.partition(":")[0] for note in alone] == ["model.layers.1"]

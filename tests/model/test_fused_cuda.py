@@ -16,7 +16,7 @@ from burnish.model.fused.paths import PLAIN, Paths, on_gpu, on_paths
 from burnish.model.load import quantise_nf4
 from burnish.model.lora import attach_lora, lora_parameters
 from burnish.model.losses import LossForm, losses_as, target_loss
-from burnish.model.memory import checkpoint_layers
+from burnish.model.recompute import Recomputation
 from burnish.train import sft
 from burnish.train.pack import PackedRow
 
@@ -94,7 +94,7 @@ def packed_row() -> PackedRow:
 def loss_and_gradients(
     model: PreTrainedModel, paths: Paths, *, fp8: bool = False, layers: int = 0
 ) -> tuple[float, list[torch.Tensor]]:
-    with on_paths(model, paths, fp8=fp8) as alone, checkpoint_layers(model, layers):
+    with on_paths(model, paths, fp8=fp8) as alone, Recomputation(model, layers):
         assert not alone
         loss = sft.loss(model, packed_row())
         loss.backward()

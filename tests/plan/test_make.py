@@ -24,6 +24,9 @@ from burnish.plan.hardware import Hardware
 GOLDEN = Path(__file__).parents[1] / "golden"
 MakePlan = Callable[..., Plan]
 SAID_BY_THE_RECIPE = {
+    "optimizer",
+    "optimizer_in_backward",
+    "feed_forward_again",  # told with checkpointed_layers
     "seed",
     "epochs",
     "preference",
@@ -102,9 +105,12 @@ def test_layers_are_recomputed_only_when_memory_is_short_and_no_more_than_needed
 ) -> None:
     roomy = plan_of()
     assert roomy.train.checkpointed_layers == 0
-    tight = plan_of(hardware=replace(machines["laptop"], ram_bytes=roomy.memory.peak_bytes - 100 * 2**20))
-    assert 0 < tight.train.checkpointed_layers < 30
+    wanted = roomy.memory.peak_bytes - 100 * 2**20
+    tight = plan_of(hardware=replace(machines["laptop"], ram_bytes=round(wanted / 0.9)))
+    again = tight.train.checkpointed_layers + (tight.train.feed_forward_again or 0)
+    assert 0 < again < 30
     assert tight.fits
+    assert wanted - 50 * 2**20 < tight.memory.peak_bytes <= wanted + 1
     assert tight.id != roomy.id
 
 

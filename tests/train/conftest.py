@@ -120,3 +120,8 @@ def make_plan() -> Callable[..., Plan]:
 @pytest.fixture
 def make_method() -> Callable[..., MethodPlan]:
     return plan_method
+
+
+@pytest.fixture
+def make_configs() -> dict[str, Callable]:
+    return CONFIGS

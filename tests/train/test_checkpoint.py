@@ -11,7 +11,7 @@ from torch import nn
 from burnish.core.artifacts import Plan
 from burnish.core.errors import StoreError, TrainingError
 from burnish.train.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
-from burnish.train.optim import adamw
+from burnish.train.optim import adamw, put_states, states_of
 
 PLAN = "a" * 64
 
@@ -30,7 +30,10 @@ def state(
 
 
 def save_step(folder: Path, state: tuple[dict[str, nn.Parameter], torch.optim.AdamW], step: int) -> Path:
-    return save_checkpoint(folder, *state, step=step, plan=PLAN, events_bytes=10 * step)
+    parameters, optimizer = state
+    return save_checkpoint(
+        folder, parameters, states_of([optimizer], parameters), step=step, plan=PLAN, events_bytes=10 * step
+    )
 
 
 def test_what_was_saved_comes_back_bit_for_bit(tmp_path: Path, state, make_rows, make_plan) -> None:
@@ -41,7 +44,7 @@ def test_what_was_saved_comes_back_bit_for_bit(tmp_path: Path, state, make_rows,
     found = latest_checkpoint(tmp_path, PLAN)
     assert found is not None
     assert (found[1].step, found[1].events_bytes) == (3, 30)
-    load_checkpoint(found[0], fresh, other)
+    put_states([other], fresh, load_checkpoint(found[0], fresh))
     for name, parameter in parameters.items():
         assert torch.equal(fresh[name], parameter)
         for key in ("exp_avg", "exp_avg_sq", "step"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from burnish.core.events import Event, StepDone
 from burnish.core.packing import count_steps, pack
 from burnish.core.rows import TokenPair
 from burnish.model.attention import packing
-from burnish.model.lora import adapter_copy, attach_lora, lora_parameters, save_adapter
+from burnish.model.lora import adapter_copy, attach_lora, lora_parameters, merge_lora, save_adapter
 from burnish.train import dpo
 from burnish.train.loop import train
 from burnish.train.objective import Loss, Objective
@@ -246,3 +247,37 @@ def pairs_in(batch: dict[str, torch.Tensor]) -> list[TokenPair]:
     answers = [tuple(row[a].tolist()) for row, a in zip(ids, answer, strict=True)]
     half = len(answers) // 2
     return [TokenPair(f"pair-{i}", prompts[i], answers[i], answers[half + i]) for i in range(half)]
+
+
+def test_with_every_weight_the_reference_is_the_model_as_it_began_even_in_a_run_that_goes_on(
+    make_adapted: Adapted, plan_of: Callable[..., Plan], tmp_path: Path
+) -> None:
+    from burnish.model.full import train_every_weight
+
+    def whole() -> PreTrainedModel:
+        model = merge_lora(make_adapted())
+        train_every_weight(model)
+        return model
+
+    pairs = some_pairs(16)
+    method = MethodPlan(
+        kind="full", rank=0, alpha=0.0, dropout=0.0, targets=(), quantisation="none", double_quantisation=False
+    )
+    plan = plan_of(pairs, epochs=4.0, learning_rate=1e-3, method=method, checkpoint_every=100)
+
+    def run(folder: Path, stop: Callable[[], bool] = never) -> list[StepDone]:
+        seen: list[Event] = []
+        objective = dpo.objective(plan.train, pairs, beforehand=True)
+        train(plan, objective, whole(), folder=folder, emit=seen.append, stop=stop)
+        return [event for event in seen if isinstance(event, StepDone)]
+
+    steps = run(tmp_path / "whole")
+    assert steps[0].loss == pytest.approx(math.log(2), abs=1e-6)  # the policy is its own reference, so the margin is 0
+    assert steps[-1].loss < 0.6
+    assert steps[-1].told["reward_margin"] > 0.1
+    asked = iter([False, True])
+    with pytest.raises(Interrupted):
+        run(tmp_path / "cut", stop=lambda: next(asked))
+    run(tmp_path / "cut")
+    found = [(folder / "model" / "model.safetensors").read_bytes() for folder in (tmp_path / "whole", tmp_path / "cut")]
+    assert found[0] == found[1]

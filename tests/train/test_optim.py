@@ -55,13 +55,13 @@ def test_without_warm_up_the_schedule_is_that_of_transformers(plan: MakePlan, sc
 
 def test_the_first_update_equals_adamw_by_hand(plan: MakePlan) -> None:
     # step 1 of Adam moves each weight by lr * sign(gradient) (up to epsilon), decay takes lr * decay * weight before
-    weight = nn.Parameter(torch.tensor([2.0, -3.0]))
-    weight.grad = torch.tensor([0.5, -0.1])
+    weight = nn.Parameter(torch.tensor([[2.0, -3.0]]))
+    weight.grad = torch.tensor([[0.5, -0.1]])
     optimizer = adamw(plan(weight_decay=0.1).train, [weight])
     optimizer.param_groups[0]["lr"] = 0.01
     optimizer.step()
     torch.testing.assert_close(
-        weight.detach(), torch.tensor([2.0 * 0.999 - 0.01, -3.0 * 0.999 + 0.01]), rtol=1e-6, atol=1e-6
+        weight.detach(), torch.tensor([[2.0 * 0.999 - 0.01, -3.0 * 0.999 + 0.01]]), rtol=1e-6, atol=1e-6
     )
     assert optimizer.state[weight]["exp_avg"].dtype == torch.float32
 
@@ -70,7 +70,7 @@ def moved(gradient: list[float], limit: float, scale: float) -> tuple[torch.Tens
     weight = nn.Parameter(torch.tensor([1.0, 1.0]))
     weight.grad = torch.tensor(gradient)
     optimizer = torch.optim.AdamW([weight], lr=0.1, eps=1.0, weight_decay=0.1, fused=True)
-    norm = update(optimizer, [weight], limit, scale).item()
+    norm = update([optimizer], [weight], limit, scale).item()
     return weight.detach(), norm
 
 

@@ -15,7 +15,7 @@ from burnish.core.packing import pack_order
 from burnish.core.rows import TokenRow
 from burnish.model.attention import packing
 from burnish.model.lora import lora_parameters
-from burnish.model.memory import checkpoint_layers
+from burnish.model.recompute import Recomputation
 from burnish.train import sft
 from burnish.train.objective import CPU_TOKENS
 from burnish.train.pack import lengths_of, pack_row
@@ -82,7 +82,7 @@ def test_recomputed_layers_change_nothing(make_adapted: Adapted, make_rows: Rows
     expected = packed(make_adapted().train(), [rows])
     for count in (1, 3):
         model = make_adapted().train()
-        with checkpoint_layers(model, count):
+        with Recomputation(model, count):
             recomputed = [module for module in model.modules() if getattr(module, "gradient_checkpointing", False)]
             assert len([module for module in recomputed if module is not model.base_model]) == count
             found = packed(model, [rows])

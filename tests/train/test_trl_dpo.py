@@ -107,3 +107,38 @@ def test_loss_gradients_and_rewards_equal_those_of_trl_closely(
     assert rewards.chosen == pytest.approx(logged["rewards/chosen"][0], rel=1e-5)
     assert rewards.margin == pytest.approx(logged["rewards/margins"][0], rel=1e-5)
     assert rewards.accuracy == pytest.approx(logged["rewards/accuracies"][0])
+
+
+def test_gradients_of_every_weight_equal_those_of_trl(tiny_base: Path, tmp_path: Path) -> None:
+    """Against TRL with a second model as reference; the policy has moved away from it. Head and embedding are tied."""
+    from datasets import Dataset
+    from trl import DPOConfig, DPOTrainer
+
+    settings = DPOConfig(
+        output_dir=str(tmp_path), per_device_train_batch_size=len(TEXTS), beta=BETA, report_to="none", use_cpu=True, bf16=False,
+        gradient_checkpointing=False, save_strategy="no", disable_tqdm=True, seed=0,
+    )  # fmt: skip
+    before, policy, theirs = (in_float64(tiny_base) for _ in range(3))
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for name, weight in policy.named_parameters():
+            weight.add_(0.02 * torch.randn_like(weight))
+            theirs.get_parameter(name).copy_(weight)
+    data = Dataset.from_list([{"prompt": p, "chosen": c, "rejected": r} for p, c, r in TEXTS])
+    trainer = DPOTrainer(
+        model=theirs, ref_model=before, args=settings, train_dataset=data,
+        processing_class=AutoTokenizer.from_pretrained(tiny_base),
+    )  # fmt: skip
+    batch = next(iter(trainer.get_train_dataloader()))
+    expected = trainer.compute_loss(trainer.model.train(), batch)
+    expected.backward()
+    row = lay_pairs(pairs_of(batch), torch.device("cpu"))
+    with packing(before):
+        reference = reference_log_probabilities(before, row)
+    with packing(policy):
+        found = preference_losses(log_probabilities(policy, row), reference, row.lengths_2P, beta=BETA).mean()
+        found.backward()
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+    for name, weight in policy.named_parameters():
+        gradient = theirs.get_parameter(name).grad
+        torch.testing.assert_close(weight.grad, gradient, rtol=1e-5, atol=1e-5 * gradient.abs().max().item())

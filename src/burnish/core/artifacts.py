@@ -81,12 +81,16 @@ class Parameters(Record):
 
 
 class Memory(Record):
-    """Bytes. `weights_bytes` is the base as loaded; `peak_bytes` the most at once; `components` what it is made of."""
+    """Bytes. `weights_bytes` is the base as loaded; `peak_bytes` the most at once; `components` what it is made of.
+
+    `limit_bytes`: how much of what is available training may fill before more layers are computed again.
+    """
 
     weights_bytes: Count
     peak_bytes: Count
     components: dict[str, Count]
     available_bytes: Count | None = None
+    limit_bytes: Count | None = None
 
 
 class TokenPlan(Record):
@@ -120,13 +124,13 @@ class CostPlan(Record):
 
 
 class MethodPlan(Record):
-    """The adapter method with every number resolved. `plain`: every fast path of training is off.
+    """The method with every number resolved. `plain`: every fast path of training is off. "full" has no adapter: rank 0.
 
     `base_dtype`: "fp8" where training multiplies frozen weights in float8; `rslora`: the scale is alpha / sqrt(rank).
     """
 
     WHEN_SET: ClassVar[frozenset[str]] = frozenset({"plain", "base_dtype", "rslora"})
-    kind: Literal["lora", "qlora"]
+    kind: Literal["lora", "qlora", "full"]
     rank: int
     alpha: float
     dropout: float
@@ -156,10 +160,13 @@ class TrainPlan(Record):
     """The loop with every number resolved. Token counts are those without padding; one row is one packed sequence.
 
     `mix`: how rows are drawn from several sources, or in which stages; None for every row once an epoch, in any order.
-    `preference`: set where a row is a pair; None for the answers of conversations.
+    `preference`: set where a row is a pair; None for the answers of conversations. `optimizer`: None for AdamW.
+    `checkpointed_layers` are computed again in backward; `feed_forward_again`: so many after them, but for their attention.
     """
 
-    WHEN_SET: ClassVar[frozenset[str]] = frozenset({"mix", "preference"})
+    WHEN_SET: ClassVar[frozenset[str]] = frozenset(
+        {"mix", "preference", "optimizer", "optimizer_in_backward", "feed_forward_again"}
+    )
     seed: int
     epochs: float
     learning_rate: float
@@ -180,6 +187,9 @@ class TrainPlan(Record):
     threads: int
     mix: MixPlan | None = None
     preference: PreferencePlan | None = None
+    optimizer: Literal["adamw_8bit", "paged_adamw_8bit", "muon", "adafactor"] | None = None
+    optimizer_in_backward: Literal[True] | None = None
+    feed_forward_again: int | None = None
 
 
 class Plan(Artifact):
@@ -260,9 +270,14 @@ class TrainMeasured(Record):
 
 
 class Adapter(Artifact):
-    """Trained weights in PEFT's layout, with everything a server needs to use them as they were trained."""
+    """Trained weights in PEFT's layout, with everything a server needs to use them as they were trained.
+
+    `model`: set where every weight was trained. What came out is a base of its own then: a folder of sharded safetensors (all in
+    `model_files`; `weights_file` is the only shard, or the index of several), configuration and tokenizer.
+    """
 
     OUTSIDE_ID: ClassVar[frozenset[str]] = frozenset({"measured", "events_file"})
+    WHEN_SET: ClassVar[frozenset[str]] = frozenset({"model", "model_files"})
     kind: ClassVar[str] = "adapter"
     name: str
     base: BaseRef
@@ -274,6 +289,13 @@ class Adapter(Artifact):
     config_file: FileRef
     events_file: FileRef | None = None
     measured: TrainMeasured | None = None
+    model: BaseRef | None = None
+    model_files: tuple[FileRef, ...] | None = None
+
+    @property
+    def runs_on(self) -> BaseRef:
+        """The weights that answer: the base that the adapter was trained on, or those that were all trained."""
+        return self.base if self.model is None else self.model
 
 
 # -------------------------------------------------------------------------------------------------------------- EvalReport

@@ -13,10 +13,11 @@ from pydantic import Field, field_validator
 
 from burnish.core.errors import did_you_mean
 from burnish.core.recipe_augment import Synthesize
-from burnish.core.recipe_data import ONLY, Data, DataSource, Mix, Order, order_section
+from burnish.core.recipe_data import ONLY, Data, DataSource
 from burnish.core.recipe_filters import Filters
 from burnish.core.recipe_objective import PAIR_METRICS, Objective, objective_section
 from burnish.core.recipe_template import check_system_template, variable_problem
+from burnish.core.recipe_train import Method, Train
 from burnish.core.section import Name, Section
 
 METRICS = ("exact_match", "field_f1", "json_valid", *PAIR_METRICS)
@@ -25,40 +26,6 @@ METRICS = ("exact_match", "field_f1", "json_valid", *PAIR_METRICS)
 
 RESERVED_TASKS = ("train", "test", "general")
 """Splits and tasks that burnish makes itself."""
-
-
-class Method(Section):
-    """How the base model is adapted. `method: qlora` is short for `method: {kind: qlora}`."""
-
-    kind: Literal["lora", "qlora"] = Field(
-        description="`lora` trains low-rank matrices beside frozen weights; `qlora` stores those weights as 4-bit NF4."
-    )
-    rank: int = Field(16, ge=1, le=1024, description="Rank of the LoRA matrices. Typical: 8 to 64.")
-    alpha: float = Field(32.0, gt=0, description="Scale: the adapter's output is multiplied by alpha / rank.")
-    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="Share of the adapter's inputs dropped in training.")
-    targets: tuple[str, ...] = Field(
-        ("all-linear",),
-        min_length=1,
-        description="Names of the linear layers that get an adapter, or `all-linear` (each but the output head).",
-    )
-    double_quantisation: bool = Field(True, description="With qlora: store the block constants as 8 bits too.")
-
-    rslora: bool = Field(
-        False, description="Multiply the adapter's output by alpha / sqrt(rank) instead (rsLoRA), for high ranks."
-    )
-    base_dtype: Literal["auto", "fp8"] = Field(
-        "auto",
-        description="With lora on Ada, Hopper or newer cards: `fp8` multiplies the frozen weights in 8 bits, faster and a "
-        "little less exact. The adapter, and the base it is served on, stay what they are.",
-    )
-    plain: bool = Field(
-        False, description="Train without the fast paths: each layer as transformers and the LoRA equation write it."
-    )
-
-    @field_validator("targets", mode="before")
-    @classmethod
-    def _one_target_is_a_list(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str) else value
 
 
 PersonalAction = Literal["placeholder", "remove", "hash", "surrogate", "vault", "keep"]
@@ -192,35 +159,6 @@ class Prepare(Section):
     )
 
 
-class Train(Section):
-    """The training loop. What is not said is derived by the plan."""
-
-    epochs: float = Field(1.0, gt=0.0, le=100.0, description="Times each row is seen.")
-    learning_rate: float | None = Field(
-        None, gt=0.0, le=1.0, description="Peak learning rate. Default: 1e-3, and 5e-5 with dpo."
-    )
-    schedule: Literal["constant", "linear", "cosine"] = Field("cosine", description="Shape after the warm-up.")
-    warmup_share: float = Field(0.05, ge=0.0, le=1.0, description="Share of the steps in which the rate rises from 0.")
-    tokens_per_step: int | None = Field(
-        None, ge=1, description="Tokens of one optimizer step. Default: by dataset size."
-    )
-    row_tokens: int | None = Field(None, ge=8, description="Tokens of one packed row. Default: by memory and length.")
-    weight_decay: float = Field(0.0, ge=0.0, description="Decoupled weight decay of the adapter weights.")
-    max_gradient_norm: float = Field(1.0, gt=0.0, description="Gradients are clipped to this global norm.")
-    checkpoint_every: int | None = Field(None, ge=1, description="Steps between checkpoints. Default: ten in a run.")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to train.")
-    mix: Mix = Field(default_factory=lambda: Mix.model_validate({}), description="How much of each source is drawn.")
-    order: Order | None = Field(
-        None,
-        description="A staged order: `length`, `difficulty`, `source`, or a mapping. Default: mixed, drawn by the seed.",
-    )
-
-    @field_validator("order", mode="before")
-    @classmethod
-    def _order_alone(cls, value: Any) -> Any:
-        return order_section(value)
-
-
 class Evaluate(Section):
     """What is measured after training, besides the test split."""
 
@@ -266,7 +204,7 @@ class Recipe(Section):
         description='What must hold of the training rows, such as `{rows: ">= 1000", trained_share: "0.1..0.8", '
         "contains_in_prompt: Today is}`; `prepare` stops where it does not.",
     )
-    method: Method = Field(description="`qlora`, `lora`, or a mapping with more settings.")
+    method: Method = Field(description="`qlora`, `lora`, `full`, or a mapping with more settings.")
     objective: Objective = Field(
         default_factory=lambda: Objective.model_validate({}),
         description="What is learned: `sft`, `dpo`, or a mapping with more settings.",
@@ -274,8 +212,8 @@ class Recipe(Section):
     start_from: str | None = Field(
         None,
         min_length=1,
-        description="The adapter that training goes on from: the name of a released specialist, or the id of an adapter. "
-        "Default: a fresh one. With dpo it is also what the trained one is compared with.",
+        description="What training goes on from: the name of a released specialist, or the id of an adapter. With full, one that "
+        "was fully trained. Default: a fresh adapter, or the base. With dpo it is also what the trained one is compared with.",
     )
     gate: dict[str, float] = Field(
         default_factory=dict,

@@ -16,6 +16,7 @@ from burnish.core.recipe import Prepare, Recipe
 from burnish.core.recipe_augment import UNSHOWN
 from burnish.core.recipe_data import FORMS, source_problems
 from burnish.core.recipe_objective import objective_problems
+from burnish.core.recipe_train import method_problems
 from burnish.core.section import Section
 from burnish.core.yaml_text import KeyTwiceError, load_yaml, yaml_problem
 
@@ -62,6 +63,7 @@ def parse_recipe(raw: Mapping[str, Any], *, source: str) -> Recipe:
     problems = source_problems(recipe.data, recipe.train.mix, recipe.train.order)
     problems += objective_problems(recipe.objective, recipe.gate)
     problems += _split_problems(recipe.prepare)
+    problems += method_problems(recipe.method, recipe.train)
     if problems:
         raise RecipeError(source, problems)
     return recipe
@@ -111,7 +113,7 @@ def _apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> list[Prob
 
 
 def _problem(item: Any) -> Problem:
-    location = _place(item["loc"])
+    location = _place(item["loc"], unknown_key=item["type"] == "extra_forbidden")
     key = ".".join(str(part) for part in location) or "recipe"
     found = "(not shown)" if location and location[-1] in UNSHOWN else _show(item["input"])
     if item["type"] == "missing":
@@ -129,11 +131,12 @@ def _problem(item: Any) -> Problem:
     return Problem(key, found, f"{message} {_description(location)}".strip())
 
 
-def _place(location: tuple[str | int, ...]) -> tuple[str | int, ...]:
-    """Return where in the recipe it is: without what pydantic adds of its own."""
+def _place(location: tuple[str | int, ...], *, unknown_key: bool) -> tuple[str | int, ...]:
+    """Return where in the recipe it is: without what pydantic adds of its own. The last part of an unknown key is a person's."""
     if location[:1] == ("data",) and location[1:2] and location[1] in FORMS:
         location = ("data", *location[2:])
-    return tuple(part for part in location if part != "[key]")
+    ours = location[:-1] if unknown_key else location
+    return tuple(part for part in ours if part != "[key]") + location[len(ours) :]
 
 
 _MESSAGES = {

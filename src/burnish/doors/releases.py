@@ -58,9 +58,9 @@ def own_tokenizer(base: wiring.Base, adapter: Adapter) -> Tokenizer:
 
 
 def fits(base: wiring.Base, adapter: Adapter) -> bool:
-    """Return whether an adapter was trained on this base, with the text that this burnish writes."""
+    """Return whether an adapter answers on this base (or its weights are the base), with the text that this burnish writes."""
     text = own_tokenizer(base, adapter).fingerprint(adapter.fingerprint.system)
-    return adapter.base.digest == base.files.ref.digest and text == adapter.fingerprint
+    return adapter.runs_on.digest == base.files.ref.digest and text == adapter.fingerprint
 
 
 class ReleasedModels(Mapping[str, "ServedModel"]):
@@ -89,11 +89,12 @@ class ReleasedModels(Mapping[str, "ServedModel"]):
             if release is None:
                 raise KeyError(name)
             adapter = self._adapters[release.adapter]
-            if adapter.id not in self._engine.adapters:
+            key = adapter.id if adapter.model is None else None
+            if key is not None and key not in self._engine.adapters:
                 self._engine.add_adapter(adapter.id, adapter_source(self._home, adapter), lazy=True)
         made = int(datetime.datetime.fromisoformat(release.created_at).timestamp()) if release.created_at else 0
         own = own_tokenizer(self._base, adapter) if adapter.fingerprint.variables else None
-        return ServedModel(adapter.id, adapter.fingerprint.system, made, own, adapter.weights_file.sha256)
+        return ServedModel(key, adapter.fingerprint.system, made, own, adapter.weights_file.sha256)
 
     def version(self, name: str) -> str | None:
         """Return NAME:VERSION of the release that a name means now, or None when it means none that fits."""

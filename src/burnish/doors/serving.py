@@ -52,12 +52,7 @@ def _open_engine(
         return _engine_of(home, base, None, vllm, emit), base, []
     adapters = {release.id: home.load(Adapter, release.adapter) for release in releases}
     leading = releases[-1]
-    base = wiring.open_base(leading.base.name, emit)
-    if base.files.ref.digest != leading.base.digest:
-        raise ServeError(
-            f"the base {leading.base.name} here ({short(base.files.ref.digest)}) is not the one that {leading.name} was trained on "
-            f"({short(leading.base.digest)}). Use the base it was trained on, or train again."
-        )
+    base = _base_of(adapters[leading.id], home, emit)
     store = adapters[leading.id].method
     served: list[Release] = []
     for release in releases:
@@ -99,6 +94,20 @@ def _engine_of(
     from burnish.serve.vllm.engine import VllmEngine
 
     return VllmEngine(base.files.folder, vllm, emit=emit)
+
+
+def _base_of(adapter: Adapter, home: Home, emit: Emit) -> wiring.Base:
+    """Open the weights that an adapter answers on: its base, or the model that was trained whole."""
+    wanted, folder = adapter.runs_on, home.path(adapter.weights_file).parent
+    if adapter.model is not None and not folder.is_dir():
+        raise StoreError(f"the model files of {adapter.name} are gone from {home.root}. Run the recipe again.")
+    base = wiring.open_base(wanted.name if adapter.model is None else str(folder), emit)
+    if base.files.ref.digest != wanted.digest:
+        raise ServeError(
+            f"the base {wanted.name} here ({short(base.files.ref.digest)}) is not the one that {adapter.name} was trained on "
+            f"({short(wanted.digest)}). Use the base it was trained on, or train again."
+        )
+    return base
 
 
 def _served_models(home: Home, base: wiring.Base, served: Sequence[Release], engine: AnsweringEngine) -> ReleasedModels:

@@ -42,6 +42,12 @@ def forecasts(plan: Plan, adapter: Adapter, report: EvalReport, seconds: Mapping
     }
 
 
+def _weight_bytes(adapter: Adapter) -> int:
+    """Return the size of an adapter's weights, or of all shards of a model."""
+    shards = [file for file in adapter.model_files or () if file.path.endswith(".safetensors")]
+    return sum(file.size_bytes for file in shards) or adapter.weights_file.size_bytes
+
+
 def _times(measured: float, predicted: float) -> str:
     return f"{measured / predicted:.2f}×" if predicted else "an unknown part of"
 
@@ -119,7 +125,7 @@ def lineage(
         ("base model", plan.base.name, plan.base.digest),
         ("manifest", f"{manifest.ledger.rows_kept:,} rows in {len(manifest.splits)} splits", manifest.id),
         ("plan", f"{plan.train.steps:,} steps, seed {plan.train.seed}", plan.id),
-        ("adapter", f"{adapter.method.kind}, {format_bytes(adapter.weights_file.size_bytes)}", adapter.id),
+        ("adapter", f"{adapter.method.kind}, {format_bytes(_weight_bytes(adapter))}", adapter.id),
         ("report", f"{len(report.scores)} scores; rows in {report.rows_file.path}", report.id),
     ]
     if release is not None:

@@ -52,5 +52,5 @@ def render_report(
 
 
 def _method(plan: Plan) -> str:
-    kind = {"lora": "LoRA", "qlora": "QLoRA"}[plan.method.kind]
-    return f"{kind}, rank {plan.method.rank}"
+    kind = {"lora": "LoRA", "qlora": "QLoRA", "full": "every weight"}[plan.method.kind]
+    return kind if plan.method.kind == "full" else f"{kind}, rank {plan.method.rank}"

@@ -8,7 +8,9 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 CHUNK = 128
 """Positions whose logits exist at once: 128 x 49,152 float32 are 24 MiB, which the heap of a CPU still keeps for the next."""
@@ -48,10 +50,10 @@ def losses_as(form: LossForm) -> Iterator[None]:
 
 
 class _SummedLoss(torch.autograd.Function):
-    """Sum of -log softmax(h W^T)[target] over positions, with the gradient of h made in forward.
+    """Sum of -log softmax(h W^T)[target] over positions, with the gradients of h and, where it trains, of W made in forward.
 
-    The head is frozen, so d loss / d h = (softmax - onehot) W is all that backward needs: computing it while the logits
-    are there costs one product less than computing the logits again (as in Liger, Hsu et al. 2024, arXiv:2410.10989).
+    d loss / d h = (softmax - onehot) W and d loss / d W = (softmax - onehot)^T h: computing them while the logits are there
+    costs one product less than computing the logits again (as in Liger, Hsu et al. 2024, arXiv:2410.10989).
     """
 
     @staticmethod
@@ -59,12 +61,16 @@ class _SummedLoss(torch.autograd.Function):
         ctx, hidden_TD: Tensor, head_VD: Tensor, targets_N: Tensor, at_N: Tensor | None, form: LossForm
     ) -> Tensor:
         gradient_TD = torch.zeros_like(hidden_TD) if ctx.needs_input_grad[0] else None
+        exact = torch.promote_types(head_VD.dtype, torch.float32)
+        gradient_VD = torch.zeros_like(head_VD, dtype=exact) if ctx.needs_input_grad[1] else None
         total = torch.zeros((), dtype=torch.float64, device=hidden_TD.device)
         for start in range(0, targets_N.shape[0], form.chunk):
             part = slice(start, start + form.chunk)
             hidden_CD = hidden_TD[part] if at_N is None else hidden_TD.index_select(0, at_N[part])
             nats, dlogits_CV = form.likelihood(hidden_CD @ head_VD.t(), targets_N[part])
             total += nats.sum(dtype=torch.float64)
+            if gradient_VD is not None:
+                add_product(gradient_VD, dlogits_CV.to(head_VD.dtype).t(), hidden_CD)
             if gradient_TD is None:
                 continue
             gradient_CD = dlogits_CV.to(head_VD.dtype) @ head_VD
@@ -72,13 +78,30 @@ class _SummedLoss(torch.autograd.Function):
                 gradient_TD[part] = gradient_CD
             else:
                 gradient_TD.index_add_(0, at_N[part], gradient_CD)
-        ctx.save_for_backward(gradient_TD)
+        ctx.save_for_backward(gradient_TD, gradient_VD)
         return total.to(torch.promote_types(hidden_TD.dtype, torch.float32))
 
     @staticmethod
     def backward(ctx, scale: Tensor):
-        (gradient_TD,) = ctx.saved_tensors
-        return gradient_TD * scale.to(gradient_TD.dtype), None, None, None, None
+        gradient_TD, gradient_VD = ctx.saved_tensors
+        hidden = None if gradient_TD is None else gradient_TD * scale.to(gradient_TD.dtype)
+        head = None if gradient_VD is None else gradient_VD.mul_(scale.to(gradient_VD.dtype))  # nobody reads it again
+        return hidden, head, None, None, None
+
+
+def exact_product(left: Tensor, right: Tensor) -> Tensor:
+    """Return left @ right in float32 (float64 for float64)."""
+    if left.device.type == "cuda" and left.dtype in (torch.bfloat16, torch.float16):
+        return torch.mm(left, right, out_dtype=torch.float32)
+    return (left @ right).to(torch.promote_types(left.dtype, torch.float32))
+
+
+def add_product(onto: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add left @ right to a float32 (float64) tensor."""
+    if onto.dtype == left.dtype:
+        onto.addmm_(left, right)
+    else:
+        onto.add_(exact_product(left, right))
 
 
 def target_loss(
@@ -86,9 +109,26 @@ def target_loss(
 ) -> Tensor:
     """Return the summed negative log-likelihood in nats of `targets_N` under softmax(hidden head^T).
 
-    T hidden states of size D, V vocabulary; target n is predicted at place at_N[n] (n where at_N is None). `head_VD` is frozen.
+    T hidden states of size D, V vocabulary; target n is predicted at place at_N[n] (n where at_N is None).
     Logits are in the dtype of `hidden`, their softmax in float32 (float64 for float64), the sum in float64. chunk: positions
     whose logits exist at once.
     """
     form = _form.get() if chunk is None else replace(_form.get(), chunk=chunk)
     return _SummedLoss.apply(hidden_TD, head_VD, targets_N, at_N, form)
+
+
+def target_losses(hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, chunk: int | None = None) -> Tensor:
+    """Return the negative log-likelihood in nats of each of `targets_N` (N,), for a head that trains.
+
+    What each weighs in the loss is not known in forward, so logits are made again in backward, a chunk at a time.
+    """
+    size = _form.get().chunk if chunk is None else chunk
+    parts = zip(hidden_ND.split(size), targets_N.split(size), strict=True)
+    return torch.cat([checkpoint(_losses, part, head_VD, targets, use_reentrant=False) for part, targets in parts])
+
+
+def _losses(hidden_CD: Tensor, head_VD: Tensor, targets_C: Tensor) -> Tensor:
+    logits_CV = hidden_CD @ head_VD.t()
+    return F.cross_entropy(
+        logits_CV.to(torch.promote_types(logits_CV.dtype, torch.float32)), targets_C, reduction="none"
+    )

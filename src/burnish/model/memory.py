@@ -1,56 +1,14 @@
-"""Memory: how much is held, and time for memory by recomputing layers in backward (Chen et al. 2016, arXiv:1604.06174)."""
+"""How much memory is held, and what is given back."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
 import sys
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cache, partial
-from typing import TYPE_CHECKING
+from functools import cache
 
 import psutil
 import torch
-from torch.utils.checkpoint import checkpoint
-from transformers.modeling_layers import GradientCheckpointingLayer
-
-from burnish.core.errors import BaseModelError
-from burnish.model.fused.functions import recomputing
-from burnish.model.lora_linear import LoraLinear
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-
-@contextmanager
-def checkpoint_layers(model: PreTrainedModel, count: int) -> Iterator[None]:
-    """Within the block the first `count` decoder layers are recomputed in backward. Raises BaseModelError if they cannot be."""
-    if count == 0:
-        yield
-        return
-    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
-    if not layers:
-        raise BaseModelError(
-            f"{type(model).__name__} has no layers that transformers can recompute; set checkpointed layers to 0."
-        )
-    # What the class documents: the flag, and the function to call. (model.gradient_checkpointing_enable sets both on every
-    # layer, and is on its way out of transformers.)
-    random = any(isinstance(module, LoraLinear) and module.dropout > 0 for module in model.modules())
-    again = partial(checkpoint, use_reentrant=False, preserve_rng_state=random, context_fn=_contexts)
-    for layer in layers[:count]:
-        layer._gradient_checkpointing_func = again
-        layer.gradient_checkpointing = True
-    try:
-        yield
-    finally:
-        for layer in layers[:count]:
-            layer.gradient_checkpointing = False
-
-
-def _contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Return what a layer is computed in the first time, and the second."""
-    return nullcontext(), recomputing()
 
 
 def trim_heap() -> None:
@@ -79,8 +37,24 @@ class MemoryPeak:
         self.rss_bytes = 0
         self.device_bytes = 0
 
-    def look(self) -> None:
-        """Take the resident memory of the process, and the most the device has held."""
-        self.rss_bytes = max(self.rss_bytes, self.process.memory_info().rss)
+    def look(self) -> int:
+        """Take the resident memory of the process and the most that the device has held; return the one that can run short."""
+        resident = self.process.memory_info().rss
+        self.rss_bytes = max(self.rss_bytes, resident)
+        if self.device.type != "cuda":
+            return resident
+        self.device_bytes = torch.cuda.max_memory_allocated(self.device)
+        return self.device_bytes
+
+    def again(self) -> None:
+        """Give back what nothing uses, and begin anew."""
+        trim_heap()
+        self.rss_bytes = self.device_bytes = 0
         if self.device.type == "cuda":
-            self.device_bytes = torch.cuda.max_memory_allocated(self.device)
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Return whether an error says that memory ran out: on a GPU by its class, on a CPU by torch's allocator's words."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

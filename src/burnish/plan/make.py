@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Any, Literal
+from typing import Any
 
 from burnish.core.artifacts import (
     BaseRef,
@@ -29,7 +29,7 @@ from burnish.core.packing import Length
 from burnish.core.recipe import Recipe
 from burnish.core.units import format_bytes, format_count, format_seconds
 from burnish.plan import time as clock
-from burnish.plan.adapters import ALL_LINEAR, lora_parameters, resolve_targets
+from burnish.plan.adapters import lora_parameters
 from burnish.plan.architecture import Architecture, read_architecture
 from burnish.plan.constants import constant
 from burnish.plan.cost import Spending, cost_of
@@ -37,8 +37,10 @@ from burnish.plan.evaluation import evaluation_work
 from burnish.plan.hardware import Hardware
 from burnish.plan.learning import learning_rate, preference
 from burnish.plan.memory import CHECKPOINT_BYTES, Device, Dtype, Workload, training_components, weight_bytes
+from burnish.plan.method import check_optimizer, method_plan
 from burnish.plan.prices import Prices, read_prices
 from burnish.plan.probe import Measured, with_measured_peak
+from burnish.plan.recompute import Again, choose_again, tell_again
 from burnish.plan.work import Dataset, Steps, cut, read_dataset
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
@@ -67,7 +69,18 @@ class _Run:
     @property
     def reference_copy(self) -> bool:
         """Whether the adapter that training goes on from is kept a second time, as the reference of preferences."""
-        return self.recipe.objective.pairs and self.start is not None
+        return self.recipe.objective.pairs and self.start is not None and not self.full
+
+    @property
+    def full(self) -> bool:
+        """Whether every weight trains."""
+        return self.method.kind == "full"
+
+    @property
+    def trainable(self) -> int:
+        """Numbers that are trained."""
+        method, architecture = self.method, self.architecture
+        return architecture.parameters if self.full else lora_parameters(architecture, method.targets, method.rank)
 
 
 def make_plan(
@@ -109,12 +122,12 @@ def make_plan(
         start,
         because,
     )
-    trainable = lora_parameters(architecture, run.method.targets, run.method.rank)
+    trainable = run.trainable
     _tell_parameters(run, trainable, because)
-    memory, layers, counted = _memory(run, because)
-    train = _train(run, layers, because)
+    memory, again, counted = _memory(run, because)
+    train = _train(run, again, because)
     tokens = _tokens(run, because)
-    duration, factors = _time(run, train, manifest, because)
+    duration, factors = _time(run, train, again, manifest, because)
     if run.measured is not None:
         factors |= {"memory.peak_bytes": memory.peak_bytes / counted}
     fits = None if memory.available_bytes is None else memory.peak_bytes <= memory.available_bytes
@@ -150,6 +163,9 @@ def _tell_parameters(run: _Run, trainable: int, because: dict[str, str]) -> None
             else ""
         )
     )
+    if run.full:
+        because["parameters.trainable"] = "every weight, embeddings and norms too"
+        return
     because["parameters.trainable"] = (
         f"A and B of rank {run.method.rank} beside {len(run.method.targets)} linears in each of {architecture.layers} "
         f"layers: {trainable / architecture.parameters:.2%} of the model"
@@ -178,28 +194,8 @@ def _decide(
 ) -> _Run:
     device = _device(recipe, hardware, because)
     dtype = _dtype(device, hardware, because)
-    asked = recipe.method
-    targets = resolve_targets(architecture, asked.targets, source=f"recipe {recipe.name}")
-    everything = f"{ALL_LINEAR} in {architecture.model_type}: each linear but the output head"
-    because["method.targets"] = everything if ALL_LINEAR in asked.targets else "the recipe names them"
-    nf4 = asked.kind == "qlora"
-    because["method.quantisation"] = (
-        "qlora stores the frozen linears as 4-bit NF4; embeddings, norms and head stay as they are"
-        if nf4
-        else "lora keeps the frozen weights as they are"
-    )
-    method = MethodPlan(
-        kind=asked.kind,
-        rank=asked.rank,
-        alpha=asked.alpha,
-        dropout=asked.dropout,
-        targets=targets,
-        quantisation="nf4" if nf4 else "none",
-        double_quantisation=nf4 and asked.double_quantisation,
-        plain=True if asked.plain else None,
-        base_dtype=_base_dtype(recipe, device, dtype, because),
-        rslora=True if asked.rslora else None,
-    )
+    method = method_plan(recipe, architecture, device, dtype, because)
+    check_optimizer(recipe, device, dtype, because)
     steps = cut(recipe, data, device, architecture.context, order)
     because.update(steps.because)
     mix = None if order is None else order.mix
@@ -207,24 +203,6 @@ def _decide(
     if start is not None:
         because["start"] = f"goes on from adapter {short(start)}, which the recipe calls {recipe.start_from}"
     return _Run(recipe, architecture, hardware, device, dtype, method, data, steps, mix, measured, start)
-
-
-def _base_dtype(recipe: Recipe, device: Device, dtype: Dtype, because: dict[str, str]) -> Literal["fp8"] | None:
-    """Return "fp8" where the recipe asks for it. Raises RecipeError where it cannot be had."""
-    asked = recipe.method
-    if asked.base_dtype == "auto":
-        return None
-    trouble = None
-    if asked.kind == "qlora":
-        trouble = "qlora stores the frozen weights in 4 bits. Use `kind: lora`, or leave base_dtype out."
-    elif asked.plain:
-        trouble = "`plain: true` switches float8 off with every other fast path. Leave one of the two out."
-    elif device == "cpu" or dtype != "bfloat16":
-        trouble = "float8 products need an NVIDIA card of Ada, Hopper or newer. Leave base_dtype out."
-    if trouble is not None:
-        raise RecipeError(f"recipe {recipe.name}", [Problem("method.base_dtype", "fp8", trouble)])
-    because["method.base_dtype"] = "the recipe asks for frozen weights multiplied in float8"
-    return "fp8"
 
 
 def _device(recipe: Recipe, hardware: Hardware, because: dict[str, str]) -> Device:
@@ -260,30 +238,26 @@ def _dtype(device: Device, hardware: Hardware, because: dict[str, str]) -> Dtype
     return "bfloat16"
 
 
-def _memory(run: _Run, because: dict[str, str]) -> tuple[Memory, int, int]:
-    """Return the memory, how many layers are recomputed (none if that fits, else the fewest), and the peak as formulas count it."""
+def _memory(run: _Run, because: dict[str, str]) -> tuple[Memory, Again, int]:
+    """Return the memory, what is computed again so that the peak keeps to the limit, and the peak as formulas count it."""
     available = run.hardware.ram_bytes if run.device == "cpu" else run.hardware.gpu_bytes
+    share = run.recipe.train.memory_share
+    limit = None if available is None else math.floor(share * available)
     trained = math.ceil(run.steps.fullest_row * run.data.trained / max(1, run.data.tokens))
     cut = run.steps
     work = Workload(cut.fullest_row, cut.most_pairs, min(cut.fullest_row, trained), cut.row_shapes, cut.segment_shapes)
 
-    def components(layers: int) -> dict[str, int]:
+    def components(whole: int, halves: int) -> dict[str, int]:
         return training_components(
-            run.architecture, run.method, device=run.device, dtype=run.dtype, work=work, checkpointed_layers=layers,
-            reference_copy=run.reference_copy,
+            run.architecture, run.method, device=run.device, dtype=run.dtype, work=work, checkpointed_layers=whole,
+            feed_forward_again=halves, reference_copy=run.reference_copy, optimizer=run.recipe.train.optimizer,
+            optimizer_in_backward=run.recipe.train.optimizer_in_backward,
         )  # fmt: skip
 
-    layers, found = 0, components(0)
-    while available is not None and sum(found.values()) > available and layers < run.architecture.layers:
-        layers += 1
-        found = components(layers)
+    again = choose_again(run.architecture, run.method, work, components, limit)
+    found = components(again.whole, again.feed_forward)
     peak = sum(found.values())
-    if layers == 0:
-        because["train.checkpointed_layers"] = "all activations fit, so none is computed twice"
-    else:
-        because["train.checkpointed_layers"] = (
-            f"the fewest of {run.architecture.layers} whose recomputation brings the peak to {format_bytes(peak)}"
-        )
+    because["train.checkpointed_layers"] = tell_again(again, run.architecture.layers, peak, share)
     stored = "NF4 linears at half a byte a weight, the rest" if run.method.quantisation == "nf4" else "every weight"
     because["memory.weights_bytes"] = f"{stored} in {run.dtype}"
     largest = sorted(((size, name) for name, size in found.items()), reverse=True)[:3]
@@ -295,7 +269,10 @@ def _memory(run: _Run, because: dict[str, str]) -> tuple[Memory, int, int]:
         found = with_measured_peak(found, run.measured.took.peak_bytes, run.device)
         peak = sum(found.values())
         because["memory.peak_bytes"] += f"; a probe here held {format_bytes(run.measured.took.peak_bytes)}"
-    return Memory(weights_bytes=weights, peak_bytes=peak, components=found, available_bytes=available), layers, counted
+    memory = Memory(
+        weights_bytes=weights, peak_bytes=peak, components=found, available_bytes=available, limit_bytes=limit
+    )
+    return memory, again, counted
 
 
 def _fits(memory: Memory) -> str:
@@ -308,7 +285,7 @@ def _fits(memory: Memory) -> str:
     return f"{free}, {format_bytes(-left)} less than the peak: use qlora, a smaller base or a smaller train.row_tokens"
 
 
-def _train(run: _Run, checkpointed_layers: int, because: dict[str, str]) -> TrainPlan:
+def _train(run: _Run, again: Again, because: dict[str, str]) -> TrainPlan:
     asked, steps = run.recipe.train, run.steps
     warmup = min(steps.steps, math.ceil(asked.warmup_share * steps.steps))
     because["train.warmup_steps"] = f"{asked.warmup_share:.0%} of {steps.steps:,} steps, rounded up"
@@ -332,12 +309,15 @@ def _train(run: _Run, checkpointed_layers: int, because: dict[str, str]) -> Trai
         epsilon=EPSILON,
         max_gradient_norm=asked.max_gradient_norm,
         checkpoint_every=every,
-        checkpointed_layers=checkpointed_layers,
+        checkpointed_layers=again.whole,
+        feed_forward_again=again.feed_forward or None,
         device=run.device,
         compute_dtype=run.dtype,
         threads=run.hardware.cores,
         mix=run.mix,
         preference=preference(run.recipe, reference_copy=run.reference_copy, because=because),
+        optimizer=None if asked.optimizer == "adamw" else asked.optimizer,
+        optimizer_in_backward=True if asked.optimizer_in_backward else None,
     )
 
 
@@ -349,7 +329,7 @@ def _tokens(run: _Run, because: dict[str, str]) -> TokenPlan:
 
 
 def _time(
-    run: _Run, train: TrainPlan, manifest: Manifest | None, because: dict[str, str]
+    run: _Run, train: TrainPlan, again: Again, manifest: Manifest | None, because: dict[str, str]
 ) -> tuple[TimePlan, dict[str, float]]:
     """Return the time, and by which factors a probe changed what formulas give."""
     rate = clock.rates(run.hardware, run.device)
@@ -362,7 +342,7 @@ def _time(
         else sum(p + t / 2 for _, p, t in run.data.lengths) / run.data.rows,
         packed_rows=run.steps.run_rows,
         steps=train.steps,
-        checkpointed_layers=train.checkpointed_layers,
+        checkpointed_layers=again.layers,
         # Each packed row asks the reference once, whatever the number of epochs.
         reference_share=0.0 if train.preference is None else min(1.0, run.steps.epoch_tokens / max(1, total)),
     )

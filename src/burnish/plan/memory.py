@@ -32,6 +32,8 @@ TRAINED_BYTES = 4
 """What is trained is float32, and so are gradients. Full fine-tuning in fewer bits computes with a copy of the weights."""
 CHECKPOINT_BYTES = 16
 """A trained number in a checkpoint being written: itself and two states as serialised bytes, and a copy of itself."""
+CHECKPOINT_PIECE_BYTES = 2 * 512 * 2**20
+"""The most at once: a file of them (train/checkpoint.py), and the same as bytes."""
 COPIED_RESULT = frozenset({"phi3"})
 """Families whose attention on a GPU gives a result that the output projection must copy: their rotary code joins a head from
 two parts, and the result has the layout of the queries (seen in what autograd keeps on an H100, torch 2.11, cuDNN)."""
@@ -40,6 +42,8 @@ CAPPED = frozenset({"gemma2"})
 PRODUCTS_KEPT = 1024
 """Products that oneDNN keeps prepared (its `primitive cache`, ONEDNN_PRIMITIVE_CACHE_CAPACITY)."""
 ATTENTION_PRODUCTS = 6
+FEED_FORWARD = frozenset({"mlp norm", "mlp product"})
+"""What the linears of a layer's feed-forward half read."""
 LOSS_CHUNK = 128
 """Positions whose logits exist at once on a CPU (model/losses.py)."""
 LOGIT_COPIES = 2
@@ -160,7 +164,7 @@ def block_activation_bytes(
 
 def is_fused(architecture: Architecture, method: MethodPlan) -> bool:
     """Return whether training computes the layers of this architecture with those of model/fused/."""
-    return architecture.fused and not method.plain and not is_full(method)
+    return architecture.fused and not method.plain
 
 
 def is_full(method: MethodPlan) -> bool:
@@ -198,16 +202,42 @@ def _fused_bytes(
 
     Queries and keys are kept before their own norms too. Dropout keeps a mask for each adapted linear.
     """
+    return _attention_half_bytes(architecture, block, method, device, item, work) + _feed_forward_bytes(
+        architecture, block, method, item, work
+    )
+
+
+def feed_forward_layer_bytes(architecture: Architecture, method: MethodPlan, dtype: Dtype, work: Workload) -> int:
+    """Bytes by which a fused layer keeps less where its feed-forward half is made again; what attention gave is kept instead."""
+    item = ITEM_BYTES[dtype]
+    given = item * architecture.hidden * work.row_tokens
+    return min(_feed_forward_bytes(architecture, block, method, item, work) - given for block in architecture.blocks)
+
+
+def _feed_forward_bytes(architecture: Architecture, block: Block, method: MethodPlan, item: int, work: Workload) -> int:
+    """Bytes that the feed-forward half of a fused layer keeps: half of the norms' inputs, gate and up, A x, masks of dropout."""
+    linears = [linear for linear in adapted(block.linears, method.targets) if linear.reads in FEED_FORWARD]
+    token = architecture.hidden_norms // 2 * (item * architecture.hidden + 4)
+    token += item * (2 * block.width + method.rank * len(linears))
+    if method.dropout > 0:
+        token += item * sum(linear.inputs for linear in linears)
+    return work.row_tokens * token
+
+
+def _attention_half_bytes(
+    architecture: Architecture, block: Block, method: MethodPlan, device: Device, item: int, work: Workload
+) -> int:
     queries, keys = architecture.query_size, architecture.key_value_size
-    token = architecture.hidden_norms * (item * architecture.hidden + 4) + item * (queries + 2 * keys)
+    norms = architecture.hidden_norms - architecture.hidden_norms // 2
+    token = norms * (item * architecture.hidden + 4) + item * (queries + 2 * keys)
     if architecture.head_norms:
         token += item * (queries + 2 * keys) + 4 * (architecture.heads + architecture.key_value_heads)
-    linears = adapted(block.linears, method.targets)
+    linears = [linear for linear in adapted(block.linears, method.targets) if linear.reads not in FEED_FORWARD]
     if device == "cuda":
         token += item * queries + 4 * architecture.heads
-    elif any(linear.name == "o_proj" for linear in linears):
+    elif is_full(method) or any(linear.name == "o_proj" for linear in linears):
         token += item * queries
-    token += item * (2 * block.width + method.rank * len(linears))
+    token += item * method.rank * len(linears)
     if method.dropout > 0:
         token += item * sum(linear.inputs for linear in linears)
     capped = 2 if architecture.model_type in CAPPED else 1
@@ -232,6 +262,7 @@ def training_components(
     dtype: Dtype,
     work: Workload,
     checkpointed_layers: int,
+    feed_forward_again: int = 0,
     reference_copy: bool = False,
     optimizer: Optimizer = "adamw",
     optimizer_in_backward: bool = False,
@@ -242,13 +273,16 @@ def training_components(
     `checkpoint`: by how much more is held while a checkpoint is written than for the loss, which it follows.
     `loading`: by how much more is held while the weights are read and quantised than at that peak, else 0.
     reference_copy: the adapter is kept a second time, frozen. The reference itself keeps no activations.
+    feed_forward_again: so many fused layers after the checkpointed ones compute their feed-forward half again.
     """
     item, nf4 = ITEM_BYTES[dtype], method.quantisation == "nf4"
     full, tensors = is_full(method), trained_tensors(architecture, method)
     trained = sum(each.count * each.numbers for each in tensors)
     adapters = 0 if full else trained
     layer = layer_activation_bytes(architecture, method, device, dtype, work)
+    half = feed_forward_layer_bytes(architecture, method, dtype, work) if feed_forward_again else 0
     inputs = item * architecture.hidden * work.row_tokens * checkpointed_layers
+    again = checkpointed_layers + feed_forward_again
     scales = quantisation_constant_bytes(architecture, double_quantisation=method.double_quantisation) if nf4 else 0
     components = {
         "process" if device == "cpu" else "context": round(constant(f"{device}_process_bytes")),
@@ -261,8 +295,8 @@ def training_components(
             tensors, TRAINED_BYTES, layers=architecture.layers, in_backward=optimizer_in_backward
         ),
         "optimizer": state_bytes(optimizer, tensors, TRAINED_BYTES, pages=device == "cuda").device,
-        "activations": layer * (architecture.layers - checkpointed_layers) + inputs,
-        "recomputed_layer": layer if _holds_one_again(architecture, device, checkpointed_layers) else 0,
+        "activations": layer * (architecture.layers - checkpointed_layers) + inputs - half * feed_forward_again,
+        "recomputed_layer": _again_bytes(architecture, device, layer if checkpointed_layers else half, again),
         "loss": _loss_bytes(architecture, method, device, dtype, work),
         "dequantised_weight": _dequantised_bytes(architecture, method, device, item) if nf4 else 0,
     }
@@ -270,13 +304,13 @@ def training_components(
         asked = sum(components.values()) - components["context"]
         return components | {"allocator": round(constant("cuda_allocator_share") * asked), "loading": 0}
     holes = constant("cpu_allocator_share") * components["activations"]
-    holes += constant("cpu_recompute_share") * layer * checkpointed_layers
+    holes += constant("cpu_recompute_share") * (layer * checkpointed_layers + half * feed_forward_again)
     left = constant("cpu_quantise_share") * ITEM_BYTES["float32"] * architecture.linear_weights if nf4 else 0
     components["allocator"] = round(max(holes, left))
     if dtype == "bfloat16":
         kept = min(PRODUCTS_KEPT, product_shapes(architecture, method, work))
         components["products"] = round(constant("cpu_bf16_product_bytes")) * kept
-    components["checkpoint"] = max(0, CHECKPOINT_BYTES * adapters - components["loss"])
+    components["checkpoint"] = max(0, min(CHECKPOINT_BYTES * trained, CHECKPOINT_PIECE_BYTES) - components["loss"])
     load = components["process"] + weight_bytes(architecture, "none", dtype)
     load += components["weights"] + round(left) if nf4 else 0
     return components | {"loading": max(0, load - sum(components.values()))}
@@ -293,6 +327,11 @@ def product_shapes(architecture: Architecture, method: MethodPlan, work: Workloa
     inputs, outputs = {linear.inputs for linear in chosen}, {linear.outputs for linear in chosen}
     own = len(linears) if is_full(method) else 3 * (len(inputs) + len(outputs))
     return work.row_shapes * (2 * len(linears) + own) + ATTENTION_PRODUCTS * work.segment_shapes
+
+
+def _again_bytes(architecture: Architecture, device: Device, part: int, again: int) -> int:
+    """Bytes of the part of a layer that is computed again while the others' are held."""
+    return part if _holds_one_again(architecture, device, again) else 0
 
 
 def _holds_one_again(architecture: Architecture, device: Device, checkpointed_layers: int) -> bool:
@@ -314,8 +353,8 @@ def _loss_bytes(architecture: Architecture, method: MethodPlan, device: Device, 
     """A chunk of logits, and the gradient of the hidden states, made in forward."""
     item = ITEM_BYTES[dtype]
     gradient = 2 * item * architecture.hidden * work.row_tokens
-    if is_full(method):
-        gradient += TRAINED_BYTES * architecture.vocabulary * architecture.hidden
+    if is_full(method):  # the head's, in float32; a GPU makes a chunk's share beside it
+        gradient += (2 if device == "cuda" and item < 4 else 1) * 4 * architecture.embedding_parameters
     if device == "cuda" and not method.plain:
         most = GPU_LOGIT_BYTES // (2 * architecture.vocabulary) // LOSS_CHUNK * LOSS_CHUNK
         chunk = min(max(LOSS_CHUNK, most), max(1, work.trained_tokens))

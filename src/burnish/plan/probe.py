@@ -16,6 +16,8 @@ from burnish.plan.time import FORWARD, Rates
 
 SHAPE_OF_LOOP = ("row_tokens", "rows_per_step", "checkpointed_layers", "device", "compute_dtype", "threads")
 """Keys of `train` that speed and memory depend on."""
+SHAPE_WHERE_SET = ("optimizer", "optimizer_in_backward", "feed_forward_again")
+"""Others, which count where they are set, so that probes made before they were there stay what they were."""
 
 
 def probe_shape(plan: Plan, architecture: Architecture, hardware: Hardware) -> dict[str, Any]:
@@ -28,6 +30,7 @@ def probe_shape(plan: Plan, architecture: Architecture, hardware: Hardware) -> d
         "architecture": content_id(asdict(architecture)),
         "method": plan.method.model_dump(mode="json"),
         **{key: numbers[key] for key in SHAPE_OF_LOOP},
+        **{key: numbers[key] for key in SHAPE_WHERE_SET if numbers[key] is not None},
         **({} if plan.train.preference is None else {"pairs": True, "reference_copy": plan.start is not None}),
         "machine": hardware.gpu_name if plan.train.device == "cuda" else hardware.cpu_name,
         "torch": version("torch"),

@@ -6,7 +6,7 @@ N: weights of all linears, of experts those that a token uses. Per token, a mult
 - each recomputed layer its share of 2N again;
 - the adapter 6 for each of its numbers (forward, gradient of its input, gradient of itself);
 - attention 4 for each query number and token seen forward (scores, values), 8 backward (four products);
-- the head 4 for each of its numbers, on tokens with loss only (logits, and their gradient made in the same pass);
+- the head 4 for each of its numbers, on tokens with loss only (logits, and their gradient in the same pass);
 - the reference of preference pairs a forward pass more, without adapter and gradients, once for each packed row.
 """
 
@@ -35,6 +35,7 @@ MEASURED_GPUS = frozenset({"H100 SXM", "H200"})
 class TrainWork:
     """What training computes. `trained`: tokens with loss. `seen`: tokens that the average token attends to.
 
+    `checkpointed_layers`: how many layers are computed again; of a layer that is made again in part, that part of its time.
     `reference_share`: the part of the tokens that a reference reads too.
     """
 
@@ -43,7 +44,7 @@ class TrainWork:
     seen: float
     packed_rows: int
     steps: int
-    checkpointed_layers: int
+    checkpointed_layers: float
     reference_share: float = 0.0
 
 

@@ -145,7 +145,11 @@ def cut(recipe: Recipe, data: Dataset, device: str, context: int, order: RunOrde
         segments = {(own, prefix + own) for _, prefix, own in data.lengths}
         segments |= {(prefix, prefix) for _, prefix, _ in data.lengths if prefix}
         shapes = len({math.ceil(size / FILL) for size in sizes}), len(segments)
-    rows_per_step = max(1, wanted // row_tokens)
+    rows_per_step = 1 if train.optimizer_in_backward else max(1, wanted // row_tokens)
+    if train.tokens_per_step is not None and wanted // row_tokens > rows_per_step:
+        advice = f"optimizer_in_backward updates in every backward pass, so a step has one, of at most {row_tokens:,} tokens. "
+        advice += f"Set train.row_tokens to {wanted:,}, or leave one of the two out."
+        raise RecipeError(f"recipe {recipe.name}", [Problem("train.tokens_per_step", f"{wanted:,}", advice)])
     if order is None:
         run = (
             max(1, round(packed * train.epochs)),

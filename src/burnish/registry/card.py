@@ -14,8 +14,8 @@ def model_card(
 ) -> str:
     """Return the card. `base_licence` is the base model's (an SPDX name), None when it is not known here."""
     sections = [
-        _front_matter(release, base_licence),
-        _head(release, base_licence),
+        _front_matter(release, adapter, base_licence),
+        _head(release, adapter, base_licence),
         _scores(report),
         _data(manifest),
         _training(adapter, plan),
@@ -26,18 +26,25 @@ def model_card(
     return "\n\n".join(sections) + "\n"
 
 
-def _front_matter(release: Release, licence: str | None) -> str:
-    lines = ["---", f"base_model: {release.base.name}", "library_name: peft"]
+def _front_matter(release: Release, adapter: Adapter, licence: str | None) -> str:
+    full = adapter.model is not None
+    lines = ["---", f"base_model: {release.base.name}", f"library_name: {'transformers' if full else 'peft'}"]
     lines += [f"license: {licence.lower()}"] if licence else []
-    return "\n".join([*lines, "tags: [burnish, lora]", "---"])
+    return "\n".join([*lines, f"tags: [burnish, {'full' if full else 'lora'}]", "---"])
 
 
-def _head(release: Release, licence: str | None) -> str:
+def _head(release: Release, adapter: Adapter, licence: str | None) -> str:
     made = f" on {release.created_at[:10]}" if release.created_at else ""
     version = f"version {release.version}, " if release.version else ""
+    head = f"# {release.name}\n\nA specialist made with burnish{made}: {version}alias `{release.alias}`. "
+    if adapter.model is not None:
+        return (
+            f"{head}Every weight of `{release.base.name}` was trained (licence of the base: "
+            f"{licence or 'not known here, see its own card'}); it runs by itself, as a model of transformers "
+            f"(digest `{adapter.model.digest}`)."
+        )
     return (
-        f"# {release.name}\n\nA specialist made with burnish{made}: {version}alias `{release.alias}`. "
-        f"It is a LoRA adapter for `{release.base.name}` (licence of the base: "
+        f"{head}It is a LoRA adapter for `{release.base.name}` (licence of the base: "
         f"{licence or 'not known here, see its own card'}); it needs that base, by its digest, to run."
     )
 
@@ -92,14 +99,21 @@ def _training(adapter: Adapter, plan: Plan) -> str:
         else train.compute_dtype
     )
     rows = [
-        ("method", f"{method.kind}, rank {method.rank}, alpha {method.alpha:g}, dropout {method.dropout:g}"),
-        ("adapted layers", ", ".join(method.targets)),
-        ("base weights", weights),
+        *(
+            [("method", "full: every weight"), ("weights", f"{weights}, optimised in float32")]
+            if method.kind == "full"
+            else [
+                ("method", f"{method.kind}, rank {method.rank}, alpha {method.alpha:g}, dropout {method.dropout:g}"),
+                ("adapted layers", ", ".join(method.targets)),
+                ("base weights", weights),
+            ]
+        ),
         ("parameters", f"{format_count(plan.parameters.trainable)} trained of {format_count(plan.parameters.total)}"),
         ("steps", f"{train.steps:,} of at most {train.tokens_per_step:,} tokens, epochs {train.epochs:g}"),
         (
             "optimizer",
-            f"AdamW, rate {train.learning_rate:g}, {train.schedule}, warm-up {train.warmup_steps}, seed {train.seed}",
+            f"{train.optimizer or 'AdamW'}, rate {train.learning_rate:g}, {train.schedule}, "
+            f"warm-up {train.warmup_steps}, seed {train.seed}",
         ),
         ("device", f"{train.device}, {train.compute_dtype}"),
         *([("rows drawn", str(train.mix))] if train.mix is not None else []),

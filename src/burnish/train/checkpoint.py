@@ -1,4 +1,4 @@
-"""The state of a run on disk: adapter weights and optimizer states as safetensors, everything else as readable JSON.
+"""The state of a run on disk: trained weights and optimizer states as safetensors, everything else as readable JSON.
 
 No random state is stored: what is random in a step is drawn from (seed, step). A checkpoint is written beside, flushed and
 renamed, so a folder `step-*` is whole; one that is not (a failing disk) is recognised by its hashes and passed over.
@@ -15,15 +15,16 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save
-from torch import nn
+from torch import Tensor, nn
 
 from burnish.core.errors import TrainingError
 from burnish.core.ids import file_sha256
 from burnish.store.files import sync_folder, unwritable, write_bytes, write_json
 
 KEEP = 2
-STATES = ("exp_avg", "exp_avg_sq", "step")
-WEIGHTS, OPTIMIZER, STATE = "adapter.safetensors", "optimizer.safetensors", "state.json"
+WEIGHTS, OPTIMIZER, STATE = "adapter", "optimizer", "state.json"
+PIECE_BYTES = 512 * 2**20
+"""Tensors are written in files of about so much, so that no second copy of all of them is ever in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,24 +41,26 @@ class RunState:
 def save_checkpoint(
     folder: Path,
     parameters: Mapping[str, nn.Parameter],
-    optimizer: torch.optim.AdamW,
+    states: Mapping[str, Tensor],
     *,
     step: int,
     plan: str,
     events_bytes: int,
     loss_scale: tuple[float, int] = (1.0, 0),
 ) -> Path:
-    """Write `folder/step-N` and remove all but the last two. Raises StoreError or ResourceError when it cannot."""
+    """Write `folder/step-N` and remove all but the last two. states: of the optimizers, by name.
+
+    Raises StoreError or ResourceError when it cannot.
+    """
     target = folder / f"step-{step:08d}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if target.exists():  # left over, not whole: a whole one would have been resumed from
             shutil.rmtree(target)
         scratch = Path(tempfile.mkdtemp(dir=folder, prefix=".writing-"))
-        states = {f"{name}.{key}": optimizer.state[p][key].detach() for name, p in parameters.items() for key in STATES}
-        write_bytes(scratch / WEIGHTS, save({name: p.detach() for name, p in parameters.items()}))
-        write_bytes(scratch / OPTIMIZER, save(states))
-        hashes = {name: file_sha256(scratch / name) for name in (WEIGHTS, OPTIMIZER)}
+        _write_pieces(scratch, WEIGHTS, {name: parameter.detach() for name, parameter in parameters.items()})
+        _write_pieces(scratch, OPTIMIZER, states)
+        hashes = {path.name: file_sha256(path) for path in sorted(scratch.iterdir())}
         state = RunState(step, plan, events_bytes, hashes, loss_scale)
         write_json(scratch / STATE, asdict(state))
         scratch.rename(target)
@@ -67,6 +70,28 @@ def save_checkpoint(
     except OSError as error:
         raise unwritable(target, error) from error
     return target
+
+
+def _write_pieces(folder: Path, stem: str, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors as `stem.safetensors`, `stem-2.safetensors` and so on."""
+    pieces: list[dict[str, Tensor]] = [{}]
+    held = 0
+    for name, tensor in tensors.items():
+        if held and held + tensor.nbytes > PIECE_BYTES:
+            pieces.append({})
+            held = 0
+        pieces[-1][name] = tensor
+        held += tensor.nbytes
+    for number, piece in enumerate(pieces, start=1):
+        file = f"{stem}.safetensors" if number == 1 else f"{stem}-{number}.safetensors"
+        write_bytes(folder / file, save({name: tensor.contiguous() for name, tensor in piece.items()}))
+
+
+def _read_pieces(folder: Path, stem: str) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    for path in sorted([folder / f"{stem}.safetensors", *folder.glob(f"{stem}-*.safetensors")]):
+        found |= load_file(path)
+    return found
 
 
 def latest_checkpoint(folder: Path, plan: str) -> tuple[Path, RunState] | None:
@@ -85,15 +110,15 @@ def latest_checkpoint(folder: Path, plan: str) -> tuple[Path, RunState] | None:
     return None
 
 
-def load_checkpoint(path: Path, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.AdamW) -> None:
-    """Put weights and optimizer states back, bit for bit. Raises TrainingError when they do not fit the model."""
-    weights, states = load_file(path / WEIGHTS), load_file(path / OPTIMIZER)
+def load_checkpoint(path: Path, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    """Put the weights back, bit for bit, and return the states of the optimizers. Raises TrainingError for other weights."""
+    weights = _read_pieces(path, WEIGHTS)
     if weights.keys() != parameters.keys():
-        raise TrainingError(f"{path} holds other adapter weights than the model has. Remove it to begin again.")
+        raise TrainingError(f"{path} holds other weights than are trained. Remove it to begin again.")
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(weights[name])
-            optimizer.state[parameter] = {key: states[f"{name}.{key}"].to(parameter.device) for key in STATES}
+    return _read_pieces(path, OPTIMIZER)
 
 
 def _whole_or_not(folder: Path) -> list[Path]:

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from burnish.core.artifacts import Plan
 from burnish.core.events import Emit, Note
 from burnish.core.ids import content_id
+from burnish.model.full import trained_weights
 from burnish.model.fused.paths import PLAIN, Paths, on_paths, usual_paths
-from burnish.model.lora import lora_parameters
-from burnish.model.memory import checkpoint_layers
+from burnish.model.recompute import Recomputation
 from burnish.store.files import write_json
 from burnish.train.objective import Objective, P
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 WARM, TIMED = 2, 3
 LEAST_COSINE = {torch.float32: 0.9999, torch.bfloat16: 0.98, torch.float16: 0.98}
-"""Of the gradients of all adapters with those of the plain path, by the dtype of the computation."""
+"""Of all gradients with those of the plain path, by the dtype of the computation."""
 WORTH = 20
 """A run is measured when its own passes are so many times those of the measurement."""
 USUAL, CHOICES = "usual", "engine.json"
@@ -86,7 +86,7 @@ def shape_id(plan: Plan, model: PreTrainedModel, tokens: int, device: str) -> st
         {
             "device": device, "torch": torch.__version__, "transformers": transformers.__version__, "tokens": tokens,
             "model": model.config.to_diff_dict(), "method": plan.method.identity(),
-            "layers": plan.train.checkpointed_layers, "dtype": plan.train.compute_dtype,
+            "layers": [plan.train.checkpointed_layers, plan.train.feed_forward_again], "dtype": plan.train.compute_dtype,
         }
     )  # fmt: skip
 
@@ -99,11 +99,13 @@ def measured(
     model.train()
     try:
         with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
-            plain = _passes(plan, objective, model, row, PLAIN, layers=model.config.num_hidden_layers, count=1)
+            every = model.config.num_hidden_layers, 0
+            plain = _passes(plan, objective, model, row, PLAIN, every, count=1)
+            planned = plan.train.checkpointed_layers, plan.train.feed_forward_again or 0
             verdicts: dict[str, float] = {}
             for name, paths in among.items():
                 try:
-                    mine = _passes(plan, objective, model, row, paths, plan.train.checkpointed_layers, WARM + TIMED)
+                    mine = _passes(plan, objective, model, row, paths, planned, WARM + TIMED)
                 except (
                     RuntimeError,
                     AssertionError,
@@ -117,7 +119,7 @@ def measured(
                     emit(Note("train", f"{name}: left out, {trouble}"))
     finally:
         model.train(training)
-        for parameter in lora_parameters(model).values():
+        for parameter in trained_weights(model).values():
             parameter.grad = None
     if not verdicts:
         emit(Note("train", "no fast path gives what the plain one gives: training takes the plain one"))
@@ -139,11 +141,17 @@ class _Passes(NamedTuple):
 
 
 def _passes(
-    plan: Plan, objective: Objective[P], model: PreTrainedModel, row: P, paths: Paths, layers: int, count: int
+    plan: Plan,
+    objective: Objective[P],
+    model: PreTrainedModel,
+    row: P,
+    paths: Paths,
+    again: tuple[int, int],
+    count: int,
 ) -> _Passes:
-    """Run a row forward and backward `count` times, `layers` of the model recomputed."""
-    seconds, loss, parameters = [], 0.0, list(lora_parameters(model).values())
-    with on_paths(model, paths), checkpoint_layers(model, layers):
+    """Run a row forward and backward `count` times. again: layers computed again whole, and by their feed-forward half."""
+    seconds, loss, parameters = [], 0.0, list(trained_weights(model).values())
+    with on_paths(model, paths), Recomputation(model, *again):
         for _ in range(count):
             for parameter in parameters:
                 parameter.grad = None

@@ -1,12 +1,13 @@
 """Direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290): pairs, and the loss of one packed row of them.
 
 The reference is the model as training begins, computed on the same weights: the base with the adapter off, or with a frozen
-copy of the adapter that training goes on from. Each packed row asks it once; later epochs take what was kept.
+copy of the adapter that training goes on from. Each packed row asks it once; later epochs take what was kept. Where every weight
+trains, all rows ask before the first step: a frozen copy would hold the weights twice for the whole run, and compute as much.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -30,11 +31,12 @@ def objective(
     order: Sequence[Sequence[int]] | None = None,
     *,
     start: Mapping[str, Tensor] | None = None,
+    beforehand: bool = False,
 ) -> Objective[PackedPairs]:
     """Return what the loop needs to learn the preferences of `pairs`. order: see `packed_objective`.
 
     start: the weights of the adapter that training goes on from (`adapter_copy`), which are the reference then; None where
-    it begins with a fresh one, and the base is.
+    it begins with a fresh one, and the base is. beforehand: every row asks the reference before the first step.
     """
     numbers = plan.preference
     if numbers is None:
@@ -50,10 +52,15 @@ def objective(
             kept[row.row_ids] = reference_log_probabilities(model, row, start).cpu()
         return kept[row.row_ids].to(device)
 
+    def ask_all(model: PreTrainedModel, rows: Iterator[PackedPairs]) -> None:
+        for row in rows:
+            reference(model, row)
+
     def loss_of(model: PreTrainedModel, row: PackedPairs) -> Loss:
         return loss(numbers, row, reference(model, row), log_probabilities(model, row))
 
-    return packed_objective(plan, pair_lengths(pairs), order, lay=lay, loss=loss_of)
+    begin = ask_all if beforehand else None
+    return packed_objective(plan, pair_lengths(pairs), order, lay=lay, loss=loss_of, begin=begin)
 
 
 def loss(numbers: PreferencePlan, row: PackedPairs, reference_2P: Tensor, policy_2P: Tensor) -> Loss:

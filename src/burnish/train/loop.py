@@ -8,28 +8,31 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from burnish.core.artifacts import Plan, TrainMeasured, TrainPlan
 from burnish.core.errors import Interrupted, TrainingError
 from burnish.core.events import Checkpointed, Emit, Note, StepDone
 from burnish.model.fused.paths import PLAIN, Paths, on_paths, usual_paths
-from burnish.model.lora import lora_parameters, save_adapter
-from burnish.model.memory import MemoryPeak, checkpoint_layers, trim_heap
+from burnish.model.memory import MemoryPeak, trim_heap
 from burnish.model.probe import check_base
+from burnish.model.recompute import Recomputation
 from burnish.train.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from burnish.train.events import EventFile
 from burnish.train.objective import Objective, P, Packed
-from burnish.train.optim import LossScale, adamw, learning_rate, loss_scale, update
+from burnish.train.optim import LossScale, learning_rate, loss_scale
+from burnish.train.room import Room
+from burnish.train.trained import Trained, trained_of
+from burnish.train.updates import Updates, updates_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Parameters = Mapping[str, nn.Parameter]
 SMALLEST_SCALE = 1.0
 """A float16 loss that overflows even so is no matter of its scale."""
 
@@ -38,7 +41,7 @@ def train(
     plan: Plan, objective: Objective[P], model: PreTrainedModel, *, folder: Path, emit: Emit, stop: Callable[[], bool],
     paths: Paths | None = None,
 ) -> TrainMeasured:  # fmt: skip
-    """Train the adapter on `model` as the plan says and write it to `folder/adapter`.
+    """Train what the plan says of `model`, and write it to `folder/adapter`, or every weight to `folder/model`.
 
     objective: what is learned from which rows (`sft.objective`, `dpo.objective`). paths: the ways the parts of a step take;
     those that suit the device unless said.
@@ -47,28 +50,27 @@ def train(
     run with the same threads. `stop()` is asked after each step: when true, the state is saved and Interrupted raised.
     Raises TrainingError when there is nothing to train or the loss or a gradient is not finite.
     """
-    numbers, parameters = plan.train, _trained(model)
+    numbers, trained = plan.train, trained_of(model, plan)
     check_base(model)
-    device = next(iter(parameters.values())).device
-    optimizer = adamw(numbers, parameters.values())
+    device = model.get_output_embeddings().weight.device
+    updates = updates_of(numbers, trained)
     events = EventFile(folder / "events.jsonl")
     scale = loss_scale(numbers)
-    first_step = _go_on(plan, folder / "checkpoints", parameters, optimizer, scale, events, emit)
     peak = MemoryPeak(device)
     paths = PLAIN if plan.method.plain else paths or usual_paths(model)
-    with _ready(model, plan, paths, device, emit):
+    with _ready(model, plan, paths, device, emit) as layers, updates.listening():
+        objective.begin(model)
+        first_step = _go_on(plan, folder / "checkpoints", trained, updates, scale, events, emit)
+        room = Room(plan, layers, peak, emit)
         if first_step < numbers.steps:
-            _hold_longest(model, objective, peak)
+            room.hold_longest(model, objective)
         for step, batch in enumerate(objective.batches(first_step), start=first_step):
             began = time.perf_counter()
-            torch.manual_seed(
-                numbers.seed * 1_000_003 + step
-            )  # dropout of a step is the same in a run that was resumed
-            total, told = _accumulate(model, objective, batch, scale.value, peak)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(numbers, step)
-            length = update(optimizer, parameters.values(), numbers.max_gradient_norm, scale.value)
-            optimizer.zero_grad(set_to_none=False)
+            updates.begin(learning_rate(numbers, step))
+            seed = numbers.seed * 1_000_003 + step  # dropout of a step is the same in a run that was resumed
+            work = partial(_accumulate, model, objective, batch, seed, scale.value, peak)
+            total, told = room.within(work, updates.restart)
+            length = updates.finish(scale.value)
             launched = time.perf_counter()
             loss, norm = torch.stack(
                 [total, length.to(total.dtype)]
@@ -82,7 +84,7 @@ def train(
             if stopping or done.step % numbers.checkpoint_every == 0 or done.step == numbers.steps:
                 size = events.flush()
                 saved = save_checkpoint(
-                    folder / "checkpoints", parameters, optimizer, step=done.step, plan=plan.id, events_bytes=size,
+                    folder / "checkpoints", trained.exact, updates.states(), step=done.step, plan=plan.id, events_bytes=size,
                     loss_scale=(scale.value, scale.clean),
                 )  # fmt: skip
                 emit(Checkpointed("train", step=done.step, folder=str(saved)))
@@ -91,34 +93,20 @@ def train(
                 raise Interrupted(
                     f"stopped after step {done.step} of {numbers.steps}; start again to go on from there."
                 )
-    save_adapter(model, folder / "adapter", plan.method, plan.base.name)
+    trained.save(folder)
     return _summary(events.steps(), first_step)
 
 
-def _trained(model: PreTrainedModel) -> Parameters:
-    """Return the adapter's weights, their gradients held from the start.
-
-    Gradients that come and go between the activations would leave holes in the heap which nothing fits.
-    """
-    parameters = lora_parameters(model)
-    if not parameters:
-        raise TrainingError("the model has no adapter to train; call attach_lora(model, plan.method, seed=...) first.")
-    for parameter in parameters.values():
-        parameter.grad = torch.zeros_like(parameter)
-    return parameters
-
-
 def _go_on(
-    plan: Plan, folder: Path, parameters: Parameters, optimizer: torch.optim.AdamW, scale: LossScale, events: EventFile,
-    emit: Emit,
-) -> int:  # fmt: skip
+    plan: Plan, folder: Path, trained: Trained, updates: Updates, scale: LossScale, events: EventFile, emit: Emit
+) -> int:
     """Put the last checkpoint back, if there is one, and return the steps done."""
     found = latest_checkpoint(folder, plan.id)
     if found is None:
         events.cut(0)
         return 0
     path, state = found
-    load_checkpoint(path, parameters, optimizer)
+    updates.put_back(load_checkpoint(path, trained.exact))
     scale.value, scale.clean = state.loss_scale
     events.cut(state.events_bytes)
     emit(Note("train", f"going on after step {state.step} of {plan.train.steps}"))
@@ -126,7 +114,9 @@ def _go_on(
 
 
 @contextmanager
-def _ready(model: PreTrainedModel, plan: Plan, paths: Paths, device: torch.device, emit: Emit) -> Iterator[None]:
+def _ready(
+    model: PreTrainedModel, plan: Plan, paths: Paths, device: torch.device, emit: Emit
+) -> Iterator[Recomputation]:
     """Within the block the model trains: packed rows on the chosen paths, chosen layers recomputed, threads as planned.
 
     What exists before is out of the collector's sight: a pass over all of transformers' objects is a step that takes longer.
@@ -134,7 +124,7 @@ def _ready(model: PreTrainedModel, plan: Plan, paths: Paths, device: torch.devic
     numbers = plan.train
     threads = torch.get_num_threads()
     torch.set_num_threads(numbers.threads)
-    layers = checkpoint_layers(model, numbers.checkpointed_layers)
+    layers = Recomputation(model, numbers.checkpointed_layers, numbers.feed_forward_again or 0)
     gc.collect()
     gc.freeze()
     try:
@@ -146,28 +136,18 @@ def _ready(model: PreTrainedModel, plan: Plan, paths: Paths, device: torch.devic
             if alone:
                 emit(Note("train", f"plain path for {len(alone)} layers, such as {alone[0]}"))
             model.train()
-            yield
+            yield layers
     finally:
         gc.unfreeze()
         model.eval()
         torch.set_num_threads(threads)
 
 
-def _hold_longest(model: PreTrainedModel, objective: Objective[P], peak: MemoryPeak) -> None:
-    """Hold the activations of the longest row once before the first step.
-
-    If memory is short, this says so in the first minute; and the heap of a CPU, grown for the longest row, has room for
-    the shorter ones (without it, it ends up to a fifth larger).
-    """
-    held = objective.loss(model, objective.longest())
-    peak.look()
-    del held
-
-
 def _accumulate(
-    model: PreTrainedModel, objective: Objective[P], batch: Sequence[P], scale: float, peak: MemoryPeak
+    model: PreTrainedModel, objective: Objective[P], batch: Sequence[P], seed: int, scale: float, peak: MemoryPeak
 ) -> tuple[Tensor, dict[str, float]]:
     """Add the gradients of a step's rows, times `scale`; return its loss and what else is told of it, as means over its units."""
+    torch.manual_seed(seed)
     units = max(1, sum(row.units for row in batch))
     loss, told = torch.zeros((), dtype=torch.float64, device=peak.device), dict[str, float]()
     for row in batch:

@@ -56,11 +56,15 @@ P = TypeVar("P", bound=Packed)
 
 @dataclass(frozen=True, slots=True)
 class Objective(Generic[P]):
-    """`batches(first_step)` yields the packed rows of each step; `longest()` is the one with the most tokens."""
+    """`batches(first_step)` yields the packed rows of each step; `longest()` is the one with the most tokens.
+
+    `begin(model)` sees the model as it is before the first step of all, whatever checkpoint the run goes on from.
+    """
 
     batches: Callable[[int], Iterator[list[P]]]
     longest: Callable[[], P]
     loss: Callable[[PreTrainedModel, P], Loss]
+    begin: Callable[[PreTrainedModel], None] = lambda model: None
 
 
 def packed_objective(
@@ -70,11 +74,13 @@ def packed_objective(
     *,
     lay: Callable[[Sequence[int]], P],
     loss: Callable[[PreTrainedModel, P], Loss],
+    begin: Callable[[PreTrainedModel, Iterator[P]], None] | None = None,
 ) -> Objective[P]:
     """Return the objective whose samples of these lengths are packed, and taken step by step, as the plan says.
 
     order: sample numbers of all epochs in blocks that are packed by themselves; None for every sample once an epoch, in any
-    order. lay: makes one packed row of the samples with these numbers.
+    order. lay: makes one packed row of the samples with these numbers. begin: gets the model as the run begins, and all
+    packed rows.
 
     Its batches are the same for the same plan, samples and order; they raise TrainingError when a sample is too long, or
     the plan counted other steps than there are.
@@ -93,7 +99,12 @@ def packed_objective(
         for step in _steps(plan, len(rows), in_order=order is not None)[first_step:]:
             yield [lay(rows[number]) for number in step]
 
-    return Objective(batches, lambda: lay(max(packed(), key=lambda row: packed_tokens(lengths, row))), loss)
+    def longest() -> P:
+        return lay(max(packed(), key=lambda row: packed_tokens(lengths, row)))
+
+    if begin is None:
+        return Objective(batches, longest, loss)
+    return Objective(batches, longest, loss, lambda model: begin(model, (lay(row) for row in packed())))
 
 
 def _steps(plan: TrainPlan, packed_rows: int, *, in_order: bool) -> list[list[int]]:

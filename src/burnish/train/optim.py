@@ -1,15 +1,20 @@
-"""AdamW on float32 weights, the learning rate as a pure function of the step, and clipping."""
+"""Optimizers on float32 weights, the learning rate as a pure function of the step, and clipping."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from burnish.core.artifacts import TrainPlan
+from burnish.core.errors import ResourceError
+
+QUANTISATION_TABLES = frozenset({"qmap1", "qmap2"})
+"""States of bitsandbytes that are the same for all weights, and made anew."""
 
 
 def learning_rate(plan: TrainPlan, step: int) -> float:
@@ -25,30 +30,130 @@ def learning_rate(plan: TrainPlan, step: int) -> float:
     return plan.learning_rate * shape
 
 
+def optimizers(
+    plan: TrainPlan, parameters: Mapping[str, nn.Parameter], embeddings: Collection[str] = ()
+) -> list[torch.optim.Optimizer]:
+    """Return the optimizers that together update each of the parameters, of the plan's kind.
+
+    adamw: Loshchilov and Hutter 2019, arXiv:1711.05101. adamw_8bit, paged_adamw_8bit: Dettmers et al. 2022, arXiv:2110.02861, its
+    states in blocks of 256; embeddings keep float32 ones (section 2.3). muon: Jordan et al. 2024 for matrices, at AdamW's rates
+    (Liu et al. 2025, arXiv:2502.16982, equation 4); embeddings, norms and biases take AdamW. adafactor: Shazeer and Stern 2018,
+    arXiv:1804.04235, algorithm 4: its rate is a share of each weight's root mean square. Vectors do not decay.
+    """
+    match plan.optimizer:
+        case None:
+            return [adamw(plan, parameters.values())]
+        case "adafactor":
+            groups = _groups(plan, parameters.values())
+            return [torch.optim.Adafactor(groups, lr=plan.learning_rate, beta2_decay=-0.8)]
+        case "muon":
+            matrices = {name: p for name, p in parameters.items() if p.ndim == 2 and name not in embeddings}
+            rest = [p for name, p in parameters.items() if name not in matrices]
+            found: list[torch.optim.Optimizer] = []
+            if matrices:
+                decay, rate = plan.weight_decay, plan.learning_rate
+                all_matrices = list(matrices.values())
+                found.append(
+                    torch.optim.Muon(all_matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
+                )
+            return [*found, *([adamw(plan, rest)] if rest else [])]
+        case "adamw_8bit" | "paged_adamw_8bit":
+            return _in_8_bits(plan, parameters, embeddings, paged=plan.optimizer == "paged_adamw_8bit")
+
+
 def adamw(plan: TrainPlan, parameters: Iterable[nn.Parameter]) -> torch.optim.AdamW:
-    """Return AdamW (Loshchilov and Hutter 2019, "Decoupled Weight Decay") with float32 states, its update fused."""
-    return torch.optim.AdamW(
-        parameters,
-        lr=plan.learning_rate,
-        betas=plan.betas,
-        eps=plan.epsilon,
-        weight_decay=plan.weight_decay,
-        fused=True,
-    )
+    """Return AdamW with float32 states, its update fused."""
+    groups = _groups(plan, parameters)
+    return torch.optim.AdamW(groups, lr=plan.learning_rate, betas=plan.betas, eps=plan.epsilon, fused=True)
 
 
-def update(optimizer: torch.optim.AdamW, parameters: Iterable[nn.Parameter], limit: float, loss_scale: float) -> Tensor:
+def _in_8_bits(
+    plan: TrainPlan, parameters: Mapping[str, nn.Parameter], embeddings: Collection[str], *, paged: bool
+) -> list[torch.optim.Optimizer]:
+    try:
+        from bitsandbytes.optim import AdamW
+    except ImportError as error:
+        raise ResourceError(
+            f"train.optimizer: {plan.optimizer} needs bitsandbytes: pip install bitsandbytes."
+        ) from error
+    sides = (8, [p for name, p in parameters.items() if name not in embeddings]), (
+        32, [p for name, p in parameters.items() if name in embeddings]
+    )  # fmt: skip
+    return [
+        AdamW(
+            _groups(plan, chosen), lr=plan.learning_rate, betas=plan.betas, eps=plan.epsilon, optim_bits=bits, is_paged=paged,
+        )
+        for bits, chosen in sides
+        if chosen
+    ]  # fmt: skip
+
+
+def _groups(plan: TrainPlan, parameters: Iterable[nn.Parameter]) -> list[dict[str, Any]]:
+    """Return matrices, which decay, and vectors (norms and biases), which do not, as groups of an optimizer."""
+    every = list(parameters)
+    matrices, vectors = [p for p in every if p.ndim > 1], [p for p in every if p.ndim <= 1]
+    groups = {"params": matrices, "weight_decay": plan.weight_decay}, {"params": vectors, "weight_decay": 0.0}
+    return [group for group in groups if group["params"]]
+
+
+def update(
+    among: Sequence[torch.optim.Optimizer], parameters: Iterable[nn.Parameter], limit: float, loss_scale: float
+) -> Tensor:
     """Step with gradients divided by the loss's scale and clipped to a global norm of `limit`; return the norm they had.
 
-    Where the norm is not finite nothing is changed. All of it happens on the device: nobody waits for the norm here.
+    Where the norm is not finite nothing is changed. AdamW alone does all of it on the device, and nobody waits for the norm here.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norm = nn.utils.get_total_norm(gradients) / loss_scale
-    # What torch's GradScaler gives a fused optimizer: it divides gradients, and skips the step where an infinity was found.
-    optimizer.grad_scale = ((norm + 1e-6) / limit).clamp(min=1.0).mul(loss_scale)
-    optimizer.found_inf = (~torch.isfinite(norm)).float()
-    optimizer.step()
+    divisor = ((norm + 1e-6) / limit).clamp(min=1.0).mul(loss_scale)
+    if len(among) == 1 and isinstance(among[0], torch.optim.AdamW):
+        # What torch's GradScaler gives a fused optimizer: it divides gradients, and skips the step where an infinity was found.
+        among[0].grad_scale = divisor
+        among[0].found_inf = (~torch.isfinite(norm)).float()
+    elif torch.isfinite(norm):
+        torch._foreach_div_(gradients, divisor)
+    else:
+        return norm
+    for optimizer in among:
+        optimizer.step()
     return norm
+
+
+def states_of(among: Sequence[torch.optim.Optimizer], parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    """Return every state as `<weight>.<state>`; whole numbers that are no tensors as int64."""
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    return {
+        f"{names[id(parameter)]}.{key}": value.detach() if isinstance(value, Tensor) else torch.tensor(value)
+        for optimizer in among
+        for parameter, state in optimizer.state.items()
+        for key, value in state.items()
+        if key not in QUANTISATION_TABLES
+    }
+
+
+def put_states(
+    among: Sequence[torch.optim.Optimizer], parameters: Mapping[str, nn.Parameter], states: Mapping[str, Tensor]
+) -> None:
+    """Put back what `states_of` returned, bit for bit."""
+    by_name: dict[str, dict[str, Tensor]] = {}
+    for key, value in states.items():
+        name, _, state = key.rpartition(".")
+        by_name.setdefault(name, {})[state] = value
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    for optimizer in among:
+        for group_number, group in enumerate(optimizer.param_groups):
+            for number, parameter in enumerate(group["params"]):
+                found = by_name.get(names[id(parameter)], {})
+                if isinstance(optimizer, torch.optim.AdamW | torch.optim.Adafactor | torch.optim.Muon):
+                    optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in found.items()}
+                    continue
+                optimizer.init_state(group, parameter, group_number, number)  # bitsandbytes': its memory may be paged
+                state = optimizer.state[parameter]
+                for key, value in found.items():
+                    if isinstance(state[key], Tensor):
+                        state[key].copy_(value)
+                    else:
+                        state[key] = int(value)
 
 
 @dataclass(slots=True)

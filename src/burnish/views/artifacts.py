@@ -73,7 +73,8 @@ def _says(artifact: Artifact) -> str:
             took = artifact.measured
             return f"{took.steps} steps on {artifact.shape['machine']}: {took.tokens / took.seconds:.0f} tokens/s"
         case Adapter():
-            return f"{artifact.name}: {artifact.method.kind} rank {artifact.method.rank} on {artifact.base.name}"
+            rank = "" if artifact.model is not None else f" rank {artifact.method.rank}"
+            return f"{artifact.name}: {artifact.method.kind}{rank} on {artifact.base.name}"
         case EvalReport():
             exact = [
                 s for s in artifact.scores if s.subject == "tuned" and s.task == "test" and s.metric == "exact_match"

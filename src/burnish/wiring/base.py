@@ -52,8 +52,8 @@ def open_base(name: str, emit: Emit, variables: Mapping[str, Any] | None = None)
     return Base(files, tokenizer)
 
 
-def load_planned(plan: Plan, base: Base, emit: Emit) -> PreTrainedModel:
-    """Load the base with the quantisation, device and number type of the plan."""
+def load_planned(plan: Plan, base: Base, emit: Emit, *, folder: Path | None = None) -> PreTrainedModel:
+    """Load the base, or the weights of `folder` in its place, with the quantisation, device and number type of the plan."""
     import torch
 
     from burnish.model.load import load_base
@@ -63,7 +63,7 @@ def load_planned(plan: Plan, base: Base, emit: Emit) -> PreTrainedModel:
     emit(Progress("train", "loading the base model", 0, 1, "models"))
     torch.set_num_threads(plan.train.threads)
     model = load_base(
-        base.files.folder,
+        folder or base.files.folder,
         quantisation=plan.method.quantisation,
         double_quantisation=plan.method.double_quantisation,
         device=plan.train.device,

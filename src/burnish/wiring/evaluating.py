@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,10 +13,14 @@ from burnish.core.dataset import Split
 from burnish.core.events import Emit
 from burnish.core.recipe import Recipe
 from burnish.store.home import Home
-from burnish.wiring.base import Base, load_for_serving
+from burnish.wiring.base import Base, load_for_serving, load_planned
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from burnish.evaluate.run import EvalRow, Subject
+
+    Lender = Callable[[], AbstractContextManager[PreTrainedModel]]
 
 
 def evaluate(
@@ -67,18 +72,42 @@ def eval_rows(split: Split, home: Home) -> list[EvalRow]:
 
 
 def subjects(adapter: Adapter, plan: Plan, base: Base, home: Home, emit: Emit) -> Mapping[str, Subject]:
-    """Return base, what training began as where that was an adapter, and tuned, all on one copy of the weights."""
-    from burnish.model.lora import adaptable_layers, adapter_as, adapter_off, load_adapter, read_adapter
+    """Return base, what training began as where that was trained too, and tuned: one model in memory at any time."""
     from burnish.subjects import ModelSubject
 
+    start = None if plan.start is None else home.path(home.load(Adapter, plan.start).weights_file).parent
+    tuned = home.path(adapter.weights_file).parent
+    lenders = _models if plan.method.kind == "full" else _adapters
+    return {
+        name: ModelSubject(lent, base.tokenizer.stop_ids)
+        for name, lent in lenders(plan, base, start, tuned, emit).items()
+    }
+
+
+def _models(plan: Plan, base: Base, start: Path | None, tuned: Path, emit: Emit) -> dict[str, Lender]:
+    """Return the subjects where every weight was trained, each read from its folder when it is asked."""
+    from burnish.subjects import OneAtATime
+
+    models = OneAtATime(lambda folder: load_planned(plan, base, emit, folder=folder))
+    folders = {"base": base.files.folder, **({} if start is None else {"start": start}), "tuned": tuned}
+    return {name: partial(models.lend, folder) for name, folder in folders.items()}
+
+
+def _adapters(plan: Plan, base: Base, start: Path | None, tuned: Path, emit: Emit) -> dict[str, Lender]:
+    """Return the subjects of an adapter, all on one copy of the weights."""
+    from burnish.model.lora import adaptable_layers, adapter_as, adapter_off, load_adapter, read_adapter
+
     model = load_for_serving(base, plan, emit)
-    load_adapter(model, home.path(adapter.weights_file).parent)
-    found: dict[str, Subject] = {"base": ModelSubject(model, base.tokenizer.stop_ids, adapter_off)}
-    if plan.start is not None:
-        folder = home.path(home.load(Adapter, plan.start).weights_file).parent
-        weights = {
-            name: value.to(model.device) for name, value in read_adapter(folder, adaptable_layers(model))[1].items()
-        }
-        found["start"] = ModelSubject(model, base.tokenizer.stop_ids, lambda model: adapter_as(model, weights))
-    found["tuned"] = ModelSubject(model, base.tokenizer.stop_ids, lambda model: nullcontext())
-    return found
+    load_adapter(model, tuned)
+    found: dict[str, Lender] = {"base": lambda: _lent(model, adapter_off(model))}
+    if start is not None:
+        read = read_adapter(start, adaptable_layers(model))[1]
+        weights = {name: value.to(model.device) for name, value in read.items()}
+        found["start"] = lambda: _lent(model, adapter_as(model, weights))
+    return {**found, "tuned": lambda: nullcontext(model)}
+
+
+@contextmanager
+def _lent(model: PreTrainedModel, as_it_shall_answer: AbstractContextManager[None]) -> Iterator[PreTrainedModel]:
+    with as_it_shall_answer:
+        yield model

@@ -72,8 +72,9 @@ def _evaluated(trained: ProbeMeasured, plan: Plan, base: Base, rows: Sequence[To
     from burnish.subjects import ModelSubject
 
     model = load_for_serving(base, plan, emit)
-    attach_lora(model, plan.method, seed=plan.train.seed)
-    subject = ModelSubject(model, frozenset(), lambda model: nullcontext())
+    if plan.method.kind != "full":
+        attach_lora(model, plan.method, seed=plan.train.seed)
+    subject = ModelSubject(lambda: nullcontext(model), frozenset())
     prompts = [row.ids[: row.prompt] for row in rows]
 
     def seconds_of(new_tokens: int) -> float:

@@ -1,4 +1,4 @@
-"""The adapter that training goes on from: found by name or id, and checked to be of the same shape."""
+"""What training goes on from, an adapter or a fully trained model: found by name or id, and checked to be of the same shape."""
 
 from __future__ import annotations
 
@@ -42,7 +42,12 @@ def check_start(recipe: Recipe, start: Adapter, base: BaseRef, method: MethodPla
         says = f"{start.name} was trained on {start.base.name} ({short(start.base.digest)}), not on this base. Use that one."
         problems.append(Problem("base", f"{base.name} ({short(base.digest)})", says))
     old, new = start.method.model_dump(), method.model_dump()
-    for key in SHAPE:
+    mixed = old["kind"] != new["kind"] and "full" in (old["kind"], new["kind"])
+    if mixed:
+        says = f"{start.name} ({short(start.id)}) was trained with method: {old['kind']}. Set that"
+        says += ", or set base to its folder." if old["kind"] == "full" else "."
+        problems.append(Problem("method.kind", new["kind"], says))
+    for key in SHAPE if not mixed else ():
         if old[key] != new[key]:
             says = f"an adapter goes on in its own shape: {start.name} ({short(start.id)}) has {_shown(old[key])}. Set that."
             problems.append(Problem(f"method.{_key(key)}", _shown(new[key]), says))

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from burnish.core.artifacts import Adapter, Manifest, Plan
+from burnish.core.artifacts import Adapter, BaseRef, Manifest, Plan
 from burnish.core.events import Emit
 from burnish.store.files import file_ref
 from burnish.store.home import Home
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def train(plan: Plan, manifest: Manifest, base: Base, home: Home, folder: Path, emit: Emit) -> Adapter:
-    """Load the base as planned, train the adapter on it, and name what came out."""
+    """Load the base as planned, train the adapter on it or every weight, and name what came out."""
     from burnish.train.choose import choose
     from burnish.train.loop import train as train_stage
 
@@ -32,7 +32,6 @@ def train(plan: Plan, manifest: Manifest, base: Base, home: Home, folder: Path, 
     objective = planned_objective(plan, manifest, home, model)  # anew: nothing that the choice computed is kept
     with interruptible() as stop:
         measured = train_stage(plan, objective, model, folder=folder, emit=emit, stop=stop, paths=paths)
-    files = folder / "adapter"
     return Adapter(
         parents=(plan.id, manifest.id) if plan.start is None else (plan.id, manifest.id, plan.start),
         name=plan.name,
@@ -41,17 +40,50 @@ def train(plan: Plan, manifest: Manifest, base: Base, home: Home, folder: Path, 
         manifest=manifest.id,
         method=plan.method,
         fingerprint=manifest.fingerprint,
-        weights_file=file_ref(files / "adapter_model.safetensors", home.root),
-        config_file=file_ref(files / "adapter_config.json", home.root),
         events_file=file_ref(folder / "events.jsonl", home.root),
         measured=measured,
+        **(_model_files(plan, base, folder, home) if plan.method.kind == "full" else _adapter_files(folder, home)),
     )
 
 
+def _adapter_files(folder: Path, home: Home) -> dict[str, Any]:
+    from burnish.model.lora import CONFIG, WEIGHTS
+    from burnish.train.trained import ADAPTER
+
+    files = folder / ADAPTER
+    return {"weights_file": file_ref(files / WEIGHTS, home.root), "config_file": file_ref(files / CONFIG, home.root)}
+
+
+def _model_files(plan: Plan, base: Base, folder: Path, home: Home) -> dict[str, Any]:
+    """Make a base of its own of what was written: with the tokenizer, its files named, and its digest."""
+    from burnish.model.bases import resolve_base, weight_files
+    from burnish.model.full import copy_tokenizer
+    from burnish.train.trained import MODEL
+
+    files = folder / MODEL
+    copy_tokenizer(base.files.folder, files)
+    shards = weight_files(files)
+    digest = resolve_base(str(files)).ref.digest
+    return {
+        "weights_file": file_ref(
+            files / (shards[0] if len(shards) == 1 else "model.safetensors.index.json"), home.root
+        ),
+        "config_file": file_ref(files / "config.json", home.root),
+        "model": BaseRef(name=plan.name, digest=digest),
+        "model_files": tuple(file_ref(path, home.root) for path in sorted(files.iterdir())),
+    }
+
+
 def begin(plan: Plan, base: Base, home: Home, emit: Emit) -> PreTrainedModel:
-    """Return the model as training begins: the base with a fresh adapter, or the one that it goes on from."""
+    """Return the model as training begins: the base with a fresh adapter, or the one that it goes on from; or all of it trains."""
+    from burnish.model.full import train_every_weight
     from burnish.model.lora import adaptable_layers, attach_lora, put_adapter, read_adapter
 
+    if plan.method.kind == "full":
+        start = None if plan.start is None else home.path(home.load(Adapter, plan.start).weights_file).parent
+        model = load_planned(plan, base, emit, folder=start)
+        train_every_weight(model)
+        return model
     model = load_planned(plan, base, emit)
     attach_lora(model, plan.method, seed=plan.train.seed)
     if plan.start is not None:
@@ -69,8 +101,9 @@ def planned_objective(plan: Plan, manifest: Manifest, home: Home, model: PreTrai
     order = planned_order(plan, manifest, home, samples)
     if plan.train.preference is None:
         return sft.objective(plan.train, samples.rows, order)
-    start = None if plan.start is None else adapter_copy(model)
-    return dpo.objective(plan.train, samples.pairs, order, start=start)
+    full = plan.method.kind == "full"
+    start = None if plan.start is None or full else adapter_copy(model)
+    return dpo.objective(plan.train, samples.pairs, order, start=start, beforehand=full)
 
 
 @contextmanager

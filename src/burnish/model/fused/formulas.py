@@ -53,6 +53,11 @@ def norm_backward(
     return dx.to(x.dtype), normed
 
 
+def norm_weight_gradient(dn: Tensor, x: Tensor, inverse: Tensor) -> Tensor:
+    """Return the gradient (D,) of a norm's weight, stored less 1 or not, in float32: the sum of dn x / rms(x) over all rows."""
+    return (_exact(dn) * (_exact(x) * inverse)).flatten(0, -2).sum(dim=0)
+
+
 def rotate(x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
     """Return x with the two halves of each head rotated (Su et al. 2021, arXiv:2104.09864, equation 34)."""
     half = x_THD.shape[-1] // 2
@@ -69,7 +74,7 @@ def rotate_back(d_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
 
 def heads(qkv_TO: Tensor, cos_TD: Tensor, sin_TD: Tensor, sizes: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
     """Return rotated queries (T, heads, D), rotated keys and values (T, key heads, D). sizes: heads, key heads."""
-    q, k, v = _by_head(qkv_TO, cos_TD.shape[-1], sizes)
+    q, k, v = by_head(qkv_TO, cos_TD.shape[-1], sizes)
     return rotate(q, cos_TD, sin_TD), rotate(k, cos_TD, sin_TD), v.contiguous()
 
 
@@ -84,7 +89,7 @@ def normed_heads(
     eps: float, offset: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Return what `heads` gives of queries and keys that are normed first, and 1 / rms of each head of both."""
-    q, k, v = _by_head(qkv_TO, cos_TD.shape[-1], sizes)
+    q, k, v = by_head(qkv_TO, cos_TD.shape[-1], sizes)
     q, q_inverse = norm(q, q_weight, eps, offset)
     k, k_inverse = norm(k, k_weight, eps, offset)
     return rotate(q, cos_TD, sin_TD), rotate(k, cos_TD, sin_TD), v.contiguous(), q_inverse, k_inverse
@@ -95,7 +100,7 @@ def normed_heads_backward(
     q_weight: Tensor, k_weight: Tensor, q_inverse: Tensor, k_inverse: Tensor, offset: bool,
 ) -> Tensor:  # fmt: skip
     """Return the gradient (T, O) of `normed_heads`' joined projections."""
-    q, k, _ = _by_head(qkv_TO, cos_TD.shape[-1], sizes)
+    q, k, _ = by_head(qkv_TO, cos_TD.shape[-1], sizes)
     dq, _ = norm_backward(rotate_back(dq, cos_TD, sin_TD), q, q_weight, q_inverse, offset, None)
     dk, _ = norm_backward(rotate_back(dk, cos_TD, sin_TD), k, k_weight, k_inverse, offset, None)
     return torch.cat([dq.flatten(1), dk.flatten(1), dv.flatten(1)], dim=1)
@@ -160,7 +165,8 @@ def _activated(g: Tensor, activation: Activation) -> Tensor:
     return F.silu(g) if activation == "silu" else F.gelu(g, approximate="tanh")
 
 
-def _by_head(qkv_TO: Tensor, size: int, sizes: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+def by_head(qkv_TO: Tensor, size: int, sizes: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return joined projections as queries, keys and values, each (T, heads, size). sizes: heads, key heads."""
     q, k = sizes
     x_THD = qkv_TO.view(qkv_TO.shape[0], q + 2 * k, size)
     return x_THD[:, :q], x_THD[:, q : q + k], x_THD[:, q + k :]
@@ -181,6 +187,7 @@ class Formulas:
     gate_backward: Callable[..., tuple[Tensor, Tensor, Tensor]] = gate_backward
     rounded: Callable[..., tuple[Tensor, Tensor]] = rounded
     likelihood: Callable[..., tuple[Tensor, Tensor]] = likelihood
+    norm_weight_gradient: Callable[..., Tensor] = norm_weight_gradient
 
 
 AS_WRITTEN = Formulas()
@@ -225,5 +232,6 @@ COMPILED = Formulas(
     gate_backward=_gate_backward,
     rounded=_rounded,
     likelihood=_likelihood,
+    norm_weight_gradient=torch.compile(norm_weight_gradient, fullgraph=True),
 )
 """Nothing is compiled before its first call; a second number of tokens compiles a kernel for any number."""

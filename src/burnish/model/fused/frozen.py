@@ -1,6 +1,6 @@
-"""Frozen weights of linear layers that read one input, and the two products that training needs of them.
+"""Weights of linear layers that read one input, and the two products that training needs of them.
 
-O is the sum of the layers' outputs. Nothing here has a gradient: forward is x W^T + bias, backward is dy W.
+O is the sum of the layers' outputs. Forward is x W^T + bias, backward is dy W; gradients of weights that train are group.py's.
 """
 
 from __future__ import annotations
@@ -89,13 +89,27 @@ def joined_bias(linears: Sequence[nn.Linear]) -> Tensor | None:
     return torch.cat(found) if found else None
 
 
-class Joined:
+class _Biased:
+    """Layers with their biases as one, made once where they are frozen."""
+
+    def __init__(self, linears: Sequence[nn.Linear]) -> None:
+        self.linears = tuple(linears)
+        self._frozen_bias = None if linears[0].weight.requires_grad else joined_bias(linears)
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The biases (O,) as they are now."""
+        return joined_bias(self.linears) if self.linears[0].weight.requires_grad else self._frozen_bias
+
+
+class Joined(_Biased):
     """Weights that lie in one tensor: one product."""
 
     begins = True
 
     def __init__(self, linears: Sequence[nn.Linear], parts: Sequence[int]) -> None:
-        self.linears, self.parts, self.bias = tuple(linears), tuple(parts), joined_bias(linears)
+        super().__init__(linears)
+        self.parts = tuple(parts)
         self.outputs = sum(linear.out_features for linear in linears)
 
     def weight(self, dtype: torch.dtype) -> Tensor:
@@ -134,13 +148,14 @@ class Unpacked(Joined):
         return buffer_OI
 
 
-class OneByOne:
+class OneByOne(_Biased):
     """Weights as they were loaded, each multiplied by itself: on a CPU joining them gains nothing and costs a copy."""
 
     begins = True
 
     def __init__(self, linears: Sequence[nn.Linear], parts: Sequence[int]) -> None:
-        self.linears, self.parts, self.bias = tuple(linears), tuple(parts), joined_bias(linears)
+        super().__init__(linears)
+        self.parts = tuple(parts)
         self.sizes = [linear.out_features for linear in linears]
         self.outputs = sum(self.sizes)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from burnish.model.fused.formulas import Activation, Formulas
+from burnish.model.fused.formulas import Activation, Formulas, by_head, rotate_back
 from burnish.model.fused.group import AdaptedGroup
 
 _recomputing: ContextVar[bool] = ContextVar("recomputing", default=False)
@@ -28,11 +28,21 @@ def recomputing() -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Norm:
-    """An RMS norm: its frozen weight, eps, and whether the weight is stored less 1."""
+    """An RMS norm: its weight, eps, and whether the weight is stored less 1."""
 
     weight_D: Tensor
     eps: float
     offset: bool
+
+    def trained(self) -> list[Tensor]:
+        """Return the weight if it trains, as autograd must see it."""
+        return [self.weight_D] if self.weight_D.requires_grad else []
+
+    def gradients(self, dn: Tensor, x: Tensor, inverse: Tensor, formulas: Formulas) -> list[Tensor]:
+        """Return the gradient of what `trained` returns."""
+        if not self.weight_D.requires_grad:
+            return []
+        return [formulas.norm_weight_gradient(dn, x, inverse).to(self.weight_D.dtype)]
 
 
 class _NormedProduct(torch.autograd.Function):
@@ -57,14 +67,14 @@ class _NormedProduct(torch.autograd.Function):
         x_TD, inverse, h_TR, *kept = ctx.saved_tensors
         group, norm = ctx.group, ctx.norm
         dh_TR = group.low_rank_gradient(dy) if h_TR is not None else None
-        if not (
-            ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        ):  # the embeddings are frozen: the first layer's input needs no gradient
+        needed = ctx.needs_input_grad[0] or ctx.needs_input_grad[1] or norm.weight_D.requires_grad
+        if not needed:  # the embeddings are frozen: the first layer's input needs no gradient
             n_TD = _normed(x_TD, norm, inverse, ctx.formulas)
             return None, None, None, None, None, *group.weight_gradients(dy, dh_TR, n_TD, h_TR, kept)
         dn_TD = group.input_gradient(dy, dh_TR, kept)
         dx_TD, n_TD = ctx.formulas.norm_backward(dn_TD, x_TD, norm.weight_D, inverse, norm.offset, beside_TD)
         gradients = group.weight_gradients(dy, dh_TR, n_TD, h_TR, kept)
+        gradients += norm.gradients(dn_TD, x_TD, inverse, ctx.formulas)
         return dx_TD, dx_TD if ctx.added else None, None, None, None, *gradients
 
 
@@ -79,7 +89,7 @@ class _Product(torch.autograd.Function):
     def forward(ctx, x_TI: Tensor, group: AdaptedGroup, *trained: Tensor) -> Tensor:
         kept = group.masks(x_TI)
         y_TO, h_TR = group.product(x_TI, kept)
-        ctx.save_for_backward(x_TI if h_TR is not None else None, h_TR, *kept)
+        ctx.save_for_backward(x_TI if h_TR is not None or group.whole else None, h_TR, *kept)
         ctx.group = group
         return y_TO
 
@@ -143,7 +153,7 @@ class _NormedHeads(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx, qkv_TO: Tensor, cos_TD: Tensor, sin_TD: Tensor, sizes: tuple[int, int], q_norm: Norm, k_norm: Norm,
-        formulas: Formulas,
+        formulas: Formulas, *trained: Tensor,
     ):  # fmt: skip
         q, k, v, *inverses = formulas.normed_heads(
             qkv_TO, cos_TD, sin_TD, sizes, q_norm.weight_D, k_norm.weight_D, q_norm.eps, q_norm.offset
@@ -159,14 +169,19 @@ class _NormedHeads(torch.autograd.Function):
         d_TO = ctx.formulas.normed_heads_backward(
             dq, dk, dv, cos_TD, sin_TD, qkv_TO, ctx.sizes, q_norm.weight_D, k_norm.weight_D, *inverses, q_norm.offset
         )
-        return d_TO, None, None, None, None, None, None
+        gradients: list[Tensor] = []
+        if q_norm.weight_D.requires_grad:
+            q, k, _ = by_head(qkv_TO, cos_TD.shape[-1], ctx.sizes)
+            for norm, x, dx, inverse in zip(ctx.norms, (q, k), (dq, dk), inverses, strict=True):
+                gradients += norm.gradients(rotate_back(dx, cos_TD, sin_TD), x, inverse, ctx.formulas)
+        return d_TO, None, None, None, None, None, None, *gradients
 
 
 class _PostNorm(torch.autograd.Function):
     """norm(x), keeping x and 1 / rms(x)."""
 
     @staticmethod
-    def forward(ctx, x_TD: Tensor, norm: Norm, formulas: Formulas) -> Tensor:
+    def forward(ctx, x_TD: Tensor, norm: Norm, formulas: Formulas, *trained: Tensor) -> Tensor:
         n_TD, inverse = formulas.norm(x_TD, norm.weight_D, norm.eps, norm.offset)
         ctx.save_for_backward(x_TD, inverse)
         ctx.norm, ctx.formulas = norm, formulas
@@ -176,14 +191,14 @@ class _PostNorm(torch.autograd.Function):
     def backward(ctx, dn_TD: Tensor):
         x_TD, inverse = ctx.saved_tensors
         dx_TD, _ = ctx.formulas.norm_backward(dn_TD, x_TD, ctx.norm.weight_D, inverse, ctx.norm.offset, None)
-        return dx_TD, None, None
+        return dx_TD, None, None, *ctx.norm.gradients(dn_TD, x_TD, inverse, ctx.formulas)
 
 
 def normed_product(
     x_TD: Tensor, y_TD: Tensor | None, norm: Norm, group: AdaptedGroup, formulas: Formulas
 ) -> tuple[Tensor, ...]:
     """Return x + y (x where y is None), and the outputs of the group that reads norm(x + y), in its parts."""
-    return _NormedProduct.apply(x_TD, y_TD, norm, group, formulas, *group.trained())
+    return _NormedProduct.apply(x_TD, y_TD, norm, group, formulas, *group.trained(), *norm.trained())
 
 
 def product(x_TI: Tensor, group: AdaptedGroup) -> Tensor:
@@ -205,9 +220,10 @@ def rotated_heads(
     """Return queries, keys and values (T, heads, D) of the joined projections. norms: of queries and keys, before they turn."""
     if norms is None:
         return _Heads.apply(qkv_TO, cos_TD, sin_TD, sizes, formulas)
-    return _NormedHeads.apply(qkv_TO, cos_TD, sin_TD, sizes, *norms, formulas)
+    trained = [*norms[0].trained(), *norms[1].trained()]
+    return _NormedHeads.apply(qkv_TO, cos_TD, sin_TD, sizes, *norms, formulas, *trained)
 
 
 def post_norm(x_TD: Tensor, norm: Norm, formulas: Formulas) -> Tensor:
     """Return norm(x)."""
-    return _PostNorm.apply(x_TD, norm, formulas)
+    return _PostNorm.apply(x_TD, norm, formulas, *norm.trained())

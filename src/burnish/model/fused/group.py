@@ -1,7 +1,7 @@
-"""The adapters of linear layers that read one input: their A matrices stacked, beside the frozen product.
+"""Linear layers that read one input: one product, with the gradients of their adapters, or of their own weights.
 
-Hu et al. 2021, arXiv:2106.09685, equation 3. Trained weights are float32; each forward pass copies them into the dtype of the
-computation. R is the sum of the ranks.
+The A matrices of adapters are stacked, beside the frozen product: Hu et al. 2021, arXiv:2106.09685, equation 3. Adapters are
+float32; each forward pass copies them into the dtype of the computation. R is the sum of the ranks.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from burnish.model.fused.formulas import Formulas
 from burnish.model.fused.frozen import Form, freeze
 from burnish.model.lora_linear import LoraLinear
+from burnish.model.losses import exact_product
 
 
 class AdaptedGroup:
-    """Linear layers that read one input, some or all adapted by LoRA of one scale: their product, and its gradients.
+    """Linear layers that read one input, some adapted by LoRA of one scale, or all trained: their product, and its gradients.
 
     parts: widths of the outputs as they are handed on, each the sum of some layers' widths.
     """
@@ -27,6 +28,7 @@ class AdaptedGroup:
         self, layers: Sequence[nn.Linear | LoraLinear], parts: Sequence[int], *, form: Form, formulas: Formulas
     ) -> None:
         bases = [layer.base if isinstance(layer, LoraLinear) else layer for layer in layers]
+        self.bases, self.whole = bases, bases[0].weight.requires_grad
         self.frozen = freeze(bases, parts=parts, form=form, formulas=formulas)
         self.parts = tuple(parts)
         self.adapters: list[LoraLinear] = []
@@ -55,7 +57,12 @@ class AdaptedGroup:
         return first.dropout if first is not None and first.training else 0.0
 
     def trained(self) -> list[Tensor]:
-        """Return what is trained, as autograd must see it: every A (rank, in), then every B (out, rank). None when switched off."""
+        """Return what is trained, as autograd must see it: every A (rank, in), then every B (out, rank), none when switched off.
+
+        Where the layers' own weights are: every weight (out, in), then every bias.
+        """
+        if self.whole:
+            return [base.weight for base in self.bases] + [base.bias for base in self.bases if base.bias is not None]
         if not self.active:
             return []
         return [layer.lora_A for layer in self.adapters] + [layer.lora_B for layer in self.adapters]
@@ -135,17 +142,32 @@ class AdaptedGroup:
     def weight_gradients(
         self, dy: Sequence[Tensor], dh_TR: Tensor | None, n_TI: Tensor, h_TR: Tensor | None, kept: Sequence[Tensor]
     ) -> list[Tensor]:
-        """Return the float32 gradients of what `trained` returns, in its order."""
+        """Return the gradients of what `trained` returns, in its order; those of adapters in float32."""
+        if self.whole:
+            return self._whole_gradients(dy, n_TI)
         if dh_TR is None or h_TR is None:
             return []
         if kept:
             split = dh_TR.split(self.ranks, dim=1)
-            da = [_exact_product(dh.t(), n_TI * mask_TI) for dh, mask_TI in zip(split, kept, strict=True)]
+            da = [exact_product(dh.t(), n_TI * mask_TI) for dh, mask_TI in zip(split, kept, strict=True)]
         else:
-            da = list(_exact_product(dh_TR.t(), n_TI).split(self.ranks))
+            da = list(exact_product(dh_TR.t(), n_TI).split(self.ranks))
         halves = zip(self._of_adapters(dy), h_TR.split(self.ranks, dim=1), strict=True)
-        db = [_exact_product(dy_TO.t(), h) for dy_TO, h in halves]
+        db = [exact_product(dy_TO.t(), h) for dy_TO, h in halves]
         return [gradient.mul_(self.scale) for gradient in da] + [gradient.mul_(self.scale) for gradient in db]
+
+    def _whole_gradients(self, dy: Sequence[Tensor], n_TI: Tensor) -> list[Tensor]:
+        weights: list[Tensor] = []
+        biases: list[Tensor] = []
+        for dy_TO in dy:
+            first = len(weights)
+            sizes = [base.out_features for base in self.bases[first:]]
+            while sum(sizes) > dy_TO.shape[1]:
+                sizes.pop()
+            weights += (dy_TO.t() @ n_TI).split(sizes)
+            if self.bases[first].bias is not None:
+                biases += dy_TO.sum(dim=0).split(sizes)
+        return weights + biases
 
     def _of_adapters(self, dy: Sequence[Tensor]) -> list[Tensor]:
         """Return the columns of dy that belong to each adapter. No adapter lies in two parts."""
@@ -155,10 +177,3 @@ class AdaptedGroup:
             number = max(index for index, start in enumerate(starts) if start <= columns.start)
             found.append(dy[number][:, columns.start - starts[number] : columns.stop - starts[number]])
         return found
-
-
-def _exact_product(left: Tensor, right: Tensor) -> Tensor:
-    """Return left @ right in float32 (float64 for float64)."""
-    if left.device.type == "cuda" and left.dtype in (torch.bfloat16, torch.float16):
-        return torch.mm(left, right, out_dtype=torch.float32)
-    return (left @ right).to(torch.promote_types(left.dtype, torch.float32))

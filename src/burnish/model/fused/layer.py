@@ -5,8 +5,9 @@ The submodules stay those of the layer that is replaced, under the same names: w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor, nn
 from transformers.activations import GELUTanh, SiLUActivation
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -51,13 +52,16 @@ def plain_reason(layer: nn.Module) -> str | None:
             type(base) is nn.Linear or is_nf4(base) for base in bases
         ):
             return f"its linear layers are {', '.join(sorted({type(base).__name__ for base in bases}))}"
+        learns = {base.weight.requires_grad for base in bases}
+        if len(learns) > 1 or (True in learns and bases != group):
+            return "some of its linear layers are trained and others are frozen or adapted"
         if len({base.bias is None for base in bases}) > 1:
             return "some of its linear layers have a bias and others have none"
     return None
 
 
 class FusedLayer(GradientCheckpointingLayer):
-    """One decoder layer: norm, q k v, rotation, attention, o, norm, gate up, down; frozen weights, LoRA beside them."""
+    """One decoder layer: norm, q k v, rotation, attention, o, norm, gate up, down; frozen weights with LoRA, or trained ones."""
 
     def __init__(self, layer: nn.Module, formulas: Formulas, *, form: Form, kernel: Kernel | None = None) -> None:
         super().__init__()
@@ -65,6 +69,8 @@ class FusedLayer(GradientCheckpointingLayer):
             self.add_module(name, child)
         self.train(layer.training)
         self.formulas, self.kernel = formulas, kernel
+        self.feed_forward_again: Callable[..., Tensor] | None = None
+        """How the feed-forward half is computed so that backward computes it again (`model/memory.py`); None where it is kept."""
         self.sandwiched = isinstance(layer, SANDWICHED)
         attention, mlp = layer.self_attn, layer.mlp
         config = attention.config
@@ -113,12 +119,18 @@ class FusedLayer(GradientCheckpointingLayer):
         y_TD = product(mixed_TO, self.o)
         if self.attention_post_norm is not None:
             y_TD = post_norm(y_TD, self.attention_post_norm, self.formulas)
+        again = self.feed_forward_again if self.training and torch.is_grad_enabled() else None
+        out_TD = self._feed_forward(x_TD, y_TD) if again is None else again(self._feed_forward, x_TD, y_TD)
+        return out_TD.view(hidden_states.shape)
+
+    def _feed_forward(self, x_TD: Tensor, y_TD: Tensor) -> Tensor:
+        """Return the layer's result from the residual stream and what attention adds to it."""
         x_TD, g_TI, u_TI = normed_product(x_TD, y_TD, self.mlp_norm, self.gate_up, self.formulas)
         read = self.mlp_post_norm is not None
         y_TD = gated_product(g_TI, u_TI, self.activation, self.down, self.formulas, read=read)
         if self.mlp_post_norm is not None:
             y_TD = post_norm(y_TD, self.mlp_post_norm, self.formulas)
-        return (x_TD + y_TD).view(hidden_states.shape)
+        return x_TD + y_TD
 
     def _mix(
         self, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor, batch: int, mask: Tensor | None, kwargs: dict[str, object]

@@ -1,0 +1,93 @@
+"""What a recipe's method and optimizer become on this machine, and what cannot be had there."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from burnish.core.artifacts import MethodPlan
+from burnish.core.errors import Problem, RecipeError
+from burnish.core.recipe import Recipe
+from burnish.plan.adapters import ALL_LINEAR, resolve_targets
+from burnish.plan.architecture import Architecture
+from burnish.plan.memory import Device, Dtype
+
+OPTIMIZERS = {
+    "adamw_8bit": "AdamW with two states of 8 bits; embeddings, and weights of under 4,096 numbers, keep float32",
+    "paged_adamw_8bit": "AdamW with states of 8 bits, in memory that the host takes in where the GPU's is short",
+    "muon": "Muon with one float32 state for matrices of layers, at AdamW's rate; AdamW for embeddings, head, norms and biases",
+    "adafactor": "Adafactor with a state for each row and column of a matrix; its rate is a share of a weight's root mean square",
+}
+"""What each optimizer but AdamW is."""
+
+
+def method_plan(
+    recipe: Recipe, architecture: Architecture, device: Device, dtype: Dtype, because: dict[str, str]
+) -> MethodPlan:
+    """Return the method with every number resolved. Raises RecipeError for unknown targets and for what cannot be had here."""
+    asked = recipe.method
+    if asked.kind == "full":
+        because["method.kind"] = "every weight trains, so there is no adapter: rank 0"
+        return MethodPlan(
+            kind="full", rank=0, alpha=0.0, dropout=0.0, targets=(), quantisation="none", double_quantisation=False,
+            plain=True if asked.plain else None,
+        )  # fmt: skip
+    targets = resolve_targets(architecture, asked.targets, source=f"recipe {recipe.name}")
+    everything = f"{ALL_LINEAR} in {architecture.model_type}: each linear but the output head"
+    because["method.targets"] = everything if ALL_LINEAR in asked.targets else "the recipe names them"
+    nf4 = asked.kind == "qlora"
+    because["method.quantisation"] = (
+        "qlora stores the frozen linears as 4-bit NF4; embeddings, norms and head stay as they are"
+        if nf4
+        else "lora keeps the frozen weights as they are"
+    )
+    return MethodPlan(
+        kind=asked.kind,
+        rank=asked.rank,
+        alpha=asked.alpha,
+        dropout=asked.dropout,
+        targets=targets,
+        quantisation="nf4" if nf4 else "none",
+        double_quantisation=nf4 and asked.double_quantisation,
+        plain=True if asked.plain else None,
+        base_dtype=_base_dtype(recipe, device, dtype, because),
+        rslora=True if asked.rslora else None,
+    )
+
+
+def _base_dtype(recipe: Recipe, device: Device, dtype: Dtype, because: dict[str, str]) -> Literal["fp8"] | None:
+    """Return "fp8" where the recipe asks for it. Raises RecipeError where it cannot be had."""
+    asked = recipe.method
+    if asked.base_dtype == "auto":
+        return None
+    trouble = None
+    if asked.kind == "qlora":
+        trouble = "qlora stores the frozen weights in 4 bits. Use `kind: lora`, or leave base_dtype out."
+    elif asked.plain:
+        trouble = "`plain: true` switches float8 off with every other fast path. Leave one of the two out."
+    elif device == "cpu" or dtype != "bfloat16":
+        trouble = "float8 products need an NVIDIA card of Ada, Hopper or newer. Leave base_dtype out."
+    if trouble is not None:
+        raise RecipeError(f"recipe {recipe.name}", [Problem("method.base_dtype", "fp8", trouble)])
+    because["method.base_dtype"] = "the recipe asks for frozen weights multiplied in float8"
+    return "fp8"
+
+
+def check_optimizer(recipe: Recipe, device: Device, dtype: Dtype, because: dict[str, str]) -> None:
+    """Say what the optimizer is. Raises RecipeError where it cannot be had."""
+    asked = recipe.train
+    if asked.optimizer != "adamw":
+        because["train.optimizer"] = OPTIMIZERS[asked.optimizer]
+    problems: list[Problem] = []
+    if asked.optimizer == "paged_adamw_8bit" and device == "cpu":
+        says = "pages states between a GPU and its host, and there is no GPU here. Use adamw_8bit: it holds the same states."
+        problems.append(Problem("train.optimizer", asked.optimizer, says))
+    if asked.optimizer_in_backward:
+        because["train.optimizer_in_backward"] = (
+            f"each weight is updated when its gradient is there; a gradient is clipped by itself to a norm of "
+            f"{asked.max_gradient_norm:g}, because the norm of all is not known before the last"
+        )
+        if dtype == "float16":
+            says = "float16 must be able to skip a whole step whose gradients overflow. Leave it out, or use a card with bfloat16."
+            problems.append(Problem("train.optimizer_in_backward", "true", says))
+    if problems:
+        raise RecipeError(f"recipe {recipe.name}", problems)

@@ -1,0 +1,78 @@
+"""Which layers are computed again in backward, so that the peak fills a set share of the memory and no more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from burnish.core.artifacts import MethodPlan
+from burnish.core.units import format_bytes
+from burnish.plan.architecture import Architecture
+from burnish.plan.memory import Workload, is_fused
+
+Components = Callable[[int, int], Mapping[str, int]]
+"""Bytes by component with so many layers computed again whole, and so many by their feed-forward half."""
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """Layers computed again in backward: whole, or by their feed-forward half, which keeps attention's result.
+
+    `layers`: how many whole layers that takes the time of.
+    """
+
+    whole: int
+    feed_forward: int
+    layers: float
+
+
+def choose_again(
+    architecture: Architecture, method: MethodPlan, work: Workload, components: Components, limit: int | None
+) -> Again:
+    """Return what costs the least time of all that brings the peak below the limit; everything whole where nothing does.
+
+    No limit: nothing. Halves exist in fused layers alone.
+    """
+    if limit is None or _peak(components, 0, 0) <= limit:
+        return Again(0, 0, 0.0)
+    every = architecture.layers
+    half = half_share(architecture, method, work)
+    found: list[Again] = []
+    for whole in range(every + 1):
+        most = every - whole if half is not None else 0
+        fewest = next((count for count in range(most + 1) if _peak(components, whole, count) <= limit), None)
+        if fewest is None:
+            continue
+        found.append(Again(whole, fewest, whole + fewest * (half or 0.0)))
+    return min(found, key=lambda again: again.layers) if found else Again(every, 0, float(every))
+
+
+def half_share(architecture: Architecture, method: MethodPlan, work: Workload) -> float | None:
+    """Return what the feed-forward half takes of the time of a whole layer, computed again; None where there are no halves.
+
+    A layer that is computed again skips its last product, of which backward reads nothing (model/fused/functions.py).
+    """
+    block = architecture.blocks[0]
+    last = sum(linear.weights for linear in block.linears if linear.reads == "mlp product")
+    up = sum(linear.weights for linear in block.linears if linear.reads == "mlp norm")
+    if not is_fused(architecture, method) or not up:
+        return None
+    attention = 2 * architecture.query_size * work.attended_pairs / max(1, work.row_tokens)
+    return up / (block.linear_weights - last + attention)
+
+
+def tell_again(again: Again, layers: int, peak: int, share: float) -> str:
+    """Say in a sentence what is computed again, and why."""
+    if not again.layers:
+        return "all activations fit, so none is computed twice"
+    if again.whole == layers:
+        return f"every layer keeps its input alone, which brings the peak to {format_bytes(peak)}"
+    brings = f"what takes the least time of all that brings the peak to {format_bytes(peak)}, within {share:.0%} of the memory"
+    if not again.feed_forward:
+        return f"{again.whole} of {layers}: {brings}"
+    halves = f"of {again.feed_forward} more the feed-forward half, with attention's result kept"
+    return f"{again.whole} of {layers}, and {halves}: {brings}"
+
+
+def _peak(components: Components, whole: int, halves: int) -> int:
+    return sum(components(whole, halves).values())
