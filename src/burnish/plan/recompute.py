@@ -29,21 +29,32 @@ class Again:
 def choose_again(
     architecture: Architecture, method: MethodPlan, work: Workload, components: Components, limit: int | None
 ) -> Again:
-    """Return what costs the least time of all that brings the peak below the limit; everything whole where nothing does.
+    """Return what costs about the least time of all that brings the peak below the limit; everything whole where nothing does.
 
-    No limit: nothing. Halves exist in fused layers alone.
+    Time and memory are linear in both numbers, so the best is where two bounds meet: halves alone, whole layers alone, or both
+    with no layer left (or one: when all are computed again, one is there twice on a GPU). No limit: nothing. Halves exist in
+    fused layers alone.
     """
     if limit is None or _peak(components, 0, 0) <= limit:
         return Again(0, 0, 0.0)
-    every = architecture.layers
-    half = half_share(architecture, method, work)
+    every, half = architecture.layers, half_share(architecture, method, work)
+    edges: list[Callable[[int], tuple[int, int]]] = [lambda count: (count, 0)]
+    if half is not None:
+        edges += [
+            lambda count: (0, count), lambda count: (count, every - count), lambda count: (count, max(0, every - 1 - count)),
+        ]  # fmt: skip
     found: list[Again] = []
-    for whole in range(every + 1):
-        most = every - whole if half is not None else 0
-        fewest = next((count for count in range(most + 1) if _peak(components, whole, count) <= limit), None)
-        if fewest is None:
-            continue
-        found.append(Again(whole, fewest, whole + fewest * (half or 0.0)))
+    for edge in edges:
+        low, high = 0, every - 1
+        while low < high:
+            middle = (low + high) // 2
+            if _peak(components, *edge(middle)) <= limit:
+                high = middle
+            else:
+                low = middle + 1
+        whole, halves = edge(low)
+        if _peak(components, whole, halves) <= limit:
+            found.append(Again(whole, halves, whole + halves * (half or 0.0)))
     return min(found, key=lambda again: again.layers) if found else Again(every, 0, float(every))
 
 
