@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -63,7 +64,8 @@ def test_components_are_listed_largest_first(plan_of: MakePlan) -> None:
 def test_every_component_says_what_it_is(plan_of: MakePlan, machines: dict[str, Hardware]) -> None:
     pairs = plan_of(recipe={"objective": "dpo", "start_from": "flight-search"}, start="a" * 64)
     full = plan_of(hardware=machines["h100"], recipe={"method": "full"})
-    plans = [*(plan_of(hardware=machine) for machine in machines.values()), pairs, full]
+    bf16 = plan_of(hardware=replace(machines["laptop"], cpu_bf16=True))
+    plans = [*(plan_of(hardware=machine) for machine in machines.values()), pairs, full, bf16]
     parts = {name for plan in plans for name in plan.memory.components}
     assert parts | {"calibration", "probe"} == set(COMPONENTS), "these two are there only after runs and probes"
     assert all(row.because for row in component_rows(plan_of()))

@@ -95,5 +95,5 @@ def test_a_plan_fills_the_share_that_the_recipe_says(plan_of: Callable[..., Plan
     limit = int(0.3 * machine.gpu_bytes)
     assert plan.memory.limit_bytes == limit
     assert plan.memory.peak_bytes <= limit
-    assert plan.train.feed_forward_again
-    assert "feed-forward half" in plan.because["train.checkpointed_layers"]
+    assert plan.train.checkpointed_layers + (plan.train.feed_forward_again or 0) > 0
+    assert "within 30% of the memory" in plan.because["train.checkpointed_layers"]
