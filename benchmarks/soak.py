@@ -70,6 +70,8 @@ TIE = 1e-3
 """An answer whose two best logits ever come this close is not asked for: the order of sums may decide it."""
 TIMEOUTS = {"connect_s": 2, "first_token_s": 30, "total_s": 60}
 HANGS_S = 75.0
+MOST_GROWTH = 0.05
+"""Of resident memory from the second to the last sixth of half an hour or more; before that caches fill."""
 LIMITS = Limits(requests_per_minute=10**7, tokens_per_minute=10**10, concurrency=10**5, tokens_per_day=10**12)
 
 
@@ -538,7 +540,8 @@ def main() -> int:
     }  # fmt: skip
     RESULT.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     sys.stdout.write(json.dumps(record, indent=2) + "\n")
-    return int(bool(record["faults"]) or record["holds_left"] != [0, 0] or record["exit_status"] != [0, 0, 0])
+    grows = options.minutes >= 30 and max(each["rss_growth"] for each in record["leaks"].values()) > MOST_GROWTH
+    return int(grows or bool(record["faults"]) or record["holds_left"] != [0, 0] or record["exit_status"] != [0, 0, 0])
 
 
 def go(world: World, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
