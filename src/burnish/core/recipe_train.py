@@ -37,10 +37,11 @@ class Method(Section):
     rslora: bool = Field(
         False, description="Multiply the adapter's output by alpha / sqrt(rank) instead (rsLoRA), for high ranks."
     )
-    base_dtype: Literal["auto", "fp8"] = Field(
+    base_dtype: Literal["auto", "fp8", "fp8_all"] = Field(
         "auto",
-        description="With lora on Ada, Hopper or newer cards: `fp8` multiplies the frozen weights in 8 bits, faster and a "
-        "little less exact. The adapter, and the base it is served on, stay what they are.",
+        description="With lora on Ada, Hopper or newer cards: `fp8` multiplies gradients with the frozen weights in 8 bits, so "
+        "that losses stay exact; `fp8_all` multiplies both ways, faster and less exact. The adapter, and the base it is served on, "
+        "stay what they are.",
     )
     plain: bool = Field(
         False, description="Train without the fast paths: each layer as transformers and the LoRA equation write it."

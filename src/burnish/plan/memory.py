@@ -56,6 +56,7 @@ COMPONENTS: dict[str, str] = {
     "context": "what CUDA takes on the device before the first tensor",
     "weights": "the base model as loaded",
     "quantisation_constants": "scales and tables of NF4, which the footprint of the weights does not count",
+    "rounded_weights": "frozen weights a second time in float8, which gradients are multiplied with",
     "master_weights": "every weight in float32, where full fine-tuning computes in fewer bits",
     "adapter": "A and B of each target, float32, and on a GPU their copy in the dtype of the computation",
     "reference": "the adapter that training goes on from, frozen, which preferences are held against",
@@ -288,6 +289,7 @@ def training_components(
         "process" if device == "cpu" else "context": round(constant(f"{device}_process_bytes")),
         "weights": weight_bytes(architecture, method.quantisation, dtype),
         "quantisation_constants": scales,
+        **({"rounded_weights": _rounded_bytes(architecture)} if method.base_dtype == "fp8" else {}),
         **({"master_weights": TRAINED_BYTES * trained} if full and item < TRAINED_BYTES else {}),
         "adapter": (4 + (item if device == "cuda" and is_fused(architecture, method) else 0)) * adapters,
         **({"reference": 4 * trained} if reference_copy else {}),
@@ -314,6 +316,14 @@ def training_components(
     load = components["process"] + weight_bytes(architecture, "none", dtype)
     load += components["weights"] + round(left) if nf4 else 0
     return components | {"loading": max(0, load - sum(components.values()))}
+
+
+def _rounded_bytes(architecture: Architecture) -> int:
+    """Bytes of the float8 copies (model/fused/frozen.py): a byte a weight and a scale an input, of all but what reads attention."""
+    return sum(
+        block.count * sum(linear.weights + 4 * linear.inputs for linear in block.linears if linear.reads != "attention")
+        for block in architecture.blocks
+    )
 
 
 def product_shapes(architecture: Architecture, method: MethodPlan, work: Workload) -> int:

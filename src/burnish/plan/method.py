@@ -18,6 +18,11 @@ OPTIMIZERS = {
     "adafactor": "Adafactor with a state for each row and column of a matrix; its rate is a share of a weight's root mean square",
 }
 """What each optimizer but AdamW is."""
+Fp8 = Literal["fp8", "fp8_all"]
+FLOAT8: dict[Fp8, str] = {
+    "fp8": "the recipe asks for gradients multiplied with the frozen weights in float8; the forward pass is exact",
+    "fp8_all": "the recipe asks for all products with frozen weights in float8, forward and backward",
+}
 
 
 def method_plan(
@@ -54,8 +59,8 @@ def method_plan(
     )
 
 
-def _base_dtype(recipe: Recipe, device: Device, dtype: Dtype, because: dict[str, str]) -> Literal["fp8"] | None:
-    """Return "fp8" where the recipe asks for it. Raises RecipeError where it cannot be had."""
+def _base_dtype(recipe: Recipe, device: Device, dtype: Dtype, because: dict[str, str]) -> Fp8 | None:
+    """Return the float8 form where the recipe asks for it. Raises RecipeError where it cannot be had."""
     asked = recipe.method
     if asked.base_dtype == "auto":
         return None
@@ -67,9 +72,9 @@ def _base_dtype(recipe: Recipe, device: Device, dtype: Dtype, because: dict[str,
     elif device == "cpu" or dtype != "bfloat16":
         trouble = "float8 products need an NVIDIA card of Ada, Hopper or newer. Leave base_dtype out."
     if trouble is not None:
-        raise RecipeError(f"recipe {recipe.name}", [Problem("method.base_dtype", "fp8", trouble)])
-    because["method.base_dtype"] = "the recipe asks for frozen weights multiplied in float8"
-    return "fp8"
+        raise RecipeError(f"recipe {recipe.name}", [Problem("method.base_dtype", asked.base_dtype, trouble)])
+    because["method.base_dtype"] = FLOAT8[asked.base_dtype]
+    return asked.base_dtype
 
 
 def check_optimizer(recipe: Recipe, device: Device, dtype: Dtype, because: dict[str, str]) -> None:

@@ -134,7 +134,9 @@ def train_seconds(
 
 def _beside(operations: float, rate: Rates, host: float, method: MethodPlan) -> Interval:
     """Fused layers leave the GPU little but its products, while the host launches: the slower of both decides."""
-    gain = constant("cuda_fused_gain") * (constant("cuda_fp8_gain") if method.base_dtype == "fp8" else 1.0)
+    gain = constant("cuda_fused_gain") * (
+        1.0 if method.base_dtype is None else constant(f"cuda_{method.base_dtype}_gain")
+    )
     return Interval(
         low=operations / (rate.train.high * gain),
         mid=StepSeconds(operations / (rate.train.mid * gain), host).total,

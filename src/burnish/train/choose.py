@@ -59,7 +59,7 @@ def choose(plan: Plan, objective: Objective[P], model: PreTrainedModel, *, home:
     passes = plan.train.steps * plan.train.rows_per_step
     if (
         plan.train.device == "cpu"
-        or plan.method.base_dtype == "fp8"
+        or plan.method.base_dtype is not None
         or passes < WORTH * len(candidates(usual)) * (WARM + TIMED)
     ):
         return usual

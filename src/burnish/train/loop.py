@@ -129,7 +129,7 @@ def _ready(
     gc.freeze()
     try:
         with (
-            on_paths(model, paths, fp8=plan.method.base_dtype == "fp8") as alone,
+            on_paths(model, paths, fp8=plan.method.base_dtype) as alone,
             layers,
             torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
         ):

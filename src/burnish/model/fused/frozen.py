@@ -16,8 +16,9 @@ from burnish.model.devices import has_triton
 from burnish.model.fused.formulas import FP8, Formulas
 from burnish.model.load import is_nf4, linear_weight
 
-Form = Literal["separate", "joined", "fp8"]
-"""How weights are multiplied: each by itself, together, or (float weights) rounded to float8."""
+Fp8 = Literal["fp8", "fp8_all"]
+Form = Literal["separate", "joined", Fp8]
+"""How weights are multiplied: each by itself, together, or (float weights) in float8, backward alone or both ways."""
 _buffers: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 """One buffer for each device and dtype, in which NF4 weights are unpacked for one product at a time."""
 
@@ -51,10 +52,10 @@ def freeze(linears: Sequence[nn.Linear], *, parts: Sequence[int], form: Form, fo
         return OneByOne(linears, parts)
     if is_nf4(linears[0]):
         return Unpacked(linears, parts)
-    if form == "fp8":
+    if form == "fp8_all":
         return Rounded(linears, formulas)
     join(linears)
-    return Joined(linears, parts)
+    return RoundedBackward(linears, parts, formulas) if form == "fp8" else Joined(linears, parts)
 
 
 def join(linears: Sequence[nn.Linear]) -> None:
@@ -175,11 +176,28 @@ class OneByOne(_Biased):
         return _summed(parts, (linear_weight(linear, parts[0].dtype) for linear in self.linears), onto)
 
 
+class RoundedBackward(Joined):
+    """Weights as they are forward, so that losses are exact; dy W by products of float8, from a second copy of the weights.
+
+    Rounding forward as well moves every activation, and a network amplifies that; rounding backward moves gradients alone.
+    Each row of dy and each input's weights have a scale of their own. Rounding: Micikevicius et al. 2022, arXiv:2209.05433.
+    """
+
+    def __init__(self, linears: Sequence[nn.Linear], parts: Sequence[int], formulas: Formulas) -> None:
+        super().__init__(linears, parts)
+        self.formulas = formulas
+        self.rounded = _for_product(self.weight(linears[0].weight.dtype).t().contiguous(), formulas)
+
+    def input_gradient(self, parts: Sequence[Tensor], onto: Tensor | None = None) -> Tensor:
+        """Return dy W (T, I)."""
+        return _times_rounded(_together(parts), self.rounded, self.formulas, onto=onto)
+
+
 class Rounded:
-    """Weights in float8, and products of float8: each row of x, of dy and of both weights has a scale of its own.
+    """Weights in float8 alone, and products of float8 both ways: as RoundedBackward, and each row of x has a scale of its own.
 
     Backward needs W with its inputs first, as the card multiplies float8 along the last dimension alone, so both are kept: the
-    memory of bfloat16, at twice its speed. Rounding: Micikevicius et al. 2022, arXiv:2209.05433.
+    memory of bfloat16, at twice its speed.
     """
 
     begins = False
@@ -196,23 +214,26 @@ class Rounded:
 
     def product(self, x_TI: Tensor, onto: Tensor | None = None) -> Tensor:
         """Return (T, O)."""
-        return self._multiply(x_TI, self.forward, self.bias, onto)
+        return _times_rounded(x_TI, self.forward, self.formulas, bias=self.bias, onto=onto)
 
     def input_gradient(self, parts: Sequence[Tensor], onto: Tensor | None = None) -> Tensor:
         """Return dy W (T, I)."""
-        together_TO = beside(parts)
-        return self._multiply(
-            torch.cat(list(parts), dim=1) if together_TO is None else together_TO, self.backward, None, onto
-        )
+        return _times_rounded(_together(parts), self.backward, self.formulas, onto=onto)
 
-    def _multiply(
-        self, x_TI: Tensor, weight: tuple[Tensor, Tensor], bias: Tensor | None, onto: Tensor | None
-    ) -> Tensor:
-        rounded_TI, scale_T1 = self.formulas.rounded(x_TI)
-        y_TO = multiply_fp8(rounded_TI, scale_T1, *weight, x_TI.dtype)
-        if bias is not None:
-            y_TO.add_(bias)
-        return y_TO if onto is None else onto.add_(y_TO)
+
+def _times_rounded(
+    x_TI: Tensor, weight: tuple[Tensor, Tensor], formulas: Formulas, *, bias: Tensor | None = None, onto: Tensor | None
+) -> Tensor:
+    rounded_TI, scale_T1 = formulas.rounded(x_TI)
+    y_TO = multiply_fp8(rounded_TI, scale_T1, *weight, x_TI.dtype)
+    if bias is not None:
+        y_TO.add_(bias)
+    return y_TO if onto is None else onto.add_(y_TO)
+
+
+def _together(parts: Sequence[Tensor]) -> Tensor:
+    together_TO = beside(parts)
+    return torch.cat(list(parts), dim=1) if together_TO is None else together_TO
 
 
 def multiply_fp8(x_TI: Tensor, x_scale_T1: Tensor, w_OI: Tensor, w_scale_1O: Tensor, dtype: torch.dtype) -> Tensor:

@@ -86,14 +86,14 @@ class FusedLayer(GradientCheckpointingLayer):
         normed = isinstance(layer, HEAD_NORMED)
         self.head_norms = (_norm_of(attention.q_norm, offset), _norm_of(attention.k_norm, offset)) if normed else None
 
-        attention_form: Form = "joined" if form == "fp8" else form  # rounding upsets the scores: docs/engine.md
+        output_form: Form = "joined" if form == "fp8" else form  # of all gradients its own suffers most: docs/engine.md
 
         def group(layers: Sequence[nn.Module], *, parts: Sequence[int], form: Form = form) -> AdaptedGroup:
             return AdaptedGroup(layers, parts, form=form, formulas=formulas)
 
         qkv, gates = [attention.q_proj, attention.k_proj, attention.v_proj], [mlp.gate_proj, mlp.up_proj]
-        self.qkv = group(qkv, parts=[sum(_outputs(linear) for linear in qkv)], form=attention_form)
-        self.o = group([attention.o_proj], parts=[_outputs(attention.o_proj)], form=attention_form)
+        self.qkv = group(qkv, parts=[sum(_outputs(linear) for linear in qkv)])
+        self.o = group([attention.o_proj], parts=[_outputs(attention.o_proj)], form=output_form)
         self.gate_up = group(gates, parts=[_outputs(linear) for linear in gates])
         self.down = group([mlp.down_proj], parts=[_outputs(mlp.down_proj)])
 

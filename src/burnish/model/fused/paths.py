@@ -11,6 +11,7 @@ import torch
 
 from burnish.model.attention import Kernel, packing
 from burnish.model.fused.formulas import AS_WRITTEN, COMPILED
+from burnish.model.fused.frozen import Fp8
 from burnish.model.fused.replace import fused
 from burnish.model.losses import CHUNK, LossForm, likelihood, losses_as
 
@@ -57,7 +58,7 @@ def usual_paths(model: PreTrainedModel) -> Paths:
 
 
 @contextmanager
-def on_paths(model: PreTrainedModel, paths: Paths, *, fp8: bool = False) -> Iterator[list[str]]:
+def on_paths(model: PreTrainedModel, paths: Paths, *, fp8: Fp8 | None = None) -> Iterator[list[str]]:
     """Within the block the model trains on packed rows on these paths; yields the layers on the plain path, with reasons."""
     formulas = COMPILED if paths.compiled else AS_WRITTEN
     form = LossForm(paths.loss_chunk, formulas.likelihood if paths.compiled else likelihood)

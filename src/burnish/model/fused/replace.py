@@ -11,7 +11,7 @@ import torch
 from burnish.core.errors import ResourceError
 from burnish.model.attention import Kernel
 from burnish.model.fused.formulas import AS_WRITTEN, Formulas
-from burnish.model.fused.frozen import Form, has_fp8
+from burnish.model.fused.frozen import Form, Fp8, has_fp8
 from burnish.model.fused.layer import FusedLayer, decoder_layers, plain_reason
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def fused(
     model: PreTrainedModel,
     formulas: Formulas = AS_WRITTEN,
     *,
-    fp8: bool = False,
+    fp8: Fp8 | None = None,
     join_weights: bool = False,
     kernel: Kernel | None = None,
 ) -> Iterator[list[str]]:
@@ -31,17 +31,18 @@ def fused(
 
     kernel: of attention within packed rows, where it fits.
     join_weights: float weights that read one input become one tensor, for one product; on a CPU that gains nothing.
-    fp8: frozen weights are rounded to float8 and let go of: the model can be trained further, and nothing else, afterwards.
+    fp8: products of float8, backward alone ("fp8") or both ways: with "fp8_all" the weights are let go of, and the model can be
+    trained further, and nothing else, afterwards.
     Yields the names of the layers that take the plain path, each with the reason. Raises ResourceError for fp8 on a device
     that does not multiply it.
     """
     device = model.get_input_embeddings().weight.device
-    if fp8 and not has_fp8(device):
+    if fp8 is not None and not has_fp8(device):
         raise ResourceError(
-            f"method.base_dtype: fp8 needs a card that multiplies float8 (Ada, Hopper or newer); this is {_name(device)}. "
+            f"method.base_dtype: {fp8} needs a card that multiplies float8 (Ada, Hopper or newer); this is {_name(device)}. "
             "Leave method.base_dtype out."
         )
-    form: Form = "fp8" if fp8 else "joined" if join_weights else "separate"
+    form: Form = fp8 or ("joined" if join_weights else "separate")
     before = decoder_layers(model)
     alone = []
     for name, layer in before.items():
