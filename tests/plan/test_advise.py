@@ -122,7 +122,7 @@ def test_the_recipe_at_the_end_is_read_by_burnish(
     about: str, values: dict[str, Any], way: list[str], tmp_path: Path
 ) -> None:
     found = advise(read_situation(values))
-    if not {"lora", "qlora"} & set(way):
+    if not {"lora", "qlora", "full"} & set(way):
         with pytest.raises(UsageError, match=r"no recipe"):
             recipe_text(found, "mine", "mine.jsonl")
         return
@@ -130,8 +130,9 @@ def test_the_recipe_at_the_end_is_read_by_burnish(
     path.write_text(recipe_text(found, "mine", "mine: rows #1.jsonl", bundled=("smollm2-135m-instruct",)))
     recipe = load_recipe(path)
     assert (recipe.name, recipe.data) == ("mine", "mine: rows #1.jsonl")
-    assert recipe.method.kind == next(option for option in way if option in ("lora", "qlora"))
+    assert recipe.method.kind == next(option for option in way if option in ("lora", "qlora", "full"))
     assert recipe.method.alpha == 2 * recipe.method.rank
+    assert (recipe.train.learning_rate is None) == (recipe.method.kind == "full"), "the plan knows the usual one"
     assert recipe.base == "smollm2-135m-instruct" or "/" in recipe.base, "what `run` can open: bundled, or a Hub id"
 
 

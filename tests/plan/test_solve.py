@@ -50,6 +50,23 @@ def test_what_does_not_fit_is_quantised_and_recomputed_and_says_why() -> None:
     assert require(found, "x") is found.option
 
 
+def test_where_every_weight_trains_other_optimizers_are_tried() -> None:
+    asked = inputs("llama-3.2-3b-instruct", "full")
+    usual = solve(asked, H100, Limits())
+    assert usual.option is not None
+    assert usual.option.changes == {}
+    small = solve(asked, H100, Limits(memory_bytes=round(0.8 * usual.option.plan.memory.peak_bytes)))
+    assert small.option is not None
+    assert small.option.changes["train.optimizer"] == "adamw_8bit"
+    assert small.option.plan.train.optimizer == "adamw_8bit"
+    assert "because as the recipe is it needs" in small.because["train.optimizer"]
+    assert "of the peak" in small.because["train.optimizer"]
+    with_a_rate = solve(inputs("llama-3.2-3b-instruct", "full", learning_rate=1e-5), H100, Limits())
+    assert (usual.tried, with_a_rate.tried) == (24, 16), (
+        "Adafactor's rate is a share, so a rate that is given rules it out"
+    )
+
+
 def test_a_step_keeps_its_tokens_when_rows_get_shorter() -> None:
     asked = inputs("llama-3.1-8b-instruct", "qlora", tokens_per_step=8192, row_tokens=8192)
     found = solve(asked, H100, Limits(memory_bytes=9 * 10**9))

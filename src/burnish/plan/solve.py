@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
@@ -29,6 +30,9 @@ ROW_TOKENS = (256, 512, 1024, 2048, 4096, 8192, 16_384)
 """Sizes of a packed row that are tried: what one pass computes at once."""
 LORA_KINDS: dict[str, str] = {"lora": "qlora", "qlora": "lora"}
 """The same adapter on weights stored otherwise."""
+OPTIMIZERS = ("adamw_8bit", "adafactor")
+"""Tried where every weight trains, the nearer to AdamW first. Adafactor's rate is a share of a weight's size, so it is not tried
+beside a rate that the recipe gives."""
 SHORTEST_CONTEXT = 64
 
 
@@ -122,15 +126,18 @@ class Solution:
 def solve(inputs: Inputs, hardware: Hardware, limits: Limits) -> Solution:
     """Choose quantisation, packed row and recomputed layers: of what keeps to all limits the fewest changes, then the fastest.
 
-    Fewer rows of more tokens, or more rows of fewer, hold the tokens of an optimizer step as they were. The optimizer is
-    AdamW, whose states are a small part of an adapter's memory; `because` says how small.
+    Fewer rows of more tokens, or more rows of fewer, hold the tokens of an optimizer step as they were. Other optimizers are
+    tried where every weight trains; an adapter's states are a small part of its memory, and `because` says how small.
     """
     machine = _limited(hardware, limits.memory_bytes)
     options = _options(inputs, machine)
     kept = [option for option in options if _keeps(option.plan, limits)]
     if not kept:
         return Solution(None, _binding(options, limits), len(options), {})
-    best = min(kept, key=lambda option: (len(option.changes), option.plan.time.total.mid))
+    order = (None, *OPTIMIZERS)
+    best = min(kept, key=lambda option: (
+        len(option.changes), order.index(option.changes.get("train.optimizer")), option.plan.time.total.mid
+    ))  # fmt: skip
     return Solution(best, (), len(options), _why(best, options, limits))
 
 
@@ -161,17 +168,29 @@ def _options(inputs: Inputs, hardware: Hardware) -> list[Option]:
     longest = 1 if inputs.manifest is None else inputs.manifest.splits["train"].longest_tokens
     context = read_architecture(inputs.config).context
     other = LORA_KINDS.get(recipe.method.kind)
+    kinds = (recipe.method.kind, *([] if other is None else [other]))
+    rows = (None, *(size for size in ROW_TOKENS if longest <= size <= context))
     found: list[Option] = []
-    for kind in (recipe.method.kind, *([] if other is None else [other])):
-        for row in (None, *(size for size in ROW_TOKENS if longest <= size <= context)):
-            changes: dict[str, Any] = {}
-            if kind != recipe.method.kind:
-                changes["method.kind"] = kind
-            if row is not None and row != recipe.train.row_tokens:
-                changes["train.row_tokens"] = row
-            if row is None or changes.get("train.row_tokens"):
-                found.append(Option(changes, inputs.plan(hardware, _changed(recipe, changes))))
+    for kind, optimizer, row in itertools.product(kinds, _optimizers(recipe), rows):
+        changes: dict[str, Any] = {}
+        if kind != recipe.method.kind:
+            changes["method.kind"] = kind
+        if optimizer != recipe.train.optimizer:
+            changes["train.optimizer"] = optimizer
+        if row is not None and row != recipe.train.row_tokens:
+            changes["train.row_tokens"] = row
+        if row is None or changes.get("train.row_tokens"):
+            found.append(Option(changes, inputs.plan(hardware, _changed(recipe, changes))))
     return found
+
+
+def _optimizers(recipe: Recipe) -> tuple[str, ...]:
+    """Return the optimizers that are tried, the recipe's own first."""
+    asked = recipe.train
+    if recipe.method.kind != "full":
+        return (asked.optimizer,)
+    others = OPTIMIZERS if asked.learning_rate is None else OPTIMIZERS[:1]
+    return (asked.optimizer, *(each for each in others if each != asked.optimizer))
 
 
 def _changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
@@ -251,10 +270,9 @@ def _why(best: Option, options: Sequence[Option], limits: Limits) -> dict[str, s
         why[key] = f"{value}, because as the recipe is {failed}"
     memory = plan.memory
     states = memory.components.get("optimizer", 0)
-    why["train.optimizer"] = (
-        f"AdamW with float32 states: {format_bytes(states)}, {states / memory.peak_bytes:.1%} of the peak; 8-bit states would "
-        f"save {format_bytes(states * 0.74)}"
-    )
+    held = f"its states are {format_bytes(states)}, {states / memory.peak_bytes:.1%} of the peak"
+    called = "AdamW" if plan.train.optimizer is None else plan.train.optimizer
+    why["train.optimizer"] = f"{why['train.optimizer']}; {held}" if "train.optimizer" in why else f"{called}: {held}"
     why["train.rows_per_step"] = (
         f"{plan.train.rows_per_step} passes of one packed row of {plan.train.row_tokens:,} tokens make a step (accumulation)"
     )

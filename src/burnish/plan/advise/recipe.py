@@ -18,7 +18,7 @@ FEW_ROWS_EPOCHS = 3
 def recipe_text(advice: dict[str, Any], name: str, data: str, *, bundled: Collection[str] = ()) -> str:
     """Return the recipe of an advice. bundled: bases that are here by their short name; of others the Hub id is written.
 
-    Raises UsageError when the advice is not to tune, or to do what burnish does not.
+    Raises UsageError when the advice is not to tune.
     """
     tuned = [stage for stage in advice["stages"] if stage["stage"] == "tune"]
     if not tuned:
@@ -31,11 +31,6 @@ def recipe_text(advice: dict[str, Any], name: str, data: str, *, bundled: Collec
         ]
         raise UsageError(f"there is no recipe to write: {held[0] if held else 'nothing asks for training'}.")
     option = tuned[0]["option"]
-    if option == "full":
-        raise UsageError(
-            "burnish trains adapters, not all weights: no recipe was written. With --adapters untried the advice is an adapter, "
-            "which is to be measured first."
-        )
     asked = advice["situation"]
     base = asked["base"] if asked["base"] in bundled else published_id(asked["base"])
     needs: list[str] = asked["needs"]
@@ -45,7 +40,7 @@ def recipe_text(advice: dict[str, Any], name: str, data: str, *, bundled: Collec
         f"name: {name}",
         f"base: {json.dumps(base)}",
         f"data: {json.dumps(data)}",
-        f"method: {{kind: {option}, rank: {rank}, alpha: {2 * rank}}}",
+        "method: full" if option == "full" else f"method: {{kind: {option}, rank: {rank}, alpha: {2 * rank}}}",
     ]
     if "format" in needs:
         lines.append("gate: {json_valid: 0.95}          # if the form is JSON; else exact_match")
@@ -56,9 +51,9 @@ def recipe_text(advice: dict[str, Any], name: str, data: str, *, bundled: Collec
     if "labels" in needs:
         lines.append("prepare: {stratify: true}")
     epochs = asked["epochs"] if asked["rows"] >= SMALL else max(FEW_ROWS_EPOCHS, asked["epochs"])
-    lines.append(
-        f"train: {{epochs: {epochs:g}, learning_rate: {0.0002 if advice['base']['parameters'] > 3e9 else 0.001:g}}}"
-    )
+    rate = 0.0002 if advice["base"]["parameters"] > 3e9 else 0.001
+    usual = "" if option == "full" else f", learning_rate: {rate:g}"
+    lines.append(f"train: {{epochs: {epochs:g}{usual}}}")
     return "\n".join(lines) + "\n"
 
 
