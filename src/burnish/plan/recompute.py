@@ -40,9 +40,9 @@ def choose_again(
     every, half = architecture.layers, half_share(architecture, method, work)
     edges: list[Callable[[int], tuple[int, int]]] = [lambda count: (count, 0)]
     if half is not None:
-        edges += [
-            lambda count: (0, count), lambda count: (count, every - count), lambda count: (count, max(0, every - 1 - count)),
-        ]  # fmt: skip
+        edges.append(lambda count: (0, count))
+        edges.append(lambda count: (count, every - count))
+        edges.append(lambda count: (count, max(0, every - 1 - count)))
     found: list[Again] = []
     for edge in edges:
         low, high = 0, every - 1
