@@ -33,6 +33,12 @@ def test_foreign_objects_are_not_patched_and_nothing_is_evaluated() -> None:
     assert patches() == []
 
 
+def test_test_files_have_names_of_their_own() -> None:
+    """Tests are no package, so pytest imports them by name: two of one name are an error of the whole suite."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(name for name in set(names) if names.count(name) > 1) == []
+
+
 def test_no_room_is_a_junk_drawer() -> None:
     junk = {"utils", "misc", "common", "helpers", "manager"}
     assert [path for path in SOURCE.rglob("*") if path.stem in junk] == []
