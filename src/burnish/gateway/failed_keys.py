@@ -36,7 +36,7 @@ class FailedKeys:
         times = self._failed.get(address)
         if times is None or len(times) < self._most or (address, split_key(key) or "") in self._accepted:
             return
-        wait_s = times[0] + WINDOW_S - self._clock()
+        wait_s = WINDOW_S - (self._clock() - times[0])
         if wait_s > 0:
             says = "too many keys that are not valid came from this address; come again later"
             raise Refusal(429, says, code="too_many_failed_keys", retry_after_s=wait_s)
