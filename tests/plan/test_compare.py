@@ -65,7 +65,8 @@ def test_every_component_says_what_it_is(plan_of: MakePlan, machines: dict[str, 
     pairs = plan_of(recipe={"objective": "dpo", "start_from": "flight-search"}, start="a" * 64)
     full = plan_of(hardware=machines["h100"], recipe={"method": "full"})
     bf16 = plan_of(hardware=replace(machines["laptop"], cpu_bf16=True))
-    plans = [*(plan_of(hardware=machine) for machine in machines.values()), pairs, full, bf16]
+    fp8 = plan_of(hardware=machines["h100"], recipe={"method": {"kind": "lora", "base_dtype": "fp8"}})
+    plans = [*(plan_of(hardware=machine) for machine in machines.values()), pairs, full, bf16, fp8]
     parts = {name for plan in plans for name in plan.memory.components}
     assert parts | {"calibration", "probe"} == set(COMPONENTS), "these two are there only after runs and probes"
     assert all(row.because for row in component_rows(plan_of()))

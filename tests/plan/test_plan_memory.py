@@ -205,6 +205,39 @@ def test_adapter_gradients_and_states_take_sixteen_bytes_a_number() -> None:
     assert found["adapter"] + found["gradients"] + found["optimizer"] == 16 * trained
 
 
+def test_float8_copies_are_counted_to_the_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every frozen weight that gradients are multiplied with in float8, as the fused layers of a tiny model hold them."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from burnish.model.fused.frozen import RoundedBackward
+    from burnish.model.fused.group import AdaptedGroup
+    from burnish.model.fused.replace import fused
+
+    monkeypatch.setattr("burnish.model.fused.replace.has_fp8", lambda device: True)
+    config = LlamaConfig(**TINY)
+    model = LlamaForCausalLM(config).requires_grad_(False)
+    with fused(model, fp8="fp8"):
+        groups = [
+            value for layer in model.model.layers for value in vars(layer).values() if isinstance(value, AdaptedGroup)
+        ]
+        copies = [group.frozen.rounded for group in groups if isinstance(group.frozen, RoundedBackward)]
+        assert len(groups) == 4 * len(model.model.layers)
+        held = sum(tensor.numel() * tensor.element_size() for copy in copies for tensor in copy)
+    architecture = read_architecture(config.to_dict())
+    work = Workload(row_tokens=64, attended_pairs=64 * 64, trained_tokens=32)
+    found = training_components(
+        architecture,
+        method("lora", base_dtype="fp8"),
+        device="cuda",
+        dtype="bfloat16",
+        work=work,
+        checkpointed_layers=0,
+    )
+    assert torch.float8_e4m3fn in {copy[0].dtype for copy in copies}
+    assert found["rounded_weights"] == held
+
+
 def test_full_fine_tuning_in_bfloat16_holds_eighteen_bytes_a_number_and_the_heads_gradient() -> None:
     """A copy to compute with (2), the weight (4), its gradient (4) and AdamW's states (8), as docs/methods/full.md says."""
     work = Workload(row_tokens=512, attended_pairs=512 * 64, trained_tokens=256)

@@ -319,11 +319,16 @@ def training_components(
 
 
 def _rounded_bytes(architecture: Architecture) -> int:
-    """Bytes of the float8 copies (model/fused/frozen.py): a byte a weight and a scale an input, of all but what reads attention."""
-    return sum(
-        block.count * sum(linear.weights + 4 * linear.inputs for linear in block.linears if linear.reads != "attention")
-        for block in architecture.blocks
-    )
+    """Bytes of the float8 copies (model/fused/frozen.py) of all but what reads attention's result.
+
+    A byte a weight, and a float32 scale for each input, which weights that read the same share.
+    """
+    found = 0
+    for block in architecture.blocks:
+        linears = [linear for linear in block.linears if linear.reads != "attention"]
+        scales = {linear.reads: linear.inputs for linear in linears}
+        found += block.count * (sum(linear.weights for linear in linears) + 4 * sum(scales.values()))
+    return found
 
 
 def product_shapes(architecture: Architecture, method: MethodPlan, work: Workload) -> int:
