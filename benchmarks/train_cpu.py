@@ -193,7 +193,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=96, help="rows of the demo that are trained on once")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "train.jsonl")
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "train_cpu.jsonl")
     parser.add_argument("--child", choices=ARMS, help=argparse.SUPPRESS)
     parser.add_argument("--scratch", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
