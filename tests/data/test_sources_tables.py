@@ -303,3 +303,7 @@ def test_any_structure_gives_rows_or_reasons(
 ) -> None:
     found = rows(tmp_path_factory.mktemp("any") / f"a.{kind}", front + content + " ")
     assert {row.reason for row in found if row.reason} <= REASONS
+
+
+def test_a_string_that_never_ends_is_told_with_its_place(tmp_path: Path) -> None:
+    assert rows(tmp_path / "a.jsonl", b'{"broken\n')[0].detail == "Unterminated string starting at character 1"

@@ -157,7 +157,7 @@ def parse_json(text: str, reason: str, where: str) -> Any:
     try:
         value = _DECODER.decode(text)
     except json.JSONDecodeError as error:
-        raise RowRefused(reason, f"{where}: {error.msg} at character {error.pos}") from error
+        raise RowRefused(reason, f"{where}: {error.msg.removesuffix(' at')} at character {error.pos}") from error
     except (ValueError, RecursionError) as error:
         raise RowRefused(reason, f"{where}: {short(error)}") from error
     check_depth(value)

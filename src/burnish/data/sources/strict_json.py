@@ -49,7 +49,7 @@ def _parse_slowly(raw: bytes) -> Any:
         value = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_no_twins)
         _check_unicode(value)
     except json.JSONDecodeError as error:
-        raise Refused(BROKEN_JSON, f"{error.msg} at character {error.pos}") from error
+        raise Refused(BROKEN_JSON, f"{error.msg.removesuffix(' at')} at character {error.pos}") from error
     except UnicodeEncodeError as error:
         raise Refused(SURROGATE, f"\\u{ord(error.object[error.start]):04x}") from error
     except RecursionError as error:
