@@ -55,40 +55,49 @@ def make_rows(tokens: int) -> list[Any]:
     ]
 
 
-def plan_of(cell: dict[str, Any]) -> Any:
-    """Return the plan of a cell on its GPU (an H100 unless measured) with memory for just so many recomputed layers."""
+def plan_of_rows(
+    recipe: Any, base: Any, config: dict[str, Any], machine: Any, *, rows: int, tokens: int, trained: int
+) -> Any:
+    """Return the plan of a recipe on a machine, with so many rows of so many tokens each, of which `trained` have a loss."""
     from burnish.core.artifacts import FileRef, Histogram, Ledger, Manifest, Split, TextFingerprint
-    from burnish.core.recipe_file import parse_recipe
-    from burnish.plan.bases import find_config, reference
-    from burnish.plan.hardware import Hardware
     from burnish.plan.make import make_plan
 
-    tokens, count = cell["row_tokens"], STEPS * cell["row_tokens"] // SAMPLE
     file = FileRef(path="x", sha256="0" * 64, size_bytes=1)
     split = Split(
-        rows=count, tokens=count * SAMPLE, unique_tokens=count * SAMPLE, trained_tokens=count * SAMPLE // 2,
-        longest_tokens=SAMPLE, longest_answer_tokens=SAMPLE // 2, lengths=Histogram(edges=(0, 1), counts=(count,)), file=file,
+        rows=rows, tokens=rows * tokens, unique_tokens=rows * tokens, trained_tokens=rows * trained,
+        longest_tokens=tokens, longest_answer_tokens=trained, lengths=Histogram(edges=(0, 1), counts=(rows,)), file=file,
         token_file=file,
     )  # fmt: skip
     manifest = Manifest(
         sources=(), fingerprint=TextFingerprint(tokenizer_sha256="", template_sha256="", system=None),
-        ledger=Ledger(rows_in=count, rows_kept=count, rejected={}), splits={"train": split}, personal_data={}, leakage={},
+        ledger=Ledger(rows_in=rows, rows_kept=rows, rejected={}), splits={"train": split}, personal_data={}, leakage={},
         rejected_file=file, settings={},
     )  # fmt: skip
+    return make_plan(
+        recipe, base=base, config=config, manifest=manifest, data_bytes=None, hardware=machine,
+        token_lengths=[("", 0, tokens)] * rows,
+    )  # fmt: skip
+
+
+def plan_of(cell: dict[str, Any]) -> Any:
+    """Return the plan of a cell on its GPU (an H100 unless measured) with memory for just so many recomputed layers."""
+    from burnish.core.recipe_file import parse_recipe
+    from burnish.plan.bases import find_config, reference
+    from burnish.plan.hardware import Hardware
+
+    tokens = cell["row_tokens"]
     asked = {"row_tokens": tokens, "tokens_per_step": tokens, "learning_rate": 1e-4, "checkpoint_every": 1000}
     recipe = parse_recipe(
         {"name": "own", "base": cell["base"], "data": "x", "method": cell["kind"], "train": asked}, source="own"
     )
     config = find_config(cell["base"])
-    lengths = [("", 0, SAMPLE)] * count
+    base = reference(cell["base"], config)
 
     def on(gpu_bytes: int) -> Any:
         gpu = cell.get("gpu", "NVIDIA H100 80GB HBM3")
         machine = Hardware(cores=8, gpu_name=gpu, gpu_bytes=gpu_bytes, gpu_capability=(9, 0))
-        return make_plan(
-            recipe, base=reference(cell["base"], config), config=config, manifest=manifest, data_bytes=None,
-            hardware=machine, token_lengths=lengths,
-        )  # fmt: skip
+        rows = STEPS * tokens // SAMPLE
+        return plan_of_rows(recipe, base, config, machine, rows=rows, tokens=SAMPLE, trained=SAMPLE // 2)
 
     key = (cell["base"], cell["kind"], tokens, cell["recomputed"])
     plan = on(_enough.get(key, 2**40))

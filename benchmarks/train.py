@@ -4,14 +4,21 @@
     python benchmarks/train.py burnish unsloth --base nf4 --memory least       # QLoRA, every layer recomputed
     python benchmarks/train.py burnish --base fp8 fp8_all                      # products in float8, backward alone and both ways
     python benchmarks/train.py burnish trl --rows chat                         # rows of mixed length: median 180, at most 2048
+    python benchmarks/train.py burnish unsloth trl trl_liger --method full --shape llama-3.2-1b --optimizer adamw adamw_8bit adamw_in_backward
+    python benchmarks/train.py burnish --shape llama-3.2-1b --steps 500        # memory of every step
+    python benchmarks/train.py burnish --shape llama-3.3-70b-of-8-layers --base nf4    # and what is planned for all 80 layers
 
 Random weights of a well-known shape; LoRA r=16, alpha=32, on all linear layers; 8,192 tokens a step; adapters and the optimizer's
 states in float32. burnish makes its weights on the GPU; for the peers they are written to a folder first (--folder keeps it).
+With `--method full` every weight trains. burnish computes in bfloat16 with float32 weights beside it; of the peers TRL loads float32
+weights and computes in bfloat16, Unsloth has bfloat16 weights alone: `weights` of a row says so, --weights has them otherwise.
 On `chat` rows a peer pads batches of 8, its default.
 `auto` recomputes no layer that fits into 90% of the card, `least` recomputes all, in rows of half the tokens.
 Tokens are those of the rows, without padding. MFU counts 4 operations a weight and token (6 for full fine-tuning), of the
 989 TFLOP/s that an H100's and an H200's data sheets give bfloat16. Seconds: medians between the
-ends of steps, the first 3 left out.
+ends of steps, the first 3 left out. `memory_by_step`: the peak of a step and what is held at its end, told where they change by a
+MiB or more, and by how much the peak of any step is above that of the fourth.
+A shape with some of its layers left out is also planned with all of them, on --planned-on: a second row, "planned": true.
 Peers that are not installed are passed over, which is said. Rows are added to --out (benchmarks/results/train.jsonl).
 """
 
@@ -32,7 +39,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -43,13 +50,21 @@ PEAK_FLOPS = 989e12
 TOKENS_PER_STEP, ROW = 8192, 2048
 PEERS = {"unsloth": ("unsloth", "trl"), "trl": ("trl",), "trl_liger": ("trl", "liger_kernel")}
 LIBRARIES = ("torch", "transformers", "peft", "trl", "unsloth", "bitsandbytes", "liger_kernel", "triton")
+OPTIMIZERS = ("adamw", "adamw_8bit", "muon", "adafactor", "adamw_in_backward", "adamw_8bit_in_backward")
+IN_BACKWARD = "_in_backward"
+PEER_OPTIMIZERS = {"adamw": "adamw_torch_fused", "adamw_8bit": "adamw_8bit"}
+"""What transformers calls those that it has."""
+ALL_LAYERS = {"llama-3.3-70b-of-8-layers": ("llama-3.3-70b", 80)}
+MIB = 2**20
 SHAPES: dict[str, dict[str, Any]] = {
     "llama-3.1-8b": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32},
     "llama-3.2-1b": {
         "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
         "head_dim": 64, "tie_word_embeddings": True,
     },
-    "tiny": {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 16},
+    "tiny": {
+        "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 16, "vocab_size": 50_000,
+    },
     "llama-3.3-70b-of-8-layers": {
         "hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 8, "num_attention_heads": 64,
     },
@@ -67,6 +82,9 @@ class Setting:
 
     who: str
     shape: str = "llama-3.1-8b"
+    method: str = "lora"
+    optimizer: str = "adamw"
+    weights: str | None = None
     base: str = "bf16"
     memory: str = "auto"
     rows: str = "full"
@@ -76,6 +94,17 @@ class Setting:
     row_tokens: int | None = None
     attention: str | None = None
     profile: Path | None = None
+    planned_on: str = "h100"
+
+    @property
+    def full(self) -> bool:
+        """Whether every weight trains."""
+        return self.method == "full"
+
+    @property
+    def in_backward(self) -> bool:
+        """Whether each weight is updated as soon as its gradient is there."""
+        return self.optimizer.endswith(IN_BACKWARD)
 
 
 def make_rows(kind: str, steps: int) -> list[dict[str, list[int]]]:
@@ -126,12 +155,15 @@ def plan_of(setting: Setting, rows: list[Any], layers: int) -> Any:
     from burnish.train.pack import lengths_of
 
     nf4 = setting.base == "nf4"
+    rank = 0 if setting.full else setting.rank
     method = MethodPlan(
-        kind="qlora" if nf4 else "lora", rank=setting.rank, alpha=2.0 * setting.rank, dropout=0.0, targets=("all-linear",),
-        quantisation="nf4" if nf4 else "none", double_quantisation=nf4,
+        kind="full" if setting.full else "qlora" if nf4 else "lora", rank=rank, alpha=2.0 * rank, dropout=0.0,
+        targets=() if setting.full else ("all-linear",), quantisation="nf4" if nf4 else "none", double_quantisation=nf4,
         base_dtype=setting.base if setting.base.startswith("fp8") else None,
     )  # fmt: skip
-    row_tokens = setting.row_tokens or (TOKENS_PER_STEP // 2 if setting.memory == "least" else TOKENS_PER_STEP)
+    optimizer = setting.optimizer.removesuffix(IN_BACKWARD)
+    halved = setting.memory == "least" and not setting.in_backward  # updates in backward: one packed row a step
+    row_tokens = setting.row_tokens or (TOKENS_PER_STEP // 2 if halved else TOKENS_PER_STEP)
     together = TOKENS_PER_STEP // row_tokens
     packed = len(pack(lengths_of(rows), row_tokens, 0))
     steps = count_steps(packed, 1.0, together)
@@ -139,7 +171,8 @@ def plan_of(setting: Setting, rows: list[Any], layers: int) -> Any:
         seed=0, epochs=1.0, learning_rate=1e-4, schedule="constant", warmup_steps=0, steps=steps, tokens_per_step=TOKENS_PER_STEP,
         row_tokens=row_tokens, rows_per_step=together, weight_decay=0.0, betas=(0.9, 0.999), epsilon=1e-8, max_gradient_norm=1.0,
         checkpoint_every=10_000, checkpointed_layers=layers, device="cuda" if torch.cuda.is_available() else "cpu",
-        compute_dtype="bfloat16", threads=8,
+        compute_dtype="bfloat16", threads=8, optimizer=None if optimizer == "adamw" else optimizer,
+        optimizer_in_backward=True if setting.in_backward else None,
     )  # fmt: skip
     none = Interval(low=0.0, mid=0.0, high=0.0)
     return Plan(
@@ -156,6 +189,7 @@ def measure_burnish(setting: Setting, rows: list[dict[str, list[int]]]) -> dict[
 
     from burnish.core.events import StepDone
     from burnish.core.rows import TokenRow
+    from burnish.model.full import train_every_weight
     from burnish.model.fused.paths import usual_paths
     from burnish.model.load import quantise_nf4
     from burnish.model.lora import attach_lora
@@ -173,7 +207,10 @@ def measure_burnish(setting: Setting, rows: list[dict[str, list[int]]]) -> dict[
     all_layers = model.config.num_hidden_layers
     layers = setting.layers if setting.layers is not None else all_layers if setting.memory == "least" else 0
     plan = plan_of(setting, given, layers)
-    attach_lora(model, plan.method, seed=0)
+    if setting.full:
+        train_every_weight(model)
+    else:
+        attach_lora(model, plan.method, seed=0)
     model.to(_device())
     paths = usual_paths(model)
     if setting.attention is not None:
@@ -184,13 +221,17 @@ def measure_burnish(setting: Setting, rows: list[dict[str, list[int]]]) -> dict[
         torch.cuda.reset_peak_memory_stats()
     stamps: list[float] = []
     steps: list[Any] = []
+    memory: list[tuple[int, int]] = []
 
     def note(event: Any) -> None:
         if isinstance(event, StepDone):
             stamps.append(time.perf_counter())  # the loop has waited for the step's loss and gradient norm by then
             steps.append(event)
+            memory.append(memory_of_step())
+            if event.step == event.steps:
+                raise _Measured
 
-    with tempfile.TemporaryDirectory() as folder, profiled(setting.profile):
+    with tempfile.TemporaryDirectory() as folder, profiled(setting.profile), suppress(_Measured):
         train(
             plan,
             sft.objective(plan.train, given),
@@ -204,11 +245,49 @@ def measure_burnish(setting: Setting, rows: list[dict[str, list[int]]]) -> dict[
         "seconds": [later - earlier for earlier, later in itertools.pairwise(stamps[2:])],
         "tokens": [step.tokens for step in steps[3:]],
         "losses": [step.loss for step in steps], "last_loss": steps[-1].loss,
-        "peak_gib": torch.cuda.max_memory_allocated() / 2**30, "reserved_gib": torch.cuda.max_memory_reserved() / 2**30,
-        "checkpointed_layers": layers, "row_tokens": plan.train.row_tokens,
+        "peak_gib": max(peak for peak, _ in memory) / 2**30, "reserved_gib": torch.cuda.max_memory_reserved() / 2**30,
+        "checkpointed_layers": layers, "row_tokens": plan.train.row_tokens, "memory_by_step": told_memory(memory),
     }  # fmt: skip
     del model
     return found
+
+
+class _Measured(Exception):
+    """The last step is done; what a run writes after it is not measured."""
+
+
+def memory_of_step() -> tuple[int, int]:
+    """Return the most bytes held since this was asked last, and those held now: of the GPU, on a CPU resident ones."""
+    import torch
+
+    if _device() == "cpu":
+        from psutil import Process
+
+        resident = Process().memory_info().rss
+        return resident, resident
+    seen = torch.cuda.max_memory_allocated(), torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    return seen
+
+
+def told_memory(steps: list[tuple[int, int]]) -> dict[str, Any]:
+    """Return the memory of steps in few numbers: [step, GiB] where it is not that of the step told before, and how it grew."""
+
+    def changes(each: list[int]) -> list[list[float]]:
+        told: list[list[float]] = []
+        last = -MIB
+        for number, size in enumerate(each, start=1):
+            if abs(size - last) >= MIB:
+                told.append([number, round(size / 2**30, 3)])
+                last = size
+        return told
+
+    peaks = [peak for peak, _ in steps]
+    flat = peaks[3:] or peaks[-1:]
+    return {
+        "steps": len(steps), "peak_gib": changes(peaks)[:20], "held_gib": changes([held for _, held in steps])[:20],
+        "grew_mib_after_step_3": round((max(flat) - flat[0]) / MIB, 2),
+    }  # fmt: skip
 
 
 @contextmanager
@@ -253,6 +332,8 @@ def measure_peer(setting: Setting, rows: list[dict[str, list[int]]], folder: Pat
     ]
     batch = 4 if setting.rows == "full" else 8
     command += ["--steps", str(setting.steps), "--batch", str(batch), *(["--nf4"] if setting.base == "nf4" else [])]
+    command += ["--optim", PEER_OPTIMIZERS[setting.optimizer], "--weights", peer_weights(setting)]
+    command += ["--full"] if setting.full else []
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     if not lines:
@@ -263,6 +344,12 @@ def measure_peer(setting: Setting, rows: list[dict[str, list[int]]], folder: Pat
     return found
 
 
+def peer_weights(setting: Setting) -> str:
+    """Return the dtype of a peer's weights: as asked, or as it has them by itself."""
+    own = "float32" if setting.full and setting.who != "unsloth" else "bfloat16"
+    return setting.weights or own
+
+
 def result(setting: Setting, found: dict[str, Any]) -> dict[str, Any]:
     """Return the row of a measurement."""
     import torch
@@ -271,7 +358,8 @@ def result(setting: Setting, found: dict[str, Any]) -> dict[str, Any]:
     hidden, width = shape["hidden_size"], shape["intermediate_size"]
     head = shape.get("head_dim", hidden // shape["num_attention_heads"])
     layer = hidden * head * (2 * shape["num_attention_heads"] + 2 * shape["num_key_value_heads"]) + 3 * hidden * width
-    weights = shape["num_hidden_layers"] * layer + 2 * shape["vocab_size"] * hidden
+    embeddings = 1 if shape["tie_word_embeddings"] else 2
+    weights = shape["num_hidden_layers"] * layer + embeddings * shape["vocab_size"] * hidden
     seconds = statistics.median(found["seconds"])
     speeds = [tokens / time for tokens, time in zip(found["tokens"], found["seconds"], strict=True)]
     padded = (
@@ -280,14 +368,63 @@ def result(setting: Setting, found: dict[str, Any]) -> dict[str, Any]:
     speed = sum(found["tokens"]) / sum(found["seconds"]) if padded else statistics.median(speeds)
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES if _installed(name)}
     device = torch.cuda.get_device_name() if _device() == "cuda" else "cpu"
+    operations = 6 if setting.full else 4
+    of_full = {
+        "optimizer": setting.optimizer,
+        "weights": "bfloat16, float32 beside" if setting.who == "burnish" else peer_weights(setting),
+    }
     return {
-        "who": setting.who, "model": f"{setting.shape}-shape", "method": "qlora" if setting.base == "nf4" else "lora",
+        "who": setting.who, "model": f"{setting.shape}-shape", "method": method_name(setting), **(of_full if setting.full else {}),
         "base_dtype": setting.base, "memory": setting.memory, "rows": setting.rows, "rank": setting.rank,
         "checkpointed_layers": found.get("checkpointed_layers", "its own"), "row_tokens": found.get("row_tokens", "its own"),
         "tokens_per_step": TOKENS_PER_STEP, "attention": setting.attention, "tok_s": round(speed), "step_s": round(seconds, 4),
         "peak_gib": round(found["peak_gib"], 2), "reserved_gib": round(found["reserved_gib"], 2),
-        "mfu": round(4 * weights * speed / PEAK_FLOPS, 3), "last_loss": round(found["last_loss"], 4),
+        "mfu": round(operations * weights * speed / PEAK_FLOPS, 3), "last_loss": round(found["last_loss"], 4),
+        **({"memory_by_step": found["memory_by_step"]} if "memory_by_step" in found else {}),
         "device": device, "date": date.today().isoformat(), "versions": versions,
+    }  # fmt: skip
+
+
+def method_name(setting: Setting) -> str:
+    """Return what a row calls the method."""
+    return "full" if setting.full else "qlora" if setting.base == "nf4" else "lora"
+
+
+def planned_row(setting: Setting, measured: dict[str, Any]) -> dict[str, Any]:
+    """Return what the plan says of all layers of a shape some of whose layers were measured, and of those beside them."""
+    from burnish.core.recipe_file import parse_recipe
+    from burnish.plan.bases import reference
+    from burnish.plan.gpus import get_gpu
+    from burnish.plan.hardware import rented
+    from own_loop_memory import plan_of_rows, predict, seconds_of  # the same folder
+
+    name, layers = ALL_LAYERS[setting.shape]
+    train = {"row_tokens": TOKENS_PER_STEP, "tokens_per_step": TOKENS_PER_STEP, "learning_rate": 1e-4}
+    method = {"kind": method_name(setting), "rank": setting.rank}
+    recipe = parse_recipe({"name": "planned", "base": name, "data": "x", "method": method, "train": train}, source="planned")
+    gpu = get_gpu(setting.planned_on)
+
+    def plan(count: int) -> Any:
+        config = {"model_type": "llama", **SHARED, **SHAPES[setting.shape], "num_hidden_layers": count}
+        rows = setting.steps * TOKENS_PER_STEP // ROW
+        base = reference(name, config)
+        return plan_of_rows(recipe, base, config, rented(gpu), rows=rows, tokens=ROW, trained=ROW - 1)
+
+    some = SHAPES[setting.shape]["num_hidden_layers"]
+    part, whole = plan(some), plan(layers)
+    beside = {
+        "layers": some, "tok_s": round(TOKENS_PER_STEP / seconds_of(part)),
+        "peak_gib": round(predict(part) / 2**30, 2), "measured_tok_s": measured["tok_s"],
+        "measured_peak_gib": measured["peak_gib"], "measured_on": measured["device"],
+    }  # fmt: skip
+    return {
+        "who": "burnish", "model": f"{name}-shape", "planned": True,
+        "says": f"{some} layers measured, {layers} planned", "method": method_name(setting),
+        "base_dtype": setting.base, "rank": setting.rank, "checkpointed_layers": whole.train.checkpointed_layers,
+        "feed_forward_again": whole.train.feed_forward_again or 0, "row_tokens": TOKENS_PER_STEP,
+        "tokens_per_step": TOKENS_PER_STEP, "tok_s": round(TOKENS_PER_STEP / seconds_of(whole)),
+        "peak_gib": round(predict(whole) / 2**30, 2), "fits": whole.fits, "plan_of_measured_layers": beside,
+        "device": gpu.name, "date": date.today().isoformat(),
     }  # fmt: skip
 
 
@@ -309,6 +446,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("who", nargs="+", choices=["burnish", *PEERS])
     parser.add_argument("--shape", choices=SHAPES, default="llama-3.1-8b")
+    parser.add_argument("--method", choices=["lora", "full"], default="lora", help="lora (qlora with --base nf4), or full")
+    parser.add_argument("--optimizer", nargs="+", choices=OPTIMIZERS, default=["adamw"], help="with --method full")
+    parser.add_argument("--weights", choices=["float32", "bfloat16"], help="of the peers in full fine-tuning")
+    parser.add_argument("--planned-on", default="h100", help="the card that all layers of a shape are planned on")
     parser.add_argument("--base", nargs="+", choices=["bf16", "nf4", "fp8", "fp8_all"], default=["bf16"])
     parser.add_argument("--memory", nargs="+", choices=["auto", "least"], default=["auto"])
     parser.add_argument("--rows", nargs="+", choices=["full", "chat"], default=["full"])
@@ -321,7 +462,11 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the peers' model is written, and left")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "train.jsonl")
     asked = parser.parse_args()
-    names = {"shape", "steps", "rank", "layers", "row_tokens", "attention", "profile"}
+    if asked.method == "full" and asked.base != ["bf16"]:
+        parser.error("--method full trains the base itself: --base bf16 alone.")
+    if asked.method != "full" and (asked.optimizer != ["adamw"] or asked.weights):
+        parser.error("--optimizer and --weights are for --method full.")
+    names = {"shape", "method", "weights", "steps", "rank", "layers", "row_tokens", "attention", "profile", "planned_on"}
     shared = {name: value for name, value in vars(asked).items() if name in names}
     with tempfile.TemporaryDirectory() as scratch:
         folder = asked.folder or Path(scratch) / "model"
@@ -330,13 +475,22 @@ def main() -> None:
             if absent:
                 print(f"{who}: passed over, {', '.join(absent)} is not installed")
                 continue
-            for base, memory, rows in itertools.product(asked.base, asked.memory, asked.rows):
-                if who != "burnish" and (base.startswith("fp8") or memory != asked.memory[0]):
-                    continue  # peers have neither
-                row = run(Setting(who=who, base=base, memory=memory, rows=rows, **shared), folder)
-                with asked.out.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(row) + "\n")
-                print(json.dumps(row), flush=True)
+            for base, optimizer, memory, rows in itertools.product(asked.base, asked.optimizer, asked.memory, asked.rows):
+                setting = Setting(who=who, base=base, optimizer=optimizer, memory=memory, rows=rows, **shared)
+                lacks = base.startswith("fp8") or memory != asked.memory[0] or optimizer not in PEER_OPTIMIZERS
+                if who != "burnish" and lacks:
+                    continue  # peers have none of these
+                found = run(setting, folder)
+                note(found, asked.out)
+                if who == "burnish" and setting.shape in ALL_LAYERS and not setting.full:
+                    note(planned_row(setting, found), asked.out)
+
+
+def note(row: dict[str, Any], out: Path) -> None:
+    """Print a row, and add it to the file."""
+    with out.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+    print(json.dumps(row), flush=True)
 
 
 if __name__ == "__main__":

@@ -119,7 +119,9 @@ def test_the_reference_of_preferences_costs_a_forward_pass_once() -> None:
 
 ENGINE = Path(__file__).parents[2] / "benchmarks" / "results" / "train.jsonl"
 ENGINE_ROWS = [
-    row for row in map(json.loads, ENGINE.read_text(encoding="utf-8").splitlines()) if row["who"] == "burnish"
+    row
+    for row in map(json.loads, ENGINE.read_text(encoding="utf-8").splitlines())
+    if row["who"] == "burnish" and row["model"] == "llama-3.1-8b-shape" and row["method"] != "full"
 ]
 
 
