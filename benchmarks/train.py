@@ -4,14 +4,16 @@
     python benchmarks/train.py burnish unsloth --base nf4 --memory least       # QLoRA, every layer recomputed
     python benchmarks/train.py burnish --base fp8 fp8_all                      # products in float8, backward alone and both ways
     python benchmarks/train.py burnish trl --rows chat                         # rows of mixed length: median 180, at most 2048
-    python benchmarks/train.py burnish unsloth trl trl_liger --method full --shape llama-3.2-1b --optimizer adamw adamw_8bit adamw_in_backward
+    python benchmarks/train.py burnish unsloth trl trl_liger --method full --shape llama-3.2-1b \\
+        --optimizer adamw adamw_8bit adamw_in_backward                        # every weight
     python benchmarks/train.py burnish --shape llama-3.2-1b --steps 500        # memory of every step
     python benchmarks/train.py burnish --shape llama-3.3-70b-of-8-layers --base nf4    # and what is planned for all 80 layers
 
 Random weights of a well-known shape; LoRA r=16, alpha=32, on all linear layers; 8,192 tokens a step; adapters and the optimizer's
 states in float32. burnish makes its weights on the GPU; for the peers they are written to a folder first (--folder keeps it).
-With `--method full` every weight trains. burnish computes in bfloat16 with float32 weights beside it; of the peers TRL loads float32
-weights and computes in bfloat16, Unsloth has bfloat16 weights alone: `weights` of a row says so, --weights has them otherwise.
+With `--method full` every weight trains. burnish computes in bfloat16 with float32 weights beside it; of the peers TRL loads
+float32 weights and computes in bfloat16, Unsloth has bfloat16 weights alone: `weights` of a row says so, --weights has them
+otherwise.
 On `chat` rows a peer pads batches of 8, its default.
 `auto` recomputes no layer that fits into 90% of the card, `least` recomputes all, in rows of half the tokens.
 Tokens are those of the rows, without padding. MFU counts 4 operations a weight and token (6 for full fine-tuning), of the
@@ -392,16 +394,19 @@ def method_name(setting: Setting) -> str:
 
 def planned_row(setting: Setting, measured: dict[str, Any]) -> dict[str, Any]:
     """Return what the plan says of all layers of a shape some of whose layers were measured, and of those beside them."""
+    from own_loop_memory import plan_of_rows, predict, seconds_of  # the same folder
+
     from burnish.core.recipe_file import parse_recipe
     from burnish.plan.bases import reference
     from burnish.plan.gpus import get_gpu
     from burnish.plan.hardware import rented
-    from own_loop_memory import plan_of_rows, predict, seconds_of  # the same folder
 
     name, layers = ALL_LAYERS[setting.shape]
     train = {"row_tokens": TOKENS_PER_STEP, "tokens_per_step": TOKENS_PER_STEP, "learning_rate": 1e-4}
     method = {"kind": method_name(setting), "rank": setting.rank}
-    recipe = parse_recipe({"name": "planned", "base": name, "data": "x", "method": method, "train": train}, source="planned")
+    recipe = parse_recipe(
+        {"name": "planned", "base": name, "data": "x", "method": method, "train": train}, source="planned"
+    )
     gpu = get_gpu(setting.planned_on)
 
     def plan(count: int) -> Any:
@@ -446,7 +451,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("who", nargs="+", choices=["burnish", *PEERS])
     parser.add_argument("--shape", choices=SHAPES, default="llama-3.1-8b")
-    parser.add_argument("--method", choices=["lora", "full"], default="lora", help="lora (qlora with --base nf4), or full")
+    parser.add_argument(
+        "--method", choices=["lora", "full"], default="lora", help="lora (qlora with --base nf4), or full"
+    )
     parser.add_argument("--optimizer", nargs="+", choices=OPTIMIZERS, default=["adamw"], help="with --method full")
     parser.add_argument("--weights", choices=["float32", "bfloat16"], help="of the peers in full fine-tuning")
     parser.add_argument("--planned-on", default="h100", help="the card that all layers of a shape are planned on")
@@ -466,7 +473,18 @@ def main() -> None:
         parser.error("--method full trains the base itself: --base bf16 alone.")
     if asked.method != "full" and (asked.optimizer != ["adamw"] or asked.weights):
         parser.error("--optimizer and --weights are for --method full.")
-    names = {"shape", "method", "weights", "steps", "rank", "layers", "row_tokens", "attention", "profile", "planned_on"}
+    names = {
+        "shape",
+        "method",
+        "weights",
+        "steps",
+        "rank",
+        "layers",
+        "row_tokens",
+        "attention",
+        "profile",
+        "planned_on",
+    }
     shared = {name: value for name, value in vars(asked).items() if name in names}
     with tempfile.TemporaryDirectory() as scratch:
         folder = asked.folder or Path(scratch) / "model"
@@ -475,7 +493,9 @@ def main() -> None:
             if absent:
                 print(f"{who}: passed over, {', '.join(absent)} is not installed")
                 continue
-            for base, optimizer, memory, rows in itertools.product(asked.base, asked.optimizer, asked.memory, asked.rows):
+            for base, optimizer, memory, rows in itertools.product(
+                asked.base, asked.optimizer, asked.memory, asked.rows
+            ):
                 setting = Setting(who=who, base=base, optimizer=optimizer, memory=memory, rows=rows, **shared)
                 lacks = base.startswith("fp8") or memory != asked.memory[0] or optimizer not in PEER_OPTIMIZERS
                 if who != "burnish" and lacks:
