@@ -2,7 +2,7 @@
 
     python benchmarks/steady_steps.py OUT.json [SECONDS]     # needs a GPU
 
-One plain loop (transformers, PEFT's LoRA, AdamW) whose GPU is mostly idle, in blocks of 30 steps, the ways in turn so that all
+About a minute and a half. One plain loop (transformers, PEFT's LoRA, AdamW) whose GPU is mostly idle, in blocks of 20 steps, the ways in turn so that all
 see the same hour: `free` as Python starts; `frozen` with everything that exists put out of the collector's sight; `pinned`
 with every thread of the process on four neighbouring cores; `one core` on one. Beside each step stand the seconds that the
 host waited for the GPU at its end, processor seconds of the process, and the seconds of a fixed Python loop just before it: where
@@ -17,7 +17,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from typing import Any
 import plan_memory
 
 CELLS = (("llama-3.2-1b-instruct", "lora", 8, 512, "all"), ("qwen3-1.7b", "lora", 8, 512, "none"))
-BLOCK, ROUNDS, SPIN = 30, 3, 20_000
+BLOCK, ROUNDS, SPIN = 20, 2, 20_000
 
 
 @contextmanager
@@ -79,21 +79,24 @@ def host() -> dict[str, Any]:
     return found
 
 
-def steps(model: Any, optimizer: Any, ids: Any, count: int) -> list[list[float]]:
-    """Return of each step: seconds, seconds waited for the GPU at its end, processor seconds, seconds of the fixed loop."""
+def steps(model: Any, optimizer: Any, ids: Any, ended: Callable[[list[list[float]]], bool]) -> list[list[float]]:
+    """Return of each step: seconds, seconds waited for the GPU at its end, processor seconds, seconds of the fixed loop.
+
+    ended: asked after each step, with those that were made.
+    """
     import torch
 
     found: list[list[float]] = []
     torch.cuda.synchronize()
-    for _ in range(count):
+    while not ended(found):
         fixed, busy, began = spin(), time.process_time(), time.perf_counter()
         model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         launched = time.perf_counter()
         torch.cuda.synchronize()
-        ended = time.perf_counter()
-        found.append([ended - began, ended - launched, time.process_time() - busy, fixed])
+        computed = time.perf_counter()
+        found.append([computed - began, computed - launched, time.process_time() - busy, fixed])
     return found
 
 
@@ -108,15 +111,15 @@ def main() -> None:
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-5, fused=True)
         plan_memory.recompute(model, recomputed)
         ids = torch.randint(3, 30_000, (rows, tokens), device="cuda")
-        steps(model, optimizer, ids, 5)
+        steps(model, optimizer, ids, lambda made: len(made) == 5)
         for turn in range(ROUNDS):
             for name in ("free", "frozen", "pinned", "one core"):
                 if time.perf_counter() - began > limit:
                     break
                 before = host()
                 with way(name):
-                    steps(model, optimizer, ids, 3)
-                    each = steps(model, optimizer, ids, BLOCK)
+                    steps(model, optimizer, ids, lambda made: len(made) == 3)
+                    each = steps(model, optimizer, ids, lambda made: len(made) == BLOCK)
                 blocks.append(
                     {"base": base, "turn": turn, "way": name, "steps": each, "before": before, "after": host()}
                 )

@@ -49,7 +49,8 @@ def test_a_probe_is_kept_and_plans_of_its_shape_go_by_it(said: Said, project: Pa
     home = Home(project / ".burnish")
     [probe] = home.all(Probe)
     took = probe.measured
-    assert (took.steps, took.rows > 0, took.generated_tokens) == (15, True, 8 * took.rows)
+    assert took.steps >= 15
+    assert (took.rows > 0, took.generated_tokens) == (True, 8 * took.rows)
     assert took.peak_bytes > 50_000_000
     assert not list(home.root.glob("probe-*"))
 
@@ -59,7 +60,7 @@ def test_a_probe_is_kept_and_plans_of_its_shape_go_by_it(said: Said, project: Pa
     assert probed["time"]["train"]["high"] == pytest.approx((1 + band) * probed["time"]["train"]["mid"])
     assert probed["memory"]["peak_bytes"] == sum(probed["memory"]["components"].values())
     assert probed["memory"]["peak_bytes"] == pytest.approx(took.peak_bytes, rel=0.1)
-    assert "a probe here: 15 steps" in probed["because"]["time.train"]
+    assert f"a probe here: {took.steps} steps" in probed["because"]["time.train"]
     assert "a probe here held" in probed["because"]["memory.peak_bytes"]
     assert probed["correction"]["time.train"] > 0
     assert before["correction"] is None
@@ -105,7 +106,8 @@ def test_the_list_of_artifacts_says_what_a_probe_measured(
 ) -> None:
     said("plan", "--probe")
     assert main(["show"]) == 0
-    assert "15 steps on" in capsys.readouterr().out
+    [probe] = Home(project / ".burnish").all(Probe)
+    assert f"{probe.measured.steps} steps on" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("more", [("--gpu", "h100"), ("--gpus", "t4,h100"), ("--fit", "1GB"), ("--deadline", "2h")])

@@ -28,7 +28,7 @@ def rows_of(name: str) -> list[dict[str, Any]]:
 @pytest.fixture
 def plan_time(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import plan_time
+    import plan_time  # pyright: ignore[reportMissingImports]
 
     return plan_time
 
@@ -73,11 +73,11 @@ def test_steps_on_an_h200_that_no_formula_was_fitted_to(plan_time: Any) -> None:
     for row in rows:
         row["planned"] = plan_time.planned_plain(row, row["gpu"])
         row["predicted_peak"] = sum(plan_time.plan_memory.predict(row).values())
-    probed, planned, peak = zip(*(plan_time.errors(row) for row in rows), strict=True)
-    assert sum(abs(each) <= 0.2 for each in planned) >= 7
-    assert len(planned) == 8
-    assert max(map(abs, peak)) < 0.005
-    assert fmean(map(abs, probed)) < 0.1, (
+    off = [plan_time.errors(row) for row in rows]
+    assert sum(abs(each.planned) <= 0.2 for each in off) >= 7
+    assert len(off) == 8
+    assert max(abs(each.peak) for each in off) < 0.005
+    assert fmean(abs(each.first) for each in off) < 0.1, (
         "the bar is 5% for nine tenths: missed where the host launches, and it is shared"
     )
 

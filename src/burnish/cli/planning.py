@@ -40,7 +40,8 @@ def add_verbs(verb: AddVerb) -> None:
     sub.add_argument(
         "--probe",
         action="store_true",
-        help="make 20 steps of the run here first, and plan with their seconds and bytes; kept for later plans",
+        help="make 20 steps of the run here first (more while they wander), and plan with their seconds and bytes; "
+        "kept for later plans",
     )
     sub.add_argument("--calibration", action="store_true", help="predicted against measured of each run so far")
     sub.add_argument("--prices", metavar="FILE", type=Path, help="your own prices, in the form that docs/plan.md shows")
