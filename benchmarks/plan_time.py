@@ -51,7 +51,9 @@ def plain_cells() -> list[dict[str, Any]]:
     """Return the plain configurations, two of each model and method first, models and lengths taking turns."""
     bases, methods = plan_memory.ARCHITECTURES, plan_memory.METHODS
     every = [cell for part in ("fit", "held-out") for cell in plan_memory.cells(part)]
-    groups = [(base, methods[(at + turn) % len(methods)]) for turn in range(len(methods)) for at, base in enumerate(bases)]
+    groups = [
+        (base, methods[(at + turn) % len(methods)]) for turn in range(len(methods)) for at, base in enumerate(bases)
+    ]
     lengths = [tokens for _, tokens in plan_memory.SHAPES]
     chosen: list[list[dict[str, Any]]] = []
     for number, group in enumerate(groups):
