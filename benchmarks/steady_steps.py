@@ -3,7 +3,8 @@
     python benchmarks/steady_steps.py OUT.json [SECONDS]     # needs a GPU
 
 About a minute and a half. One plain loop (transformers, PEFT's LoRA, AdamW) whose GPU is mostly idle, in blocks of 20 steps,
-the ways in turn so that all see the same hour: `free` as Python starts; `frozen` with everything that exists put out of the collector's sight; `pinned`
+the ways in turn so that all see the same hour: `free` as Python starts; `frozen` with everything that exists put out of the
+collector's sight; `pinned`
 with every thread of the process on four neighbouring cores; `one core` on one. Beside each step stand the seconds that the
 host waited for the GPU at its end, processor seconds of the process, and the seconds of a fixed Python loop just before it: where
 that loop wanders with the steps, the machine does it and no program can help it.
