@@ -123,6 +123,15 @@ def make_rows(kind: str, steps: int) -> list[dict[str, list[int]]]:
     return rows  # fmt: skip
 
 
+def token_rows(rows: list[dict[str, list[int]]]) -> list[Any]:
+    """Return rows as burnish's loop takes them."""
+    from burnish.core.rows import TokenRow
+
+    return [
+        TokenRow(str(i), tuple(row["ids"]), tuple(row["mask"]), 0, row["mask"].index(1)) for i, row in enumerate(rows)
+    ]
+
+
 def build(shape: str) -> Any:
     """Return a Llama of this shape on the GPU with random weights in bfloat16, frozen."""
     import torch
@@ -190,7 +199,6 @@ def measure_burnish(setting: Setting, rows: list[dict[str, list[int]]]) -> dict[
     import torch
 
     from burnish.core.events import StepDone
-    from burnish.core.rows import TokenRow
     from burnish.model.full import train_every_weight
     from burnish.model.fused.paths import usual_paths
     from burnish.model.load import quantise_nf4
@@ -203,9 +211,7 @@ def measure_burnish(setting: Setting, rows: list[dict[str, list[int]]]) -> dict[
     model = build(setting.shape)
     if setting.base == "nf4":
         quantise_nf4(model, double_quantisation=True, device=_device(), dtype=torch.bfloat16)
-    given = [
-        TokenRow(str(i), tuple(row["ids"]), tuple(row["mask"]), 0, row["mask"].index(1)) for i, row in enumerate(rows)
-    ]
+    given = token_rows(rows)
     all_layers = model.config.num_hidden_layers
     layers = setting.layers if setting.layers is not None else all_layers if setting.memory == "least" else 0
     plan = plan_of(setting, given, layers)
@@ -231,9 +237,9 @@ def measure_burnish(setting: Setting, rows: list[dict[str, list[int]]]) -> dict[
             steps.append(event)
             memory.append(memory_of_step())
             if event.step == event.steps:
-                raise _Measured
+                raise Measured
 
-    with tempfile.TemporaryDirectory() as folder, profiled(setting.profile), suppress(_Measured):
+    with tempfile.TemporaryDirectory() as folder, profiled(setting.profile), suppress(Measured):
         train(
             plan,
             sft.objective(plan.train, given),
@@ -254,7 +260,7 @@ def measure_burnish(setting: Setting, rows: list[dict[str, list[int]]]) -> dict[
     return found
 
 
-class _Measured(Exception):
+class Measured(Exception):
     """The last step is done; what a run writes after it is not measured."""
 
 

@@ -16,8 +16,9 @@ from burnish.core.events import Event
 from burnish.core.rows import TokenRow
 from burnish.model.fused.paths import ON_CPU, PLAIN
 from burnish.model.lora import lora_parameters
+from burnish.train import choose as choosing
 from burnish.train import sft
-from burnish.train.choose import CHOICES, choose, measured, shape_id
+from burnish.train.choose import CHOICES, ON_A_GPU, PASSES, TIMED, WARM, WORTH, choose, measured, shape_id
 
 Rows = Callable[..., list[TokenRow]]
 
@@ -28,8 +29,8 @@ def test_a_path_that_gives_other_numbers_is_left_out_and_told(
     rows = make_rows(9)
     plan, model, told = make_plan(rows), make_adapted(), list[Event]()
     objective = sft.objective(plan.train, rows)
-    among = {"no loss at all": replace(ON_CPU, loss_chunk=-1), "usual": ON_CPU}
-    assert measured(plan, objective, model, objective.longest(), among, told.append) == ("usual", ON_CPU)
+    stages = [{"no loss at all": {"loss_chunk": -1}}]
+    assert measured(plan, objective, model, objective.longest(), ON_CPU, stages, told.append) == ("usual", ON_CPU)
     assert told[0].text.startswith("no loss at all: left out, loss 0 beside the plain path's")
     assert told[1].text.startswith("paths by measurement: usual (usual ")
     assert all(parameter.grad is None for parameter in lora_parameters(model).values())
@@ -41,8 +42,48 @@ def test_if_none_is_right_training_takes_the_plain_path(
     rows = make_rows(9)
     plan, told = make_plan(rows), list[Event]()
     objective = sft.objective(plan.train, rows)
-    among = {"no loss at all": replace(ON_CPU, loss_chunk=-1)}
-    assert measured(plan, objective, make_adapted(), objective.longest(), among, told.append) == ("plain", PLAIN)
+    wrong = replace(ON_CPU, loss_chunk=-1)
+    assert measured(plan, objective, make_adapted(), objective.longest(), wrong, [], told.append) == ("plain", PLAIN)
+
+
+def test_parts_are_chosen_one_after_the_other_each_beside_the_best_of_those_before(
+    make_adapted: Callable[..., object],
+    make_rows: Rows,
+    make_plan: Callable[..., Plan],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Seconds are given here; the numbers are computed on each path."""
+    rows = make_rows(9)
+    plan, told, tried = make_plan(rows), list[Event](), list[tuple[object, int]]()
+    objective = sft.objective(plan.train, rows)
+    given = {(None, 128): 1.0, ("masked", 128): 0.5, ("segments", 128): 0.7, ("masked", 64): 0.495, ("masked", 32): 0.4}
+    real = choosing._passes
+
+    def timed(*arguments: object, **more: object) -> object:
+        found = real(*arguments, **more)
+        paths = arguments[4]
+        if paths == PLAIN:
+            return found
+        tried.append((paths.attention, paths.loss_chunk))
+        return found._replace(seconds=[9.0] * WARM + [given[tried[-1]]] * TIMED)
+
+    monkeypatch.setattr(choosing, "_passes", timed)
+    stages = (
+        {"masked attention": {"attention": "masked"}, "segments": {"attention": "segments"}},
+        {"64 at once": {"loss_chunk": 64}, "32 at once": {"loss_chunk": 32}},
+    )
+    name, paths = measured(plan, objective, make_adapted(), objective.longest(), ON_CPU, stages, told.append)
+    assert tried == list(given)
+    assert name == "masked attention, 32 at once"
+    assert paths == replace(ON_CPU, attention="masked", loss_chunk=32)
+    assert "32 at once 400 ms, 64 at once 495 ms, masked attention 500 ms" in told[-1].text
+
+
+def test_a_measurement_is_twenty_passes_of_every_part_and_worth_it_from_four_hundred_on() -> None:
+    assert PASSES == 20
+    assert WORTH * PASSES == 400
+    changed = {key for stage in ON_A_GPU for change in stage.values() for key in change}
+    assert changed == {"attention", "loss_compiled", "compiled"}
 
 
 def test_nothing_is_measured_where_there_is_no_choice(
@@ -79,9 +120,9 @@ def test_compiled_formulas_and_joined_weights_give_what_the_plain_path_gives(
     rows = make_rows(9)
     plan, told = make_plan(rows), list[Event]()
     objective = sft.objective(plan.train, rows)
-    among = {"compiled": replace(ON_CPU, compiled=True, joined=True)}
-    name, _ = measured(plan, objective, make_adapted(), objective.longest(), among, told.append)
-    assert name == "compiled", told
+    compiled = replace(ON_CPU, compiled=True, joined=True, loss_compiled=True)
+    name, _ = measured(plan, objective, make_adapted(), objective.longest(), compiled, [], told.append)
+    assert name == "usual", told
 
 
 @pytest.mark.gpu

@@ -1,7 +1,8 @@
 """Which paths a run takes: measured on its own longest row, checked against the plain path, remembered for the next run.
 
-Twenty passes in all: five of each of four candidates. A candidate that fails or computes something else is left out, and
-that is told. Nothing is measured on a CPU, where there is one way, nor with a float8 base, whose weights are made once.
+Twenty passes in all: four on the usual paths, and four for each other way of a part: attention first, then the loss, then the
+formulas between products, each beside the best of the parts before it. A way that fails or computes something else is left out,
+and that is told. Nothing is measured on a CPU, where there is one way, nor with a float8 base, whose weights are made once.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
 import torch
 import transformers
@@ -30,22 +31,22 @@ from burnish.train.objective import Objective, P
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-WARM, TIMED = 2, 3
+WARM, TIMED = 1, 3
 LEAST_COSINE = {torch.float32: 0.9999, torch.bfloat16: 0.98, torch.float16: 0.98}
 """Of all gradients with those of the plain path, by the dtype of the computation."""
 WORTH = 20
 """A run is measured when its own passes are so many times those of the measurement."""
+CLEARLY = 0.98
+"""Another way is taken where it needs at most this share of the time: less is noise of three passes."""
 USUAL, CHOICES = "usual", "engine.json"
-
-
-def candidates(usual: Paths) -> dict[str, Paths]:
-    """Return what is worth measuring on a GPU, by name; `usual` first."""
-    return {
-        USUAL: usual,
-        "varlen attention": replace(usual, attention="varlen"),
-        "flex attention": replace(usual, attention="flex"),
-        "formulas as written": replace(usual, compiled=False),
-    }
+Stages = Sequence[Mapping[str, Mapping[str, Any]]]
+ON_A_GPU: Stages = (
+    {"varlen attention": {"attention": "varlen"}, "flex attention": {"attention": "flex"}},
+    {"loss as written": {"loss_compiled": False}},
+    {"formulas as written": {"compiled": False}},
+)
+"""What is worth measuring, part by part: names of other ways, and what they change of the paths."""
+PASSES = (WARM + TIMED) * (1 + sum(len(stage) for stage in ON_A_GPU))
 
 
 def choose(plan: Plan, objective: Objective[P], model: PreTrainedModel, *, home: Path | None, emit: Emit) -> Paths:
@@ -57,11 +58,7 @@ def choose(plan: Plan, objective: Objective[P], model: PreTrainedModel, *, home:
         return PLAIN
     usual = usual_paths(model)
     passes = plan.train.steps * plan.train.rows_per_step
-    if (
-        plan.train.device == "cpu"
-        or plan.method.base_dtype is not None
-        or passes < WORTH * len(candidates(usual)) * (WARM + TIMED)
-    ):
+    if plan.train.device == "cpu" or plan.method.base_dtype is not None or passes < WORTH * PASSES:
         return usual
     row = objective.longest()
     key, known = shape_id(plan, model, row.tokens, torch.cuda.get_device_name(model.device)), _remembered(home)
@@ -69,7 +66,7 @@ def choose(plan: Plan, objective: Objective[P], model: PreTrainedModel, *, home:
         emit(Note("train", f"paths as measured before: {known[key]['name']}"))
         return Paths(**known[key]["paths"])
     try:
-        name, paths = measured(plan, objective, model, row, candidates(usual), emit)
+        name, paths = measured(plan, objective, model, row, usual, ON_A_GPU, emit)
     except torch.OutOfMemoryError:
         emit(Note("train", "no room to compare the ways a step can take: the usual one is taken"))
         return usual
@@ -87,49 +84,78 @@ def shape_id(plan: Plan, model: PreTrainedModel, tokens: int, device: str) -> st
             "device": device, "torch": torch.__version__, "transformers": transformers.__version__, "tokens": tokens,
             "model": model.config.to_diff_dict(), "method": plan.method.identity(),
             "layers": [plan.train.checkpointed_layers, plan.train.feed_forward_again], "dtype": plan.train.compute_dtype,
+            "ways": [list(stage) for stage in ON_A_GPU],
         }
     )  # fmt: skip
 
 
 def measured(
-    plan: Plan, objective: Objective[P], model: PreTrainedModel, row: P, among: Mapping[str, Paths], emit: Emit
+    plan: Plan, objective: Objective[P], model: PreTrainedModel, row: P, usual: Paths, stages: Stages, emit: Emit
 ) -> tuple[str, Paths]:
-    """Return the fastest of some paths, by name, that gives what the plain path gives. Plain ones if none does."""
+    """Return the fastest paths, by name, that give what the plain path gives: `usual`, changed part by part where that is faster.
+
+    Plain ones if none does.
+    """
     training = model.training
     model.train()
     try:
         with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
-            every = model.config.num_hidden_layers, 0
-            plain = _passes(plan, objective, model, row, PLAIN, every, count=1)
-            planned = plan.train.checkpointed_layers, plan.train.feed_forward_again or 0
-            verdicts: dict[str, float] = {}
-            for name, paths in among.items():
-                try:
-                    mine = _passes(plan, objective, model, row, paths, planned, WARM + TIMED)
-                except (
-                    RuntimeError,
-                    AssertionError,
-                ) as error:  # a compiler that is missing, a kernel that does not fit
-                    emit(Note("train", f"{name}: left out, {type(error).__name__}: {str(error).splitlines()[0][:120]}"))
-                    continue
-                trouble = _differs(mine, plain, LEAST_COSINE[model.dtype])
-                if trouble is None:
-                    verdicts[name] = statistics.median(mine.seconds[WARM:])
-                else:
-                    emit(Note("train", f"{name}: left out, {trouble}"))
+            name, paths, seconds = _best(_Trial(plan, objective, model, row, emit), usual, stages)
     finally:
         model.train(training)
         for parameter in trained_weights(model).values():
             parameter.grad = None
-    if not verdicts:
+    if not seconds:
         emit(Note("train", "no fast path gives what the plain one gives: training takes the plain one"))
         return "plain", PLAIN
-    best = min(verdicts, key=lambda name: verdicts[name])
-    told = ", ".join(
-        f"{name} {verdicts[name] * 1000:.0f} ms" for name in sorted(verdicts, key=lambda name: verdicts[name])
-    )
-    emit(Note("train", f"paths by measurement: {best} ({told} for a row)"))
-    return best, among[best]
+    told = ", ".join(f"{way} {seconds[way] * 1000:.0f} ms" for way in sorted(seconds, key=lambda way: seconds[way]))
+    emit(Note("train", f"paths by measurement: {name} ({told} for a row)"))
+    return name, paths
+
+
+def _best(trial: _Trial, usual: Paths, stages: Stages) -> tuple[str, Paths, dict[str, float]]:
+    """Return the name of what is fastest, its paths, and the seconds of all that were right."""
+    name, best, seconds = USUAL, usual, dict[str, float]()
+    least = trial.seconds(USUAL, usual)
+    if least is not None:
+        seconds[USUAL] = least
+    for stage in stages:
+        before, stage_best = best, name
+        for way, change in stage.items():
+            paths = replace(before, **change)
+            took = trial.seconds(way, paths)
+            if took is None:
+                continue
+            seconds[way] = took
+            if least is None or took < CLEARLY * least:
+                stage_best, best, least = way, paths, took
+        if stage_best != name:
+            name = stage_best if name == USUAL else f"{name}, {stage_best}"
+    return name, best, seconds
+
+
+class _Trial(Generic[P]):
+    """One row on several paths, beside the plain path, which computes every layer again so that it fits."""
+
+    def __init__(self, plan: Plan, objective: Objective[P], model: PreTrainedModel, row: P, emit: Emit) -> None:
+        self.plan, self.objective, self.model, self.row, self.emit = plan, objective, model, row, emit
+        every = model.config.num_hidden_layers, 0
+        self.plain = _passes(plan, objective, model, row, PLAIN, every, count=1)
+
+    def seconds(self, name: str, paths: Paths) -> float | None:
+        """Return the median seconds of a pass; None, which is told, where the path fails or gives other numbers."""
+        planned = self.plan.train.checkpointed_layers, self.plan.train.feed_forward_again or 0
+        try:
+            mine = _passes(self.plan, self.objective, self.model, self.row, paths, planned, WARM + TIMED)
+        except (RuntimeError, AssertionError) as error:  # a compiler that is missing, a kernel that does not fit
+            says = (str(error).splitlines() or [""])[0][:120]
+            self.emit(Note("train", f"{name}: left out, {type(error).__name__}: {says}"))
+            return None
+        trouble = _differs(mine, self.plain, LEAST_COSINE[self.model.dtype])
+        if trouble is None:
+            return statistics.median(mine.seconds[WARM:])
+        self.emit(Note("train", f"{name}: left out, {trouble}"))
+        return None
 
 
 class _Passes(NamedTuple):

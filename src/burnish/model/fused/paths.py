@@ -31,7 +31,7 @@ class Paths:
     """The way of attention (None: the kernel that always works), of what stands between products, of the weights, of the loss.
 
     fused False: transformers' own layers. compiled: one kernel for each formula. joined: weights that read one input are one
-    tensor. loss_chunk: positions whose logits exist at once.
+    tensor. loss_chunk: positions whose logits exist at once; loss_compiled: one kernel for the losses of such a chunk.
     """
 
     fused: bool
@@ -39,6 +39,7 @@ class Paths:
     compiled: bool
     joined: bool
     loss_chunk: int
+    loss_compiled: bool = False
 
 
 PLAIN = Paths(fused=False, attention=None, compiled=False, joined=False, loss_chunk=CHUNK)
@@ -48,7 +49,7 @@ ON_CPU = Paths(fused=True, attention=None, compiled=False, joined=False, loss_ch
 def on_gpu(vocabulary: int) -> Paths:
     """Return the paths of a GPU before anything is measured."""
     chunk = max(CHUNK, LOGIT_BYTES // (2 * vocabulary) // CHUNK * CHUNK)
-    return Paths(fused=True, attention=None, compiled=True, joined=True, loss_chunk=chunk)
+    return Paths(fused=True, attention=None, compiled=True, joined=True, loss_chunk=chunk, loss_compiled=True)
 
 
 def usual_paths(model: PreTrainedModel) -> Paths:
@@ -61,7 +62,7 @@ def usual_paths(model: PreTrainedModel) -> Paths:
 def on_paths(model: PreTrainedModel, paths: Paths, *, fp8: Fp8 | None = None) -> Iterator[list[str]]:
     """Within the block the model trains on packed rows on these paths; yields the layers on the plain path, with reasons."""
     formulas = COMPILED if paths.compiled else AS_WRITTEN
-    form = LossForm(paths.loss_chunk, formulas.likelihood if paths.compiled else likelihood)
+    form = LossForm(paths.loss_chunk, COMPILED.likelihood if paths.loss_compiled else likelihood)
     with packing(model, paths.attention), losses_as(form):
         if not paths.fused:
             yield []
