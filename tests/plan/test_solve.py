@@ -192,16 +192,17 @@ def test_a_table_of_gpus_for_a_70b_model_takes_less_than_a_second() -> None:
 
 
 def test_a_70b_plan_from_the_command_line_takes_less_than_a_second_of_work_and_no_torch(tmp_path: Any) -> None:
+    """Processor time of the whole process, imports included; what would take it is named, as a slow machine hides it."""
     (tmp_path / "x.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 100, encoding="utf-8")
     recipe = "name: big\nbase: llama-3.1-70b-instruct\ndata: x.jsonl\nmethod: qlora\n"
     (tmp_path / "big.yaml").write_text(recipe, encoding="utf-8")
+    heavy = {"torch", "transformers", "numpy", "pyarrow", "huggingface_hub", "jinja2", "asyncio", "burnish.data.prepare"}
     code = (
-        "import sys, time; from burnish.cli import main; began = time.process_time(); code = main(['plan', 'big.yaml', '--json', "
-        "'--gpu', 'h100']); print(time.process_time() - began, code, sorted({'torch', 'transformers'} & set(sys.modules)), "
-        "file=sys.stderr)"
+        "import sys, time; from burnish.cli import main; code = main(['plan', 'big.yaml', '--json', '--gpu', 'h100']); "
+        f"print(time.process_time(), code, sorted({heavy!r} & set(sys.modules)), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     seconds, status, loaded = done.stderr.split(maxsplit=2)
-    assert float(seconds) < 1.0
-    assert status == "0"
     assert loaded.strip() == "[]"
+    assert status == "0"
+    assert float(seconds) < 1.0

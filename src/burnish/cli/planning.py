@@ -73,12 +73,10 @@ def _names(options: argparse.Namespace) -> tuple[str, ...]:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from burnish import pipeline
     from burnish.core.recipe_file import load_recipe
     from burnish.doors.planning import Asked, calibration, gpus_for, methods_for, plan_for
     from burnish.plan.table import calibration_document, gpus_document, methods_document, planned_document
     from burnish.store.home import Home
-    from burnish.terminal import Terminal
     from burnish.views.planning import print_calibration, print_gpus, print_methods, print_planned
 
     home = Home(options.home)
@@ -92,6 +90,9 @@ def _plan(options: argparse.Namespace) -> int:
     names = _names(options)
     asked = Asked(options.gpu, names, options.fit, options.deadline, options.budget, options.prices)
     if options.probe:
+        from burnish import pipeline
+        from burnish.terminal import Terminal
+
         asked.check_probe()
         with Terminal(quiet=options.quiet, verbose=options.verbose) as terminal:
             pipeline.probe(recipe, home, terminal.emit)

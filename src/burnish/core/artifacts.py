@@ -33,6 +33,10 @@ class Artifact(Record):
 # ---------------------------------------------------------------------------------------------------------------- Manifest
 
 
+PAIRS = "preference pairs"
+"""What `settings["rows"]` of a dataset says where its training rows are not conversations."""
+
+
 class Manifest(Artifact):
     """A dataset version: what went in, what was dropped and why, what came out."""
 
@@ -53,6 +57,11 @@ class Manifest(Artifact):
     rejected_file: FileRef
     account: TokenAccount | None = None
     settings: dict[str, Any]
+
+    @property
+    def of_pairs(self) -> bool:
+        """Whether the training rows are preference pairs."""
+        return self.settings.get("rows") == PAIRS
 
 
 # -------------------------------------------------------------------------------------------------------------------- Plan

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from burnish.core.artifacts import Manifest
+from burnish.core.artifacts import PAIRS, Manifest
 from burnish.core.errors import DataError, RecipeError
 from burnish.core.events import Emit, Progress
 from burnish.core.recipe import Recipe
@@ -51,8 +51,6 @@ from burnish.text.expect import read as read_expectations
 from burnish.text.system import needs_day, system_format
 from burnish.text.tokenizer import Tokenizer
 
-PAIRS = "preference pairs"
-"""What `settings["rows"]` of a dataset says where its training rows are not conversations."""
 CHUNK_ROWS, CHUNK_CHARACTERS = 1024, 1 << 20
 """What one worker gets at a time: so much that passing it on costs nothing, so little that none waits for the last."""
 
@@ -133,11 +131,6 @@ def _written_beside(values: Mapping[str, Any], folder: Path, root: Path) -> dict
     for name, value in values.items():
         write_json(folder / f"{name}.json", value)
     return {f"{name}_file": file_ref(folder / f"{name}.json", root) for name in values}
-
-
-def holds_pairs(manifest: Manifest) -> bool:
-    """Return whether the training rows of a dataset are preference pairs."""
-    return manifest.settings.get("rows") == PAIRS
 
 
 def _settings_of(recipe: Recipe, settings: Settings) -> list[Settings]:

@@ -91,16 +91,17 @@ def shape_of(base: str) -> Mapping[str, Any]:
 
     Raises BaseModelError with the nearest known names.
     """
-    from huggingface_hub import try_to_load_from_cache
-
-    from burnish.model.bases import HUB_ID
     from burnish.plan.bases import find_config, read_config
 
-    if Path(base).expanduser().is_dir() or not HUB_ID.match(base):
-        return find_config(base)
     try:
         return find_config(base)
     except BaseModelError as unknown:
+        from burnish.model.bases import HUB_ID
+
+        if Path(base).expanduser().is_dir() or not HUB_ID.match(base):
+            raise
+        from huggingface_hub import try_to_load_from_cache
+
         cached = try_to_load_from_cache(base, "config.json")
         if not isinstance(cached, str):
             raise BaseModelError(f"{unknown} Or fetch the shape alone: hf download {base} config.json") from None
@@ -109,7 +110,6 @@ def shape_of(base: str) -> Mapping[str, Any]:
 
 def planning_inputs(recipe: Recipe, home: Home, prices: Path | None = None) -> Inputs:
     """Gather what a plan is made of but the machine: the newest dataset of this data, or the size of the file."""
-    from burnish.data.prepare import holds_pairs
     from burnish.data.sources.fingerprint import data_fingerprint
     from burnish.data.sources.read import stored_bytes
     from burnish.plan.bases import reference
@@ -123,7 +123,7 @@ def planning_inputs(recipe: Recipe, home: Home, prices: Path | None = None) -> I
     said = (recipe.system, recipe.template or None)
     newest = manifests[-1] if manifests else None
     same = newest is not None and (newest.fingerprint.system, newest.fingerprint.variables) == said
-    same = same and newest is not None and holds_pairs(newest) == recipe.objective.pairs
+    same = same and newest is not None and newest.of_pairs == recipe.objective.pairs
     manifest = newest if same else None
     lengths = order = None
     if manifest is not None and home.is_whole(manifest):

@@ -50,11 +50,10 @@ class Samples:
 
 def train_samples(manifest: Manifest, home: Home) -> Samples:
     """Read what is trained on as token ids."""
-    from burnish.data.prepare import holds_pairs
     from burnish.data.rows import iterate_token_rows
 
     rows = iterate_token_rows(home.path(manifest.splits["train"].token_file))
-    return Samples(pairs=tuple(pairs_of(rows))) if holds_pairs(manifest) else Samples(rows=tuple(rows))
+    return Samples(pairs=tuple(pairs_of(rows))) if manifest.of_pairs else Samples(rows=tuple(rows))
 
 
 def drawable(manifest: Manifest, home: Home, samples: Samples) -> Drawable:
