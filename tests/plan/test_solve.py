@@ -196,7 +196,16 @@ def test_a_70b_plan_from_the_command_line_takes_less_than_a_second_of_work_and_n
     (tmp_path / "x.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 100, encoding="utf-8")
     recipe = "name: big\nbase: llama-3.1-70b-instruct\ndata: x.jsonl\nmethod: qlora\n"
     (tmp_path / "big.yaml").write_text(recipe, encoding="utf-8")
-    heavy = {"torch", "transformers", "numpy", "pyarrow", "huggingface_hub", "jinja2", "asyncio", "burnish.data.prepare"}
+    heavy = {
+        "torch",
+        "transformers",
+        "numpy",
+        "pyarrow",
+        "huggingface_hub",
+        "jinja2",
+        "asyncio",
+        "burnish.data.prepare",
+    }
     code = (
         "import sys, time; from burnish.cli import main; code = main(['plan', 'big.yaml', '--json', '--gpu', 'h100']); "
         f"print(time.process_time(), code, sorted({heavy!r} & set(sys.modules)), file=sys.stderr)"
