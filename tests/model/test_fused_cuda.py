@@ -124,6 +124,8 @@ def test_compiled_joined_layers_equal_the_plain_path_in_float32(
 def test_in_bfloat16_they_are_as_near_to_float32_as_the_plain_path(
     family: str, form: str, attention: Kernel, make_method: Callable[..., MethodPlan]
 ) -> None:
+    if (family, attention) == ("gemma2", "flex"):
+        pytest.skip("with capped scores FlexAttention compiles alone, not within a model: the choice of paths leaves it out")
     model = build(
         family, make_method(kind="qlora" if form == "nf4" else "lora", quantisation="nf4" if form == "nf4" else "none")
     )

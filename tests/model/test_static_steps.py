@@ -79,6 +79,8 @@ def answers_of(model: PreTrainedModel, way: Way | None, *, static: bool) -> tupl
 def test_static_steps_answer_as_steps_of_any_shape_do(
     make_tiny: Callable[..., PreTrainedModel], architecture: str, device: str, way: Way
 ) -> None:
+    if (device, way) == ("cpu", "tiled"):
+        pytest.skip("the tiles are a GPU's")
     model = make_tiny(architecture)
     want, _ = answers_of(model, None, static=False)  # as a CPU does, without any of this
     model.to(device=device)  # pyright: ignore[reportCallIssue]
@@ -89,7 +91,7 @@ def test_static_steps_answer_as_steps_of_any_shape_do(
     assert steps is not None
     assert 0 < len(steps._seen) <= MOST_SHAPES
     if device == "cuda":
-        assert any(captured.graph is not None for captured in steps._seen.values()), "nothing was replayed"
+        assert any(captured.graph is not None for captured in steps._seen.values()), steps.refused
 
 
 @pytest.mark.parametrize("device", DEVICES)

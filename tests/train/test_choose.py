@@ -130,7 +130,7 @@ def test_on_a_card_the_verdict_is_remembered(
     tmp_path: Path, make_adapted: Callable[..., object], make_rows: Rows, make_plan: Callable[..., Plan]
 ) -> None:
     rows, told = make_rows(9), list[Event]()
-    plan = make_plan(rows, device="cuda", compute_dtype="bfloat16", epochs=100.0)
+    plan = make_plan(rows, device="cuda", compute_dtype="bfloat16", epochs=200.0)
     model = make_adapted()
     trained = set(lora_parameters(model).values())
     for parameter in model.parameters():

@@ -28,6 +28,8 @@ OWN_TOKENS = 64
 """Tokens of the past are rounded up to a multiple of this at least."""
 MOST_SHAPES = 128
 """Shapes whose graphs are kept."""
+MOST_FAILURES = 3
+"""Captures that may fail before none is tried again: one alone can be a library that was still being set up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,8 @@ class StaticSteps:
             raise BaseModelError("steps of static shapes need a bank that computes adapters as a GPU does")
         self._model, self._cache, self._banked = model, cache, banked
         self.refused: str | None = None
+        self._failures = 0
+        self._stream: torch.cuda.Stream | None = None  # that graphs are captured on
         self._on_gpu = model.device.type == "cuda"
         self._seen: OrderedDict[StepShape, _Captured] = OrderedDict()
         self._where = (-1, -1)
@@ -89,7 +93,9 @@ class StaticSteps:
             try:
                 self._capture(shape, captured)
             except RuntimeError as error:  # something that no graph can hold, such as waiting for the device
-                self.refused = str(error)
+                self._failures += 1
+                if self._failures == MOST_FAILURES:
+                    self.refused = str(error)
         if captured.graph is None:
             return self._compute(shape, captured.numbers_X)[: len(tokens)]
         assert self._logits_BV is not None
@@ -140,8 +146,14 @@ class StaticSteps:
             self._logits_BV = torch.empty(
                 shape.rows, self._model.config.vocab_size, dtype=head.dtype, device=head.device
             )
+        if self._stream is None:  # what libraries set up on first use of a stream cannot be captured
+            self._stream = torch.cuda.Stream(self._model.device)
+            self._stream.wait_stream(torch.cuda.current_stream(self._model.device))
+            with torch.cuda.stream(self._stream):
+                self._compute(shape, captured.numbers_X)
+            torch.cuda.current_stream(self._model.device).wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
             self._logits_BV[: shape.rows].copy_(self._compute(shape, captured.numbers_X))
         captured.graph = graph
 

@@ -63,7 +63,7 @@ class Engine:
         kept_tokens: int = 8192,
         slots: int = 32,
         rank_limit: int = 256,
-        graphs: bool = False,
+        graphs: bool = True,
     ) -> None:
         self.context_tokens: int = model.config.max_position_embeddings
         self.vocabulary: int = model.config.vocab_size
