@@ -125,7 +125,9 @@ def test_in_bfloat16_they_are_as_near_to_float32_as_the_plain_path(
     family: str, form: str, attention: Kernel, make_method: Callable[..., MethodPlan]
 ) -> None:
     if (family, attention) == ("gemma2", "flex"):
-        pytest.skip("with capped scores FlexAttention compiles alone, not within a model: the choice of paths leaves it out")
+        pytest.skip(
+            "with capped scores FlexAttention compiles alone, not within a model: the choice of paths leaves it out"
+        )
     model = build(
         family, make_method(kind="qlora" if form == "nf4" else "lora", quantisation="nf4" if form == "nf4" else "none")
     )
