@@ -209,6 +209,41 @@ def test_rslora_equals_that_of_peft(make_tiny: Tiny, make_method: Make) -> None:
         assert_same(loss_and_gradients(ours, list(lora_parameters(ours).values())), expected)
 
 
+@pytest.mark.parametrize("form", ["one by one", "joined", "nf4 joined"])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_biases_train_in_fused_layers_as_in_peft(make_tiny: Tiny, make_method: Make, form: str, dropout: float) -> None:
+    ours, theirs = make_tiny("qwen2"), make_tiny("qwen2")
+    for model in (ours, theirs) if "nf4" in form else ():
+        quantise_nf4(model, double_quantisation=True, device="cpu", dtype=torch.float32)
+    adapted(ours, make_method(bias="lora_only", dropout=dropout))
+    names = list(lora_parameters(ours))
+    assert sum(name.endswith(".bias") for name in names) == 3 * ours.config.num_hidden_layers
+    targets = sorted(lora_layers(ours))
+    settings = LoraConfig(
+        r=4, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM", bias="lora_only", lora_dropout=dropout
+    )
+    peft = get_peft_model(theirs, settings).train()
+    named = dict(peft.named_parameters())
+    ends = {True: ".base_layer.bias", False: ".default.weight"}
+    weights = [named[f"base_model.model.{name.removesuffix('.bias')}{ends[name.endswith('.bias')]}"] for name in names]
+    with torch.no_grad():
+        for mine, other in zip(lora_parameters(ours).values(), weights, strict=True):
+            other.copy_(mine)
+    expected = loss_and_gradients(peft, weights)
+    with fused(ours, join_weights="joined" in form) as alone:
+        assert not alone
+        assert_same(loss_and_gradients(ours, list(lora_parameters(ours).values())), expected)
+        with Recomputation(ours, 1, 1):
+            assert_same(loss_and_gradients(ours, list(lora_parameters(ours).values())), expected)
+
+
+def test_dora_takes_the_plain_path_and_is_named(make_tiny: Tiny, make_method: Make) -> None:
+    model = adapted(make_tiny(), make_method(dora=True))
+    with fused(model) as alone:
+        assert len(alone) == model.config.num_hidden_layers
+        assert alone[0].endswith("its adapters train the lengths of rows (DoRA)")
+
+
 @pytest.mark.parametrize("targets", [("q_proj", "v_proj"), ("o_proj",), ("up_proj",), ("down_proj", "k_proj")])
 def test_some_layers_may_have_no_adapter(make_tiny: Tiny, make_method: Make, targets: tuple[str, ...]) -> None:
     ours = adapted(make_tiny("qwen2"), make_method(targets=targets))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PhiConfig, PreTrainedModel
 
 from burnish.core.artifacts import MethodPlan
 from burnish.core.errors import BaseModelError
@@ -43,6 +43,13 @@ def disturb(model: PreTrainedModel) -> None:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
 
 
+def their_name(name: str, adapted: set[str]) -> str:
+    layer, _, leaf = name.rpartition(".")
+    if leaf == "bias":
+        return f"base_model.model.{layer}.base_layer.bias" if layer in adapted else f"base_model.model.{name}"
+    return f"base_model.model.{name}.default.weight"
+
+
 def to_peft(model: PreTrainedModel, ours: PreTrainedModel, **changes: object) -> PeftModel:
     """Wrap a fresh base with PEFT's LoRA and give it the weights of our adapter."""
     targets = sorted({name.rpartition(".")[2] for name in lora_layers(ours)})
@@ -51,7 +58,7 @@ def to_peft(model: PreTrainedModel, ours: PreTrainedModel, **changes: object) ->
     theirs = dict(wrapped.named_parameters())
     with torch.no_grad():
         for name, parameter in lora_parameters(ours).items():
-            theirs[f"base_model.model.{name}.default.weight"].copy_(parameter)
+            theirs[their_name(name, set(lora_layers(ours)))].copy_(parameter)
     return wrapped
 
 
@@ -85,6 +92,139 @@ def test_loss_and_gradients_equal_peft(make_tiny: Tiny, method: MethodPlan, arch
     their_loss, their_gradients = loss_and_gradients(theirs.train(), their_parameters)
     assert our_loss == pytest.approx(their_loss, rel=1e-6)
     assert_same_gradients(our_gradients, their_gradients)
+
+
+BESIDE = {
+    "biases of adapted layers": {"bias": "lora_only"}, "all biases": {"bias": "all", "targets": ("k_proj", "up_proj")},
+    "lengths of rows": {"dora": True}, "lengths and biases": {"dora": True, "bias": "lora_only"},
+    "lengths and dropout": {"dora": True, "dropout": 0.3}, "biases and dropout": {"bias": "lora_only", "dropout": 0.3},
+}  # fmt: skip
+"""What trains beside low-rank products."""
+
+
+def biased(make_tiny: Tiny, architecture: str) -> PreTrainedModel:
+    """Return a tiny base whose biases are not zero; Phi has them in norms and every linear layer, Qwen 2 in q, k and v."""
+    model = make_tiny(architecture)
+    generator = torch.Generator().manual_seed(8)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(".bias") and not name.startswith("lm_head"):
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    return model
+
+
+def peft_changes(method: MethodPlan) -> dict[str, object]:
+    return {
+        "bias": method.bias or "none",
+        "use_dora": method.dora is not None,
+        "lora_dropout": method.dropout,
+        "use_rslora": method.rslora is not None,
+    }
+
+
+@pytest.mark.parametrize("quantised", [False, True], ids=["lora", "qlora"])
+@pytest.mark.parametrize("architecture", ["qwen2", "llama"])
+@pytest.mark.parametrize("what", BESIDE)
+def test_biases_and_lengths_of_rows_train_as_in_peft(
+    make_tiny: Tiny, make_method: Make, tmp_path: Path, architecture: str, what: str, quantised: bool
+) -> None:
+    """Loss and every gradient, from values that training has moved; PEFT reads our files and we read PEFT's."""
+    method = make_method(**BESIDE[what])
+    ours, base = biased(make_tiny, architecture), biased(make_tiny, architecture)
+    for model in (ours, base) if quantised else ():
+        quantise_nf4(model, double_quantisation=True, device="cpu", dtype=torch.float32)
+    attach_lora(ours, method, seed=1)
+    names = lora_parameters(ours)
+    assert any(name.endswith(".bias") for name in names) == (method.bias is not None and architecture == "qwen2")
+    assert any(name.endswith("lora_magnitude_vector") for name in names) == (method.dora is not None)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in names.values():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
+    adapted = set(lora_layers(ours))
+    targets = sorted({name.rpartition(".")[2] for name in adapted})
+    settings = {"r": 4, "lora_alpha": 8.0, "target_modules": targets, "task_type": "CAUSAL_LM", **peft_changes(method)}
+    theirs = get_peft_model(base, LoraConfig(**settings))
+    trained = {name: p for name, p in theirs.named_parameters() if p.requires_grad}
+    assert set(trained) == {their_name(name, adapted) for name in names}
+    with torch.no_grad():
+        for name, parameter in names.items():
+            trained[their_name(name, adapted)].copy_(parameter)
+    found = []
+    for model, parameters in (
+        (ours, list(names.values())),
+        (theirs, [trained[their_name(name, adapted)] for name in names]),
+    ):
+        torch.manual_seed(5)
+        found.append(loss_and_gradients(model.train(), dict(enumerate(parameters))))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
+    assert_same_gradients(found[0][1], found[1][1])
+
+    save_adapter(ours, tmp_path / "ours", method, "tiny")
+    again = PeftModel.from_pretrained(fresh(make_tiny, architecture, quantised), str(tmp_path / "ours"))
+    theirs.save_pretrained(str(tmp_path / "theirs"))
+    assert load_file(tmp_path / "ours" / WEIGHTS).keys() == load_file(tmp_path / "theirs" / WEIGHTS).keys()
+    mine = fresh(make_tiny, architecture, quantised)
+    load_adapter(mine, tmp_path / "theirs")
+    expected = theirs.eval()(input_ids=IDS).logits
+    for model in (ours.eval(), again, mine):
+        torch.testing.assert_close(model(input_ids=IDS).logits, expected, rtol=1e-4, atol=1e-5)
+
+
+def fresh(make_tiny: Tiny, architecture: str, quantised: bool) -> PreTrainedModel:
+    model = biased(make_tiny, architecture)
+    if quantised:
+        quantise_nf4(model, double_quantisation=True, device="cpu", dtype=torch.float32)
+    return model
+
+
+@pytest.mark.parametrize("what", BESIDE)
+def test_off_means_the_base_and_merging_keeps_what_trained_beside_products(
+    make_tiny: Tiny, make_method: Make, what: str
+) -> None:
+    """With its adapter off PEFT keeps trained biases, which it warns of; ours is the base, as a reference has to be."""
+    model = biased(make_tiny, "qwen2")
+    before = model(input_ids=IDS).logits
+    attach_lora(model, make_method(**BESIDE[what]), seed=1)
+    torch.testing.assert_close(model(input_ids=IDS).logits, before, rtol=1e-5, atol=1e-6)
+    with torch.no_grad():
+        for parameter in lora_parameters(model).values():
+            parameter.add_(0.05)
+    tuned = model(input_ids=IDS).logits
+    with adapter_off(model):
+        assert torch.equal(model(input_ids=IDS).logits, before)
+    assert (tuned - before).abs().max() > 1e-2
+    torch.testing.assert_close(merge_lora(model)(input_ids=IDS).logits, tuned, rtol=1e-4, atol=1e-5)
+    assert not lora_parameters(model)
+
+
+def test_all_biases_are_those_of_norms_too(make_tiny: Tiny, make_method: Make) -> None:
+    torch.manual_seed(0)
+    config = PhiConfig(
+        vocab_size=131, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2,
+        bos_token_id=1, eos_token_id=2, pad_token_id=2,
+    )  # fmt: skip
+    ours, base = (AutoModelForCausalLM.from_config(config).float().eval().requires_grad_(False) for _ in range(2))
+    base.load_state_dict(ours.state_dict())
+    attach_lora(ours, make_method(bias="all", targets=("q_proj",)), seed=1)
+    theirs = to_peft(base, ours, bias="all")
+    trained = {name.removeprefix("base_model.model.") for name, p in theirs.named_parameters() if p.requires_grad}
+    mine = {f"{name}.default.weight" if ".lora_" in name else name for name in lora_parameters(ours)}
+    assert {name.replace(".base_layer.bias", ".bias") for name in trained} - mine == {"lm_head.bias"}
+    our_loss, gradients = loss_and_gradients(ours.train(), lora_parameters(ours))
+    assert torch.isfinite(gradients).all()
+    assert our_loss == pytest.approx(theirs.train()(input_ids=IDS, labels=IDS).loss.item(), rel=1e-5)
+
+
+def test_who_serves_many_adapters_is_told_what_this_one_trained(
+    make_tiny: Tiny, make_method: Make, tmp_path: Path
+) -> None:
+    for changes, said in (({"dora": True}, "lengths of rows"), ({"bias": "lora_only"}, r"biases \(bias: lora_only\)")):
+        model, method = make_tiny("qwen2"), make_method(**changes)
+        attach_lora(model, method, seed=1)
+        save_adapter(model, tmp_path, method, "tiny")
+        with pytest.raises(BaseModelError, match=f"trained {said}.*load it with PEFT"):
+            read_adapter(tmp_path, adaptable_layers(make_tiny("qwen2")))
 
 
 def test_dropout_is_drawn_as_in_peft(make_tiny: Tiny, make_method: Make) -> None:
@@ -227,8 +367,9 @@ def change_config(folder: Path, **changes: object) -> None:
         ({"r": 4096}, "r = 4096; a whole number from 1 to 1024"),
         ({"r": "4"}, "r = '4'"),
         ({"peft_type": "IA3"}, "not plain LoRA"),
-        ({"use_dora": True}, "not plain LoRA.*use_dora"),
-        ({"bias": "all"}, "not plain LoRA"),
+        ({"use_qalora": True}, "not plain LoRA.*use_qalora"),
+        ({"use_dora": True}, "lora_magnitude_vector in only one of them"),
+        ({"bias": "most"}, "not plain LoRA"),
         ({"lora_alpha": None}, "lora_alpha = None"),
         ({"target_modules": ["nothing"]}, 'no linear layer called "nothing"'),
         ({"target_modules": ["q_proj"]}, "does not fit this base"),

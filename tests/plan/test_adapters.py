@@ -107,6 +107,28 @@ def test_trainable_numbers_are_those_that_peft_makes(
     assert lora_parameters(architecture, resolved, rank, expert_targets=experts) == trainable
 
 
+@pytest.mark.parametrize("family", ["llama", "qwen2", "phi", "starcoder2"])
+@pytest.mark.parametrize("changes", [{"bias": "lora_only"}, {"bias": "all"}, {"dora": True}], ids=str)
+def test_biases_and_lengths_that_train_are_counted_as_they_are_made(family: str, changes: dict[str, Any]) -> None:
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+    from burnish.core.artifacts import MethodPlan
+    from burnish.model.lora import attach_lora
+    from burnish.model.lora import lora_parameters as made
+    from burnish.plan.memory import trained_tensors
+
+    config = CONFIG_MAPPING[family](**SMALL)
+    architecture = read_architecture(config.to_dict())
+    method = MethodPlan(
+        kind="lora", rank=4, alpha=8.0, dropout=0.0, targets=("q_proj", "v_proj"), quantisation="none",
+        double_quantisation=False, **changes,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config).requires_grad_(False)
+    attach_lora(model, method, seed=0)
+    counted = sum(each.count * each.numbers for each in trained_tensors(architecture, method))
+    assert counted == sum(parameter.numel() for parameter in made(model).values())
+
+
 @pytest.mark.parametrize("family", SHARED_BY_PEFT)
 @pytest.mark.parametrize("rank", [4, 32])
 def test_all_linear_of_peft_reaches_routers_and_experts(family: str, rank: int) -> None:

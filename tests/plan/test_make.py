@@ -156,6 +156,28 @@ def test_lora_and_qlora_differ_in_how_weights_are_stored(plan_of: MakePlan) -> N
     assert qlora.memory.weights_bytes < lora.memory.weights_bytes / 3
 
 
+def test_trained_biases_and_lengths_are_told_and_counted(plan_of: MakePlan) -> None:
+    qwen = "qwen2.5-0.5b-instruct"
+    lora = {"kind": "lora"}
+    plain = plan_of(qwen, recipe={"method": lora})
+    biased = plan_of(qwen, recipe={"method": lora | {"bias": "lora_only"}})
+    assert biased.parameters.trainable - plain.parameters.trainable == 24 * (896 + 128 + 128)
+    assert "biases of adapted layers train too" in biased.because["method.bias"]
+    assert "serves low-rank products alone" in biased.because["method.bias"]
+    dora = plan_of(qwen, recipe={"method": lora | {"dora": True}})
+    assert dora.parameters.trainable - plain.parameters.trainable == 24 * (2 * 896 + 2 * 128 + 2 * 4864 + 896)
+    assert "plain path" in dora.because["method.dora"]
+    assert dora.memory.components["activations"] > plain.memory.components["activations"]
+    assert dora.memory.components["row_lengths"] == 8 * 896 * 4864
+
+
+def test_biases_that_a_base_does_not_have_are_refused(plan_of: MakePlan) -> None:
+    with pytest.raises(RecipeError, match="none of its adapted linear layers has a bias"):
+        plan_of(recipe={"method": {"kind": "lora", "bias": "lora_only"}})
+    with pytest.raises(RecipeError, match="it has no biases, so there is nothing to train"):
+        plan_of(recipe={"method": {"kind": "lora", "bias": "all"}})
+
+
 def test_a_70b_model_is_planned_within_a_second(plan_of: MakePlan, machines: dict[str, Hardware]) -> None:
     plan_of()
     began = time.process_time()

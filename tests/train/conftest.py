@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, PreTrainedModel, Qwen3Config
+from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, PreTrainedModel, Qwen2Config, Qwen3Config
 
 from burnish.core.artifacts import (
     BaseRef,
@@ -32,6 +32,7 @@ SIZES = {
 }  # fmt: skip
 CONFIGS = {
     "llama": lambda: LlamaConfig(**SIZES, tie_word_embeddings=True),
+    "qwen2": lambda: Qwen2Config(**{key: value for key, value in SIZES.items() if key != "head_dim"}),
     "qwen3": lambda: Qwen3Config(**SIZES),
     "gemma3": lambda: Gemma3TextConfig(**SIZES, sliding_window=6, query_pre_attn_scalar=16),
 }
@@ -45,15 +46,23 @@ def plan_method(**changes: object) -> MethodPlan:
     return MethodPlan.model_validate({**values, **changes})
 
 
-def adapted(architecture: str = "llama", *, seed: int = 0, **method: object) -> PreTrainedModel:
-    """Return a tiny frozen model with an adapter whose B is random, so that both of its matrices get gradients."""
+def frozen(architecture: str = "llama", *, seed: int = 0) -> PreTrainedModel:
+    """Return a tiny frozen model; biases, where it has some, are not zero."""
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(CONFIGS[architecture](), attn_implementation="sdpa").float()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 2:
                 parameter.mul_(4)
-    model.eval().requires_grad_(False)
+        for name, parameter in model.named_parameters():
+            if name.endswith(".bias"):
+                parameter.normal_(std=0.1)
+    return model.eval().requires_grad_(False)
+
+
+def adapted(architecture: str = "llama", *, seed: int = 0, **method: object) -> PreTrainedModel:
+    """Return a tiny frozen model with an adapter whose B is random, so that both of its matrices get gradients."""
+    model = frozen(architecture, seed=seed)
     attach_lora(model, plan_method(**method), seed=seed)
     with torch.no_grad():
         for name, parameter in lora_parameters(model).items():
@@ -105,6 +114,11 @@ def _one_torch_thread() -> None:
 @pytest.fixture
 def make_adapted() -> Callable[..., PreTrainedModel]:
     return adapted
+
+
+@pytest.fixture
+def make_frozen() -> Callable[..., PreTrainedModel]:
+    return frozen
 
 
 @pytest.fixture

@@ -136,10 +136,11 @@ class MethodPlan(Record):
     """The method with every number resolved. `plain`: every fast path of training is off. "full" has no adapter: rank 0.
 
     `base_dtype`: set where training multiplies frozen weights in float8, backward alone
-    ("fp8") or both ways ("fp8_all"); `rslora`: the scale is alpha / sqrt(rank).
+    ("fp8") or both ways ("fp8_all"); `rslora`: the scale is alpha / sqrt(rank); `bias`: the biases that train, of adapted layers
+    or all; `dora`: each row of an adapted weight has a length of its own, which trains.
     """
 
-    WHEN_SET: ClassVar[frozenset[str]] = frozenset({"plain", "base_dtype", "rslora"})
+    WHEN_SET: ClassVar[frozenset[str]] = frozenset({"plain", "base_dtype", "rslora", "bias", "dora"})
     kind: Literal["lora", "qlora", "full"]
     rank: int
     alpha: float
@@ -150,6 +151,13 @@ class MethodPlan(Record):
     plain: Literal[True] | None = None
     base_dtype: Literal["fp8", "fp8_all"] | None = None
     rslora: Literal[True] | None = None
+    bias: Literal["all", "lora_only"] | None = None
+    dora: Literal[True] | None = None
+
+    @property
+    def beside_products(self) -> bool:
+        """Whether more is trained than low-rank products: what is served for many adapters at once is those alone."""
+        return self.bias is not None or self.dora is not None
 
     @property
     def scale(self) -> float:

@@ -11,7 +11,7 @@ from burnish.core.recipe_data import Mix, Order, order_section
 from burnish.core.section import Section
 
 OptimizerName = Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "muon", "adafactor"]
-OF_ADAPTERS = ("rank", "alpha", "dropout", "targets", "double_quantisation", "rslora", "base_dtype")
+OF_ADAPTERS = ("rank", "alpha", "dropout", "targets", "double_quantisation", "rslora", "bias", "dora", "base_dtype")
 """Keys of a method that say something about an adapter or a frozen base."""
 OF_FULL = ("muon", "adafactor")
 """Optimizers whose rates mean another thing for low-rank matrices, one of which begins as zero."""
@@ -36,6 +36,16 @@ class Method(Section):
 
     rslora: bool = Field(
         False, description="Multiply the adapter's output by alpha / sqrt(rank) instead (rsLoRA), for high ranks."
+    )
+    bias: Literal["none", "lora_only", "all"] = Field(
+        "none",
+        description="Biases of the base that train too: those of adapted layers (`lora_only`) or of all, as in PEFT. Such an "
+        "adapter is evaluated, and PEFT loads it; it is not served.",
+    )
+    dora: bool = Field(
+        False,
+        description="Train the length of each row of an adapted weight by itself (DoRA). Takes the plain path; the adapter is "
+        "evaluated, and PEFT loads it; it is not served.",
     )
     base_dtype: Literal["auto", "fp8", "fp8_all"] = Field(
         "auto",

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from burnish.core.artifacts import MethodPlan
 from burnish.core.errors import BaseModelError, did_you_mean
-from burnish.model.lora_linear import AdaptedLinear, LoraLinear
+from burnish.model.lora_linear import AdaptedLinear, BiasedModule, LoraLinear
 from burnish.store.files import write_bytes, write_json
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ ALL_LINEAR = "all-linear"
 RANK_LIMIT = 1024
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PEFT_PREFIX = "base_model.model."
-UNSUPPORTED = ("use_dora", "fan_in_fan_out", "rank_pattern", "alpha_pattern", "modules_to_save", "layer_replication",
+LENGTHS = "lora_magnitude_vector"
+UNSUPPORTED = ("fan_in_fan_out", "rank_pattern", "alpha_pattern", "modules_to_save", "layer_replication",
                "megatron_config", "trainable_token_indices", "lora_bias", "use_qalora", "layers_to_transform", "exclude_modules",
                "target_parameters", "arrow_config", "alora_invocation_tokens")  # fmt: skip
 
@@ -62,15 +64,23 @@ def choose_targets(names: Sequence[str], targets: Sequence[str]) -> list[str]:
 def attach_lora(model: PreTrainedModel, method: MethodPlan, *, seed: int) -> None:
     """Put a fresh adapter on each target of the model, in place. A is drawn from (seed, layer name), B is zero.
 
+    With method.bias biases train too: of the targets, or of every module but the output head.
     Raises BaseModelError for unknown targets, or when the model has an adapter already.
     """
-    if any(isinstance(module, LoraLinear) for module in model.modules()):
+    if any(isinstance(module, (LoraLinear, BiasedModule)) for module in model.modules()):
         raise BaseModelError("the model has an adapter already; load the base again to put another one on it.")
     for name in resolve_targets(model, method.targets):
         generator = torch.Generator().manual_seed(_seed_of(seed, name))
         base = model.get_submodule(name)
-        layer = LoraLinear(base, rank=method.rank, scale=method.scale, dropout=method.dropout, generator=generator)
+        layer = LoraLinear(
+            base, rank=method.rank, scale=method.scale, dropout=method.dropout, generator=generator,
+            bias=method.bias is not None, dora=method.dora is not None,
+        )  # fmt: skip
         model.set_submodule(name, layer.train(model.training))
+    for name in biases(model) if method.bias == "all" else ():
+        module = model.get_submodule(name)
+        if not isinstance(module, LoraLinear):
+            model.set_submodule(name, BiasedModule(module).train(model.training))
 
 
 def _seed_of(seed: int, name: str) -> int:
@@ -82,19 +92,41 @@ def lora_layers(model: nn.Module) -> dict[str, LoraLinear]:
     return {name: module for name, module in model.named_modules() if isinstance(module, LoraLinear)}
 
 
+def biases(model: PreTrainedModel) -> dict[str, int]:
+    """Return how many numbers the bias of each module has that adds one, by name; the output head is left as it is."""
+    found: dict[str, int] = {}
+    head = model.get_output_embeddings()
+    for name, module in model.named_modules():
+        if module is head or name.endswith(".base"):
+            continue
+        owner = module.base if isinstance(module, (AdaptedLinear, BiasedModule)) else module
+        bias = dict(owner.named_parameters(recurse=False)).get("bias")
+        if bias is not None:
+            found[name] = bias.numel()
+    return found
+
+
 def lora_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return what is trained: `<layer>.lora_A` (rank, in) and `<layer>.lora_B` (out, rank), float32."""
+    """Return what is trained: `<layer>.lora_A` (rank, in) and `<layer>.lora_B` (out, rank), float32.
+
+    Where they train also `<layer>.bias` (out,), of layers without adapter too, and the `<layer>.lora_magnitude_vector` of DoRA.
+    """
     return {
         f"{name}.{side}": parameter
-        for name, layer in lora_layers(model).items()
-        for side, parameter in (("lora_A", layer.lora_A), ("lora_B", layer.lora_B))
+        for name, layer in _changed(model).items()
+        for side, parameter in layer.named_parameters(recurse=False)
     }
+
+
+def _changed(model: nn.Module) -> dict[str, LoraLinear | BiasedModule]:
+    """Return the modules that an adapter has something of."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, (LoraLinear, BiasedModule))}
 
 
 @contextmanager
 def adapter_off(model: nn.Module) -> Iterator[None]:
     """Within the block the model answers as its base."""
-    layers = [layer for layer in lora_layers(model).values() if layer.active]
+    layers = [layer for layer in _changed(model).values() if layer.active]
     for layer in layers:
         layer.active = False
     try:
@@ -129,25 +161,40 @@ def adapter_as(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None
 
 
 def merge_lora(model: PreTrainedModel) -> PreTrainedModel:
-    """Replace each adapted layer by a plain linear layer with W + scale B A, in place, and return the model."""
-    for name, layer in lora_layers(model).items():
-        with torch.device("meta"):
-            plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.base.bias is not None)
-        dtype = layer.base.bias.dtype if layer.base.bias is not None else model.dtype
-        plain.weight = nn.Parameter(layer.merged_weight().detach().to(dtype), requires_grad=False)
-        plain.bias = layer.base.bias
+    """Replace each adapted layer by a plain linear layer with W + scale B A, in place, and return the model.
+
+    Trained biases and the lengths of DoRA go in too.
+    """
+    for name, layer in _changed(model).items():
+        bias = layer.base.bias
+        if bias is not None and layer.bias is not None:
+            bias = nn.Parameter(layer.bias.detach().to(bias.dtype), requires_grad=False)
+        if isinstance(layer, BiasedModule):
+            plain = layer.base
+        else:
+            with torch.device("meta"):
+                plain = nn.Linear(layer.in_features, layer.out_features, bias=bias is not None)
+            dtype = bias.dtype if bias is not None else model.dtype
+            plain.weight = nn.Parameter(layer.merged_weight().detach().to(dtype), requires_grad=False)
+        plain.bias = bias
         model.set_submodule(name, plain.eval())
     return model
 
 
 def save_adapter(model: PreTrainedModel, folder: Path, method: MethodPlan, base_name: str) -> None:
     """Write the model's adapter so that `PeftModel.from_pretrained(base, folder)` gives the same logits."""
-    tensors = {
-        f"{PEFT_PREFIX}{name}.weight": value.detach().cpu().contiguous()
-        for name, value in lora_parameters(model).items()
-    }
+    adapted = lora_layers(model)
+    tensors = {_key(name, adapted): value.detach().cpu().contiguous() for name, value in lora_parameters(model).items()}
     write_bytes(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
     write_json(folder / CONFIG, peft_config(model, method, base_name))
+
+
+def _key(name: str, adapted: Collection[str]) -> str:
+    """Return the name that PEFT has in its files for a name of `lora_parameters`."""
+    layer, _, leaf = name.rpartition(".")
+    if leaf == "bias":
+        return f"{PEFT_PREFIX}{layer}.base_layer.bias" if layer in adapted else f"{PEFT_PREFIX}{name}"
+    return f"{PEFT_PREFIX}{name}" if leaf == LENGTHS else f"{PEFT_PREFIX}{name}.weight"
 
 
 def peft_config(model: PreTrainedModel, method: MethodPlan, base_name: str) -> dict[str, Any]:
@@ -160,19 +207,19 @@ def peft_config(model: PreTrainedModel, method: MethodPlan, base_name: str) -> d
         "lora_alpha": method.alpha,
         "lora_dropout": method.dropout,
         "target_modules": _short_names(model),
-        "bias": "none",
+        "bias": method.bias or "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
         "init_lora_weights": True,
         "use_rslora": bool(method.rslora),
-        "use_dora": False,
+        "use_dora": bool(method.dora),
         "modules_to_save": None,
     }
 
 
 def load_adapter(model: PreTrainedModel, folder: Path) -> None:
     """Put the adapter of `folder` on the model, in place. Raises BaseModelError as `read_adapter` does."""
-    method, weights = read_adapter(folder, adaptable_layers(model))
+    method, weights = read_adapter(folder, adaptable_layers(model), biases=biases(model))
     attach_lora(model, method, seed=0)
     put_adapter(model, weights)
 
@@ -185,16 +232,27 @@ def put_adapter(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> None:
 
 
 def read_adapter(
-    folder: Path, layers: Mapping[str, tuple[int, int]], *, rank_limit: int = RANK_LIMIT
+    folder: Path,
+    layers: Mapping[str, tuple[int, int]],
+    *,
+    biases: Mapping[str, int] | None = None,
+    rank_limit: int = RANK_LIMIT,
 ) -> tuple[MethodPlan, dict[str, Tensor]]:
-    """Return the method and the matrices (`<layer>.lora_A`, `<layer>.lora_B`, float32) of an adapter in PEFT's layout.
+    """Return the method and what is trained (named as by `lora_parameters`, float32) of an adapter in PEFT's layout.
 
-    layers: inputs and outputs of the base's linear layers by name, as `adaptable_layers` gives them.
+    layers: inputs and outputs of the base's linear layers by name, as `adaptable_layers` gives them. biases: those of the base, as
+    `biases` gives them; None for a reader that computes low-rank products alone.
     Only adapter_config.json and adapter_model.safetensors are read. Raises BaseModelError when one is missing or broken, the
     adapter is of a kind burnish does not compute, its rank is over the limit, or shapes, names or values do not fit.
     """
     method = method_of(_read_config(folder / CONFIG), folder, rank_limit=rank_limit)
-    expected = _expected_shapes(layers, method)
+    if biases is None and method.beside_products:
+        what = "lengths of rows (DoRA)" if method.dora else f"biases (bias: {method.bias})"
+        raise BaseModelError(
+            f"{folder / CONFIG}: the adapter trained {what}. Many adapters on one base are low-rank products alone; "
+            "evaluate this one, load it with PEFT, or train again without."
+        )
+    expected = _expected_shapes(layers, method, biases or {})
     _check_size(folder / WEIGHTS, expected)
     try:
         # load_file (safetensors 0.8) keeps two small objects of each tensor for ever; a server reads adapters for months
@@ -205,7 +263,9 @@ def read_adapter(
         ) from error
     _check_tensors(tensors, expected, folder)
     return method, {
-        name.removeprefix(PEFT_PREFIX).removesuffix(".weight"): value.to(torch.float32)
+        name.removeprefix(PEFT_PREFIX).removesuffix(".weight").replace(".base_layer.bias", ".bias"): value.to(
+            torch.float32
+        )
         for name, value in tensors.items()
     }
 
@@ -220,18 +280,26 @@ def adaptable_layers(model: PreTrainedModel) -> dict[str, tuple[int, int]]:
     }
 
 
-def _expected_shapes(layers: Mapping[str, tuple[int, int]], method: MethodPlan) -> dict[str, tuple[int, int]]:
-    shapes: dict[str, tuple[int, int]] = {}
-    for name in choose_targets(list(layers), method.targets):
+def _expected_shapes(
+    layers: Mapping[str, tuple[int, int]], method: MethodPlan, biases: Mapping[str, int]
+) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+    adapted = choose_targets(list(layers), method.targets)
+    for name in adapted:
         inputs, outputs = layers[name]
-        shapes[f"{PEFT_PREFIX}{name}.lora_A.weight"] = (method.rank, inputs)
-        shapes[f"{PEFT_PREFIX}{name}.lora_B.weight"] = (outputs, method.rank)
-    return shapes
+        shapes[f"{name}.lora_A"] = (method.rank, inputs)
+        shapes[f"{name}.lora_B"] = (outputs, method.rank)
+        if method.dora:
+            shapes[f"{name}.{LENGTHS}"] = (outputs,)
+    if method.bias is not None:
+        trained = biases if method.bias == "all" else [name for name in adapted if name in biases]
+        shapes |= {f"{name}.bias": (biases[name],) for name in trained}
+    return {_key(name, adapted): shape for name, shape in shapes.items()}
 
 
-def _check_size(path: Path, expected: Mapping[str, tuple[int, int]]) -> None:
+def _check_size(path: Path, expected: Mapping[str, tuple[int, ...]]) -> None:
     """Refuse a file that is larger than its matrices in float64 and a header could be, before it is read."""
-    allowed = 8 * sum(rows * columns for rows, columns in expected.values()) + 512 * len(expected) + 65536
+    allowed = 8 * sum(math.prod(shape) for shape in expected.values()) + 512 * len(expected) + 65536
     found = path.stat().st_size if path.is_file() else 0
     if found > allowed:
         raise BaseModelError(f"{path} has {found} bytes; an adapter of this base and rank has at most {allowed}.")
@@ -240,9 +308,10 @@ def _check_size(path: Path, expected: Mapping[str, tuple[int, int]]) -> None:
 def method_of(config: dict[str, Any], folder: Path, *, rank_limit: int = RANK_LIMIT) -> MethodPlan:
     """Return the method that an adapter_config.json describes. Raises BaseModelError when burnish cannot compute it."""
     used = [key for key in UNSUPPORTED if config.get(key)]
-    if config.get("peft_type") != "LORA" or config.get("bias", "none") != "none" or used:
+    bias = config.get("bias", "none")
+    if config.get("peft_type") != "LORA" or bias not in ("none", "all", "lora_only") or used:
         raise BaseModelError(
-            f"{folder / CONFIG} is not plain LoRA (peft_type {config.get('peft_type')}, uses {used or config.get('bias')})."
+            f"{folder / CONFIG} is not plain LoRA (peft_type {config.get('peft_type')}, uses {used or bias})."
         )
     rank, alpha, dropout = config.get("r"), config.get("lora_alpha"), config.get("lora_dropout", 0.0)
     targets = config.get("target_modules")
@@ -256,6 +325,7 @@ def method_of(config: dict[str, Any], folder: Path, *, rank_limit: int = RANK_LI
     return MethodPlan(
         kind="lora", rank=rank, alpha=float(alpha), dropout=float(dropout), targets=tuple(str(target) for target in targets),
         quantisation="none", double_quantisation=False, rslora=True if config.get("use_rslora") else None,
+        bias=None if bias == "none" else bias, dora=True if config.get("use_dora") else None,
     )  # fmt: skip
 
 
@@ -269,7 +339,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _check_tensors(tensors: dict[str, Tensor], expected: dict[str, tuple[int, int]], folder: Path) -> None:
+def _check_tensors(tensors: dict[str, Tensor], expected: dict[str, tuple[int, ...]], folder: Path) -> None:
     path = folder / WEIGHTS
     if tensors.keys() != expected.keys():
         odd = ", ".join(sorted(tensors.keys() ^ expected.keys())[:4])

@@ -29,14 +29,21 @@ from burnish.core.packing import Length
 from burnish.core.recipe import Recipe
 from burnish.core.units import format_bytes, format_count, format_seconds
 from burnish.plan import time as clock
-from burnish.plan.adapters import lora_parameters
 from burnish.plan.architecture import Architecture, read_architecture
 from burnish.plan.constants import constant
 from burnish.plan.cost import Spending, cost_of
 from burnish.plan.evaluation import evaluation_work
 from burnish.plan.hardware import Hardware
 from burnish.plan.learning import learning_rate, preference
-from burnish.plan.memory import CHECKPOINT_BYTES, Device, Dtype, Workload, training_components, weight_bytes
+from burnish.plan.memory import (
+    CHECKPOINT_BYTES,
+    Device,
+    Dtype,
+    Workload,
+    trained_tensors,
+    training_components,
+    weight_bytes,
+)
 from burnish.plan.method import check_optimizer, method_plan
 from burnish.plan.prices import Prices, read_prices
 from burnish.plan.probe import Measured, with_measured_peak
@@ -79,8 +86,9 @@ class _Run:
     @property
     def trainable(self) -> int:
         """Numbers that are trained."""
-        method, architecture = self.method, self.architecture
-        return architecture.parameters if self.full else lora_parameters(architecture, method.targets, method.rank)
+        if self.full:
+            return self.architecture.parameters
+        return sum(each.count * each.numbers for each in trained_tensors(self.architecture, self.method))
 
 
 def make_plan(
@@ -168,8 +176,14 @@ def _tell_parameters(run: _Run, trainable: int, because: dict[str, str]) -> None
         return
     because["parameters.trainable"] = (
         f"A and B of rank {run.method.rank} beside {len(run.method.targets)} linears in each of {architecture.layers} "
-        f"layers: {trainable / architecture.parameters:.2%} of the model"
+        f"layers{_beside(run.method)}: {trainable / architecture.parameters:.2%} of the model"
     )
+
+
+def _beside(method: MethodPlan) -> str:
+    """Say what trains beside low-rank products."""
+    biases = {None: "", "lora_only": ", their biases", "all": ", all biases"}[method.bias]
+    return biases + (", a length for each of their rows" if method.dora else "")
 
 
 def _cost(

@@ -15,7 +15,16 @@ from burnish.core.artifacts import MethodPlan
 from burnish.plan.adapters import adapted
 from burnish.plan.architecture import Architecture, Block, Linear
 from burnish.plan.constants import constant
-from burnish.plan.optimizers import Optimizer, Tensors, all_tensors, gradient_bytes, lora_tensors, state_bytes
+from burnish.plan.optimizers import (
+    Optimizer,
+    Tensors,
+    all_tensors,
+    bias_tensors,
+    gradient_bytes,
+    length_tensors,
+    lora_tensors,
+    state_bytes,
+)
 
 Device = Literal["cpu", "cuda"]
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -66,6 +75,7 @@ COMPONENTS: dict[str, str] = {
     "recomputed_layer": "the activations of one layer while it is computed a second time",
     "loss": "logits of a chunk of positions, hidden states with their gradients, and the head's gradient where it is trained",
     "dequantised_weight": "the largest NF4 weight, unpacked for its product",
+    "row_lengths": "the largest weight with its adapter in float32, and its square, while the lengths of its rows are taken (DoRA)",
     "products": "what a CPU keeps of every product in bfloat16 that it has prepared, one for each shape (oneDNN)",
     "allocator": "holes that the allocator keeps between blocks",
     "checkpoint": "a checkpoint being written, beyond the loss, which it follows",
@@ -165,7 +175,7 @@ def block_activation_bytes(
 
 def is_fused(architecture: Architecture, method: MethodPlan) -> bool:
     """Return whether training computes the layers of this architecture with those of model/fused/."""
-    return architecture.fused and not method.plain
+    return architecture.fused and not method.plain and not method.dora
 
 
 def is_full(method: MethodPlan) -> bool:
@@ -175,7 +185,11 @@ def is_full(method: MethodPlan) -> bool:
 
 def trained_tensors(architecture: Architecture, method: MethodPlan) -> tuple[Tensors, ...]:
     """Return what a method trains, tensor by tensor."""
-    return all_tensors(architecture) if is_full(method) else lora_tensors(architecture, method.targets, method.rank)
+    if is_full(method):
+        return all_tensors(architecture)
+    found = lora_tensors(architecture, method.targets, method.rank)
+    found += () if method.bias is None else bias_tensors(architecture, method.targets, method.bias)
+    return found + (length_tensors(architecture, method.targets) if method.dora else ())
 
 
 def _read_bytes(architecture: Architecture, block: Block, device: Device, item: int) -> int:
@@ -249,6 +263,8 @@ def _lora_bytes(architecture: Architecture, block: Block, method: MethodPlan, de
     """Bytes that the adapters of a layer keep of a token. CUDA's dropout mask takes a byte, a CPU's a number."""
     linears = adapted(block.linears, method.targets)
     low_rank = item * method.rank * len(linears)
+    if method.dora:  # the result before its rows are scaled; with dropout that of the base beside it
+        low_rank += (1 if method.dropout == 0 else 2) * item * sum(linear.outputs for linear in linears)
     if method.dropout > 0:
         mask = 1 if device == "cuda" else item
         return low_rank + (item + mask) * sum(linear.inputs for linear in linears)
@@ -301,6 +317,7 @@ def training_components(
         "recomputed_layer": _again_bytes(architecture, device, layer if checkpointed_layers else half, again),
         "loss": _loss_bytes(architecture, method, device, dtype, work),
         "dequantised_weight": _dequantised_bytes(architecture, method, device, item) if nf4 else 0,
+        **({"row_lengths": 2 * 4 * max(linear.weights for linear in architecture.linears)} if method.dora else {}),
     }
     if device == "cuda":
         asked = sum(components.values()) - components["context"]

@@ -10,6 +10,7 @@ from burnish.core.recipe import Recipe
 from burnish.plan.adapters import ALL_LINEAR, resolve_targets
 from burnish.plan.architecture import Architecture
 from burnish.plan.memory import Device, Dtype
+from burnish.plan.optimizers import bias_tensors
 
 OPTIMIZERS = {
     "adamw_8bit": "AdamW with two states of 8 bits; embeddings, and weights of under 4,096 numbers, keep float32",
@@ -56,7 +57,35 @@ def method_plan(
         plain=True if asked.plain else None,
         base_dtype=_base_dtype(recipe, device, dtype, because),
         rslora=True if asked.rslora else None,
+        bias=_bias(recipe, architecture, targets, because),
+        dora=_dora(recipe, because),
     )
+
+
+ALONE = "such an adapter is evaluated, and PEFT loads it; `burnish serve` serves low-rank products alone, many at once"
+
+
+def _bias(
+    recipe: Recipe, architecture: Architecture, targets: tuple[str, ...], because: dict[str, str]
+) -> Literal["all", "lora_only"] | None:
+    """Return which biases train. Raises RecipeError where the base has none of them."""
+    asked = recipe.method.bias
+    if asked == "none":
+        return None
+    if not bias_tensors(architecture, targets, asked):
+        what = "none of its adapted linear layers has a bias" if asked == "lora_only" else "it has no biases"
+        says = f"a base of type {architecture.model_type}: {what}, so there is nothing to train. Leave bias out."
+        raise RecipeError(f"recipe {recipe.name}", [Problem("method.bias", asked, says)])
+    which = "biases of adapted layers train too" if asked == "lora_only" else "every bias trains too"
+    because["method.bias"] = f"{which}, as in PEFT; {ALONE}"
+    return asked
+
+
+def _dora(recipe: Recipe, because: dict[str, str]) -> Literal[True] | None:
+    if not recipe.method.dora:
+        return None
+    because["method.dora"] = f"layers take the plain path, whose results are kept before their rows are scaled; {ALONE}"
+    return True
 
 
 def _base_dtype(recipe: Recipe, device: Device, dtype: Dtype, because: dict[str, str]) -> Fp8 | None:
@@ -69,6 +98,8 @@ def _base_dtype(recipe: Recipe, device: Device, dtype: Dtype, because: dict[str,
         trouble = "qlora stores the frozen weights in 4 bits. Use `kind: lora`, or leave base_dtype out."
     elif asked.plain:
         trouble = "`plain: true` switches float8 off with every other fast path. Leave one of the two out."
+    elif asked.dora:
+        trouble = "dora takes the plain path, which has no float8. Leave one of the two out."
     elif device == "cpu" or dtype != "bfloat16":
         trouble = "float8 products need an NVIDIA card of Ada, Hopper or newer. Leave base_dtype out."
     if trouble is not None:

@@ -64,6 +64,28 @@ def lora_tensors(architecture: Architecture, targets: Sequence[str], rank: int) 
     )
 
 
+def bias_tensors(
+    architecture: Architecture, targets: Sequence[str], which: Literal["all", "lora_only"]
+) -> tuple[Tensors, ...]:
+    """Return the biases that train beside adapters: of the targets, or of all linears and norms but the output head."""
+    found: list[Tensors] = []
+    for block in architecture.blocks:
+        chosen = block.linears if which == "all" else adapted(block.linears, targets)
+        found += [Tensors(block.count, (linear.outputs,)) for linear in chosen if linear.bias]
+    if which == "all" and not architecture.rms_norms:
+        found.append(Tensors(architecture.layers * architecture.hidden_norms + 1, (architecture.hidden,)))
+    return tuple(found)
+
+
+def length_tensors(architecture: Architecture, targets: Sequence[str]) -> tuple[Tensors, ...]:
+    """Return the lengths that DoRA trains, one for each output of a target."""
+    return tuple(
+        Tensors(block.count, (linear.outputs,))
+        for block in architecture.blocks
+        for linear in adapted(block.linears, targets)
+    )
+
+
 def all_tensors(architecture: Architecture) -> tuple[Tensors, ...]:
     """Return every parameter of the model. A tied head is the embedding and counts once."""
     hidden, outside = architecture.hidden, architecture.outside

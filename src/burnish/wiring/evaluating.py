@@ -95,13 +95,13 @@ def _models(plan: Plan, base: Base, start: Path | None, tuned: Path, emit: Emit)
 
 def _adapters(plan: Plan, base: Base, start: Path | None, tuned: Path, emit: Emit) -> dict[str, Lender]:
     """Return the subjects of an adapter, all on one copy of the weights."""
-    from burnish.model.lora import adaptable_layers, adapter_as, adapter_off, load_adapter, read_adapter
+    from burnish.model.lora import adaptable_layers, adapter_as, adapter_off, biases, load_adapter, read_adapter
 
     model = load_for_serving(base, plan, emit)
     load_adapter(model, tuned)
     found: dict[str, Lender] = {"base": lambda: _lent(model, adapter_off(model))}
     if start is not None:
-        read = read_adapter(start, adaptable_layers(model))[1]
+        read = read_adapter(start, adaptable_layers(model), biases=biases(model))[1]
         weights = {name: value.to(model.device) for name, value in read.items()}
         found["start"] = lambda: _lent(model, adapter_as(model, weights))
     return {**found, "tuned": lambda: nullcontext(model)}

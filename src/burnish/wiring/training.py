@@ -77,7 +77,7 @@ def _model_files(plan: Plan, base: Base, folder: Path, home: Home) -> dict[str, 
 def begin(plan: Plan, base: Base, home: Home, emit: Emit) -> PreTrainedModel:
     """Return the model as training begins: the base with a fresh adapter, or the one that it goes on from; or all of it trains."""
     from burnish.model.full import train_every_weight
-    from burnish.model.lora import adaptable_layers, attach_lora, put_adapter, read_adapter
+    from burnish.model.lora import adaptable_layers, attach_lora, biases, put_adapter, read_adapter
 
     if plan.method.kind == "full":
         start = None if plan.start is None else home.path(home.load(Adapter, plan.start).weights_file).parent
@@ -88,7 +88,7 @@ def begin(plan: Plan, base: Base, home: Home, emit: Emit) -> PreTrainedModel:
     attach_lora(model, plan.method, seed=plan.train.seed)
     if plan.start is not None:
         folder = home.path(home.load(Adapter, plan.start).weights_file).parent
-        put_adapter(model, read_adapter(folder, adaptable_layers(model))[1])
+        put_adapter(model, read_adapter(folder, adaptable_layers(model), biases=biases(model))[1])
     return model
 
 

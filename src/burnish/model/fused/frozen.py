@@ -27,7 +27,8 @@ class Frozen(Protocol):
     """x W^T + bias of several linear layers as one (T, O), and the gradient of x.
 
     `parts` are the widths of the gradients that `input_gradient` gets, one after another along O. `onto`: a tensor of the result's
-    shape that the product is added to. `begins`: a product can begin with it, so that adding costs no pass over the result.
+    shape that the product is added to. `bias`: (O,) that takes the place of the layers' own. `begins`: a product can begin with
+    `onto`, so that adding costs no pass over the result.
     """
 
     begins: bool
@@ -37,7 +38,7 @@ class Frozen(Protocol):
         """O."""
         ...
 
-    def product(self, x_TI: Tensor, onto: Tensor | None = None) -> Tensor:
+    def product(self, x_TI: Tensor, onto: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
         """Return (T, O)."""
         ...
 
@@ -119,13 +120,13 @@ class Joined(_Biased):
         assert weight_OI is not None
         return weight_OI
 
-    def product(self, x_TI: Tensor, onto: Tensor | None = None) -> Tensor:
+    def product(self, x_TI: Tensor, onto: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
         """Return (T, O)."""
-        weight_OI = self.weight(x_TI.dtype)
+        weight_OI, bias = self.weight(x_TI.dtype), self.bias if bias is None else bias
         if onto is None:
-            return F.linear(x_TI, weight_OI, self.bias)
+            return F.linear(x_TI, weight_OI, bias)
         onto.addmm_(x_TI, weight_OI.t())
-        return onto if self.bias is None else onto.add_(self.bias)
+        return onto if bias is None else onto.add_(bias)
 
     def input_gradient(self, parts: Sequence[Tensor], onto: Tensor | None = None) -> Tensor:
         """Return dy W (T, I)."""
@@ -160,14 +161,15 @@ class OneByOne(_Biased):
         self.sizes = [linear.out_features for linear in linears]
         self.outputs = sum(self.sizes)
 
-    def product(self, x_TI: Tensor, onto: Tensor | None = None) -> Tensor:
+    def product(self, x_TI: Tensor, onto: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
         """Return (T, O)."""
+        bias = self.bias if bias is None else bias
         if len(self.linears) == 1 and onto is None:
-            return F.linear(x_TI, linear_weight(self.linears[0], x_TI.dtype), self.bias)
+            return F.linear(x_TI, linear_weight(self.linears[0], x_TI.dtype), bias)
         y_TO = x_TI.new_empty(x_TI.shape[0], self.outputs) if onto is None else onto
         for linear, part in zip(self.linears, y_TO.split(self.sizes, dim=1), strict=True):
             part.addmm_(x_TI, linear_weight(linear, x_TI.dtype).t(), beta=0 if onto is None else 1)
-        return y_TO if self.bias is None else y_TO.add_(self.bias)
+        return y_TO if bias is None else y_TO.add_(bias)
 
     def input_gradient(self, parts: Sequence[Tensor], onto: Tensor | None = None) -> Tensor:
         """Return dy W (T, I)."""
@@ -212,9 +214,10 @@ class Rounded:
         for linear in linears:  # the weights in bfloat16 are let go of; method.plain does not come here
             linear.weight.data = empty
 
-    def product(self, x_TI: Tensor, onto: Tensor | None = None) -> Tensor:
+    def product(self, x_TI: Tensor, onto: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
         """Return (T, O)."""
-        return _times_rounded(x_TI, self.forward, self.formulas, bias=self.bias, onto=onto)
+        bias = self.bias if bias is None else bias
+        return _times_rounded(x_TI, self.forward, self.formulas, bias=bias, onto=onto)
 
     def input_gradient(self, parts: Sequence[Tensor], onto: Tensor | None = None) -> Tensor:
         """Return dy W (T, I)."""

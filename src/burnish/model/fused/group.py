@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from burnish.model.fused.formulas import Formulas
 from burnish.model.fused.frozen import Form, freeze
-from burnish.model.lora_linear import LoraLinear
+from burnish.model.lora_linear import LoraLinear, exact_sum
 from burnish.model.losses import exact_product
 
 
@@ -59,13 +59,24 @@ class AdaptedGroup:
     def trained(self) -> list[Tensor]:
         """Return what is trained, as autograd must see it: every A (rank, in), then every B (out, rank), none when switched off.
 
-        Where the layers' own weights are: every weight (out, in), then every bias.
+        Then every bias that trains beside them. Where the layers' own weights train: every weight (out, in), then every bias.
         """
         if self.whole:
             return [base.weight for base in self.bases] + [base.bias for base in self.bases if base.bias is not None]
         if not self.active:
             return []
-        return [layer.lora_A for layer in self.adapters] + [layer.lora_B for layer in self.adapters]
+        sides = [layer.lora_A for layer in self.adapters] + [layer.lora_B for layer in self.adapters]
+        return sides + [layer.bias for layer in self.adapters if layer.bias is not None]
+
+    @torch.no_grad()
+    def bias(self, dtype: torch.dtype) -> Tensor | None:
+        """Return the biases (O,) as they are now where some train beside adapters; None where the frozen ones hold."""
+        if not self.active or all(layer.bias is None for layer in self.adapters):
+            return None
+        found = [base.bias.to(dtype) for base in self.bases]
+        for layer in self.adapters:
+            found[self.bases.index(layer.base)] = layer.bias.to(dtype)
+        return torch.cat(found)
 
     def matrices(self, dtype: torch.dtype) -> tuple[Tensor, list[Tensor]]:
         """Return the stacked A (R, in) and each B (out, rank) in `dtype`, as they were when the last forward pass began."""
@@ -89,13 +100,14 @@ class AdaptedGroup:
         h_TR = self.low_rank(n_TI, kept)
         if h_TR is None:
             return self.frozen.product(n_TI), None
+        bias_O = self.bias(n_TI.dtype)
         _, b = self.matrices(n_TI.dtype)
         outputs = self.frozen.outputs
         first = self.frozen.begins and sum(b_OR.shape[0] for b_OR in b) == outputs
-        y_TO = n_TI.new_empty(n_TI.shape[0], outputs) if first else self.frozen.product(n_TI)
+        y_TO = n_TI.new_empty(n_TI.shape[0], outputs) if first else self.frozen.product(n_TI, bias=bias_O)
         for b_OR, h, columns in zip(b, h_TR.split(self.ranks, dim=1), self.columns, strict=True):
             y_TO[:, columns].addmm_(h, b_OR.t(), beta=0 if first else 1, alpha=self.scale)
-        return (self.frozen.product(n_TI, onto=y_TO) if first else y_TO), h_TR
+        return (self.frozen.product(n_TI, onto=y_TO, bias=bias_O) if first else y_TO), h_TR
 
     def low_rank(self, n_TI: Tensor, kept: Sequence[Tensor]) -> Tensor | None:
         """Return n A^T (T, R), of what is left of n; None when the adapters are switched off."""
@@ -152,9 +164,11 @@ class AdaptedGroup:
             da = [exact_product(dh.t(), n_TI * mask_TI) for dh, mask_TI in zip(split, kept, strict=True)]
         else:
             da = list(exact_product(dh_TR.t(), n_TI).split(self.ranks))
-        halves = zip(self._of_adapters(dy), h_TR.split(self.ranks, dim=1), strict=True)
-        db = [exact_product(dy_TO.t(), h) for dy_TO, h in halves]
-        return [gradient.mul_(self.scale) for gradient in da] + [gradient.mul_(self.scale) for gradient in db]
+        own = self._of_adapters(dy)
+        db = [exact_product(dy_TO.t(), h) for dy_TO, h in zip(own, h_TR.split(self.ranks, dim=1), strict=True)]
+        found = [gradient.mul_(self.scale) for gradient in da] + [gradient.mul_(self.scale) for gradient in db]
+        biased = zip(self.adapters, own, strict=True)
+        return found + [exact_sum(dy_TO) for layer, dy_TO in biased if layer.bias is not None]
 
     def _whole_gradients(self, dy: Sequence[Tensor], n_TI: Tensor) -> list[Tensor]:
         weights: list[Tensor] = []

@@ -47,6 +47,8 @@ def plain_reason(layer: nn.Module) -> str | None:
         for module, names in zip((attention, mlp), SAME_INPUT, strict=True)
     ]
     for group in [*groups, [attention.o_proj], [mlp.down_proj]]:
+        if any(isinstance(linear, LoraLinear) and linear.lora_magnitude_vector is not None for linear in group):
+            return "its adapters train the lengths of rows (DoRA)"
         bases = [linear.base if isinstance(linear, LoraLinear) else linear for linear in group]
         if len({type(base) for base in bases}) > 1 or not all(
             type(base) is nn.Linear or is_nf4(base) for base in bases
