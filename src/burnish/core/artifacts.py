@@ -155,11 +155,6 @@ class MethodPlan(Record):
     dora: Literal[True] | None = None
 
     @property
-    def beside_products(self) -> bool:
-        """Whether more is trained than low-rank products: what is served for many adapters at once is those alone."""
-        return self.bias is not None or self.dora is not None
-
-    @property
     def scale(self) -> float:
         """What the low-rank product is multiplied by: alpha / rank, or alpha / sqrt(rank) with rsLoRA (arXiv:2312.03732)."""
         return self.alpha / (self.rank**0.5 if self.rslora else self.rank)

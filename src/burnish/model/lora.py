@@ -246,7 +246,7 @@ def read_adapter(
     adapter is of a kind burnish does not compute, its rank is over the limit, or shapes, names or values do not fit.
     """
     method = method_of(_read_config(folder / CONFIG), folder, rank_limit=rank_limit)
-    if biases is None and method.beside_products:
+    if biases is None and (method.bias is not None or method.dora is not None):
         what = "lengths of rows (DoRA)" if method.dora else f"biases (bias: {method.bias})"
         raise BaseModelError(
             f"{folder / CONFIG}: the adapter trained {what}. Many adapters on one base are low-rank products alone; "
