@@ -19,7 +19,7 @@ def linears(*sizes: tuple[int, bool]) -> list[nn.Linear]:
     return [nn.Linear(48, outputs, bias=bias).requires_grad_(False) for outputs, bias in sizes]
 
 
-@pytest.mark.parametrize("tokens", [1, 2, 15, 16, 17, 300])
+@pytest.mark.parametrize("tokens", [1, 2, 3, 4, 15, 16, 17, 300])
 @pytest.mark.parametrize("sizes", [[(64, False)], [(64, True), (16, False), (16, True)], [(33, True), (7, True)]])
 def test_layers_of_one_input_as_one_product(sizes: list[tuple[int, bool]], tokens: int) -> None:
     some = linears(*sizes)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from burnish.core.errors import BaseModelError
+from burnish.model.decoding_layer import DecodingLayer, can_decode, inputs_of
 from burnish.model.devices import has_triton
 from burnish.model.families import SAME_INPUT, is_attention, is_gated
 from burnish.model.lora import adaptable_layers
@@ -54,6 +55,19 @@ class SharedInput:
         if not self._left:
             self.forget()
         return y
+
+    def together(self, x_NI: Tensor) -> Tensor:
+        """Return W x + B A x of all layers, one after another (N, all outputs). They must be packed."""
+        assert self.packed is not None
+        y_NO = self.packed(x_NI)
+        parts = self._banked.parts
+        if parts:
+            pieces = y_NO.split(self.packed.out_features, dim=-1)
+            for part in parts:
+                h = part.down(x_NI, self._group)
+                for place, (piece_NO, member) in enumerate(zip(pieces, self._group.members, strict=True)):
+                    part.up(piece_NO, h, place, member)
+        return y_NO
 
     def _begin(self, x: Tensor) -> None:
         x_NI = x.reshape(-1, x.shape[-1])
@@ -108,10 +122,27 @@ class BankedModel:
             self._shared.append(shared)
             for place, (member, linear) in enumerate(zip(group.members, linears, strict=True)):
                 model.set_submodule(member.name, BankedLinear(linear, shared, place).eval())
+        self._replace_layers()
         self._head = _pack_head(model)
+
+    def _replace_layers(self) -> None:
+        """Let layers of known families whose products are packed take few operations."""
+        packed = {
+            tuple(member.name for member in group.members): shared
+            for group, shared in zip(self.layout.groups, self._shared, strict=True)
+            if shared.packed is not None
+        }
+        for name, layer in list(self.model.named_modules()):
+            if can_decode(layer):
+                groups = [packed.get(tuple(names)) for names in inputs_of(name)]
+                if None not in groups:
+                    self.model.set_submodule(name, DecodingLayer(layer, *groups))  # pyright: ignore[reportArgumentType]
 
     def take_off(self) -> None:
         """Make the model the plain base again."""
+        for name, layer in list(self.model.named_modules()):
+            if isinstance(layer, DecodingLayer):
+                self.model.set_submodule(name, layer.replaced)
         for shared in self._shared:
             if shared.packed is not None:
                 shared.packed.unpack()

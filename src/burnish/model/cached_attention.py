@@ -79,6 +79,7 @@ class StepLayout:
     row_B: Tensor = field(init=False)
     own_in_order_B: Tensor = field(init=False)
     token_B: Tensor | None = field(init=False, default=None)
+    _rotations: tuple[Tensor, Tensor] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.row_B = torch.arange(len(self.own_B), device=self.own_B.device)
@@ -87,6 +88,18 @@ class StepLayout:
             self.row_B = torch.tensor(self.rows, device=self.own_B.device)
             self.own_in_order_B = self.own_B[self.row_B]
             self.token_B = torch.argsort(self.row_B)
+
+    def rotations(self, angles: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return cosines and sines (1, N, D) as (N, 1, D), the first half of the sines negative, for x cos + roll(x, D / 2) sin.
+
+        Su et al. 2021, arXiv:2104.09864, equation 34, with the halves of a head as pairs. Computed once: all layers turn alike.
+        """
+        if self._rotations is None:
+            cos_1ND, sin_1ND = angles
+            sin_N1D = sin_1ND[0][:, None].clone()
+            sin_N1D[..., : sin_N1D.shape[-1] // 2].neg_()
+            self._rotations = cos_1ND[0][:, None], sin_N1D
+        return self._rotations
 
     def decode_mask(self, window: int | None, like: Tensor) -> Tensor:
         """Return the additive mask (B, 1, 1, P + S): 0 where a token of the past is seen, -inf elsewhere."""
@@ -141,33 +154,45 @@ def cached_attention(
         raise BaseModelError(
             "this base caps attention scores or has attention sinks; cached decoding computes neither."
         )
-    step = burnish_step
-    step.layers_seen += 1
-    index: int = module.layer_idx  # pyright: ignore[reportAssignmentType]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    query_HND, key_KND, value_KND = query[0], key[0], value[0]
+    index: int = module.layer_idx  # pyright: ignore[reportAssignmentType]
+    return attend(burnish_step, index, query[0], key[0], value[0], scale=scale, window=sliding_window)[None], None
+
+
+def attend(
+    step: StepLayout,
+    index: int,
+    query_HND: Tensor,
+    key_KND: Tensor,
+    value_KND: Tensor,
+    *,
+    scale: float,
+    window: int | None,
+) -> Tensor:
+    """Store the keys and values of a step's tokens in layer `index`, and return what their queries read (N, H, D)."""
+    step.layers_seen += 1
     rows = step.cache.layer(index, key_KND)
     decoding = len(step.own_B)
     outputs: list[Tensor] = []
     if decoding:
         key_BKD, value_BKD = key_KND[:, :decoding].transpose(0, 1), value_KND[:, :decoding].transpose(0, 1)
         rows.write(step.row_B, step.own_in_order_B, key_BKD, value_BKD)
-        query_HBD = query_HND[:, :decoding] * scale
+        query_BHD = query_HND[:, :decoding].transpose(0, 1)
         if step.token_B is None:
-            outputs.append(_decode(step, index, rows, query_HBD, sliding_window))
+            outputs.append(_decode(step, index, rows, query_BHD, scale, window))
         else:
-            in_rows = _decode(step, index, rows, query_HBD.index_select(1, step.token_B), sliding_window)
+            in_rows = _decode(step, index, rows, query_BHD.index_select(0, step.token_B), scale, window)
             outputs.append(in_rows.index_select(0, step.row_B))
     for number, piece in enumerate(step.pieces):
         here = slice(piece.first, piece.first + piece.tokens)
         keys_KQD, values_KQD = _store_piece(piece, index, rows, key_KND[:, here], value_KND[:, here])
-        mask = step.piece_mask(number, sliding_window, query.device)
+        mask = step.piece_mask(number, window, query_HND.device)
         output = scaled_dot_product_attention(
             query_HND[None, :, here], keys_KQD[None], values_KQD[None],
             attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=True,
         )  # fmt: skip
         outputs.append(output[0].transpose(0, 1))
-    return (outputs[0] if len(outputs) == 1 else torch.cat(outputs))[None], None
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
 def _store_piece(
@@ -191,18 +216,21 @@ def _store_piece(
     )
 
 
-def _decode(step: StepLayout, index: int, rows: LayerRows, query_HBD: Tensor, window: int | None) -> Tensor:
-    """Attend with one (already scaled) query per decoding sequence; returns (B, H, D)."""
-    heads, batch, size = query_HBD.shape
+def _decode(
+    step: StepLayout, index: int, rows: LayerRows, query_BHD: Tensor, scale: float, window: int | None
+) -> Tensor:
+    """Attend with one query per decoding sequence; returns (B, H, D)."""
+    batch, heads, size = query_BHD.shape
     groups = rows.keys.shape[1]
     past, own = step.past_tokens, step.own_tokens
-    query_BKRD = query_HBD.transpose(0, 1).reshape(batch, groups, heads // groups, size)
+    query_BKRD = query_BHD.reshape(batch, groups, heads // groups, size)
     keys_BKSD, values_BKSD = rows.keys[:batch, :, :own], rows.values[:batch, :, :own]
     if not past:
         # Every past lies in the rows: one fused kernel, and no mask where nothing is hidden.
         mask = None if batch == 1 and window is None and not step.rounded else step.decode_mask(window, query_BKRD)
-        output = scaled_dot_product_attention(query_BKRD, keys_BKSD, values_BKSD, attn_mask=mask, scale=1.0)
+        output = scaled_dot_product_attention(query_BKRD, keys_BKSD, values_BKSD, attn_mask=mask, scale=scale)
         return output.reshape(batch, heads, size)
+    query_BKRD = query_BKRD * scale
     scores = query_BKRD.new_zeros(batch, groups, heads // groups, past + own)
     scores[..., past:] = query_BKRD @ keys_BKSD.transpose(-1, -2)
     for reader in step.readers:

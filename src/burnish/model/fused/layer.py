@@ -20,7 +20,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
 from burnish.model.attention import Attending, Kernel, PackedLayout, attend
-from burnish.model.families import SAME_INPUT
+from burnish.model.families import SAME_INPUT, attention_window
 from burnish.model.fused.formulas import Activation, Formulas
 from burnish.model.fused.frozen import Form
 from burnish.model.fused.functions import Norm, gated_product, normed_product, post_norm, product, rotated_heads
@@ -77,7 +77,7 @@ class FusedLayer(GradientCheckpointingLayer):
         attention, mlp = layer.self_attn, layer.mlp
         config = attention.config
         self.sizes = config.num_attention_heads, config.num_key_value_heads
-        self.scaling, self.window, self.softcap = attention.scaling, _window(layer), _softcap(layer)
+        self.scaling, self.window, self.softcap = attention.scaling, attention_window(attention), _softcap(layer)
         self.attention_dropout = attention.attention_dropout
         self.activation: Activation = _activation(mlp.act_fn)  # type: ignore[assignment]
         offset = self.sandwiched
@@ -156,14 +156,6 @@ class FusedLayer(GradientCheckpointingLayer):
 
 def _norm_of(norm: nn.Module, offset: bool) -> Norm:
     return Norm(norm.weight, norm.eps if offset else norm.variance_epsilon, offset)
-
-
-def _window(layer: nn.Module) -> int | None:
-    if isinstance(layer, LlamaDecoderLayer):
-        return None
-    if isinstance(layer, MistralDecoderLayer):
-        return layer.self_attn.config.sliding_window
-    return layer.self_attn.sliding_window
 
 
 def _softcap(layer: nn.Module) -> float | None:
