@@ -450,10 +450,14 @@ async def watch(servers: Sequence[Served], weights: dict[str, list[dict[str, int
 
 
 async def kill_again(engine: Served, session: aiohttp.ClientSession, kills: int, ends: float) -> list[float]:
-    """Kill the upstream so many times, evenly, and start it anew; returns the seconds until it was ready again."""
-    pause, took = (ends - time.monotonic()) / (kills + 1), list[float]()
+    """Kill the upstream so many times, evenly, and start it anew; returns the seconds until it was ready again.
+
+    The moments are set beforehand, so that the time it takes to start puts no kill off beyond the end.
+    """
+    began, took = time.monotonic(), list[float]()
+    pause = (ends - began) / (kills + 1)
     for number in range(kills):
-        await asyncio.sleep(pause * random.uniform(0.8, 1) if number == 0 else pause)
+        await asyncio.sleep(max(began + pause * (number + random.uniform(0.8, 1)) - time.monotonic(), 0))
         engine.kill()
         await asyncio.sleep(random.random() * 3)
         engine.start()

@@ -33,6 +33,23 @@ def test_layers_of_one_input_as_one_product(sizes: list[tuple[int, bool]], token
     assert all(torch.equal(linear.weight, weight) for linear, weight in zip(some, weights, strict=True))
 
 
+def test_few_counts_of_tokens_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """oneDNN keeps half a megabyte for each count that it meets."""
+    packed = PackedLinear(linears((8, True)))
+    seen: set[int] = set()
+    product = packed._product
+
+    def seeing(x: torch.Tensor) -> torch.Tensor:
+        seen.add(x.numel() // 48)
+        return product(x)
+
+    monkeypatch.setattr(packed, "_product", seeing)
+    for tokens in range(1, 272):
+        assert packed(torch.randn(tokens, 48)).shape == (tokens, 8)
+    assert set(range(4, 17)) <= seen, "the few tokens of a step are not made many"
+    assert len(seen) <= 32
+
+
 def test_kept_weights_stay() -> None:
     (linear,) = linears((64, False))
     packed = PackedLinear([linear], keep=True)

@@ -24,6 +24,10 @@ VERSION = 1
 BUSY_S = 30.0
 CHECKPOINT_COMMITS = 500
 """A SQLite file's log is written back after so many: some megabytes."""
+LOG_PAGES = 16_384
+"""Pages of a SQLite file's log (64 MiB) after which it begins anew; a longer one makes every look at a page slower."""
+CACHE_KIB = 16_384
+"""Memory of a connection to a SQLite file for pages."""
 CONNECTIONS = 8
 """Of one process to PostgreSQL: a server allows a hundred by default, and other programs want some."""
 TABLES = """
@@ -153,9 +157,15 @@ def check_secret(database: Database, secret: bytes) -> None:
 # ------------------------------------------------------------------------------------------------------------- SQLite
 
 
-class _SqliteCursor:
-    def __init__(self, connection: sqlite3.Connection, clock: Clock | None) -> None:
-        self._cursor, self._clock = connection.cursor(), clock
+class _SqliteSession:
+    """One thread's connection with its cursor, and `with session:` for reading. Used again and again: making these costs
+    as much as a statement.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, path: Path, clock: Clock | None) -> None:
+        self.connection, self._path, self._clock = connection, path, clock
+        self._cursor = connection.cursor()
+        self._waits = True
 
     def execute(self, statement: str, parameters: Sequence[Any] = ()) -> None:
         self._cursor.execute(statement, parameters)
@@ -166,10 +176,61 @@ class _SqliteCursor:
     def now_us(self) -> int:
         return time.time_ns() // 1000 if self._clock is None else self._clock()
 
+    def __enter__(self) -> Cursor:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, sqlite3.OperationalError):
+            raise StoreError(f"the gateway's database {self._path} failed: {error}") from error
+
+    def begin(self, *, wait: bool) -> None:
+        """Lock the file for writing. Raises Busy, without `wait`, when somebody else has it."""
+        if self._waits != wait:
+            self._cursor.execute(f"PRAGMA busy_timeout = {int(BUSY_S * 1000) if wait else 0}")
+            self._waits = wait
+        try:
+            self._cursor.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if wait or error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                raise
+            raise Busy from error
+
+
+class _SqliteTransaction:
+    """What `with` makes of a session: a transaction that writes, in this thread's turn."""
+
+    __slots__ = ("_committed", "_session", "_turn", "_wait")
+
+    def __init__(
+        self, session: _SqliteSession, turn: threading.Lock, committed: Callable[[], None], *, wait: bool
+    ) -> None:
+        self._session, self._turn, self._committed, self._wait = session, turn, committed, wait
+
+    def __enter__(self) -> Cursor:
+        if not self._turn.acquire(blocking=self._wait):
+            raise Busy
+        try:
+            with self._session:
+                self._session.begin(wait=self._wait)
+        except BaseException:
+            self._turn.release()
+            raise
+        return self._session
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        try:
+            with self._session:
+                self._session.execute("COMMIT" if error is None else "ROLLBACK")
+            self._session.__exit__(kind, error, trace)
+            self._committed()
+        finally:
+            self._turn.release()
+
 
 class SqliteDatabase:
     """A file in write-ahead mode. Writers of one process take turns, so that few ever wait for the file's own lock.
 
+    A thread reads and writes with one connection: what another one commits empties a connection's cache of pages.
     What was committed is written back from the log by a thread of its own: it waits for the disk, and nobody waits for it.
     """
 
@@ -187,8 +248,7 @@ class SqliteDatabase:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
             with self._turn:
-                connection = self._connection()
-                connection.executescript(TABLES.format(bytes="BLOB") + ";" + SQLITE_APPEND_ONLY)
+                self._session().connection.executescript(TABLES.format(bytes="BLOB") + ";" + SQLITE_APPEND_ONLY)
         except OSError as error:
             raise unwritable(path, error) from error
         except sqlite3.DatabaseError as error:
@@ -196,71 +256,53 @@ class SqliteDatabase:
         self._writer = threading.Thread(target=self._write_back, name="burnish-checkpoint", daemon=True)
         self._writer.start()
 
-    def _connect(self, seconds: float) -> sqlite3.Connection:
+    def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
-            self._path, timeout=seconds, isolation_level=None, check_same_thread=False, cached_statements=256
+            self._path, timeout=BUSY_S, isolation_level=None, check_same_thread=False, cached_statements=256
         )
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA wal_autocheckpoint = 0")
+        connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         self._all.append(connection)
         return connection
 
-    def _connection(self, *, wait: bool = True) -> sqlite3.Connection:
-        """Return this thread's connection; there is another one that never waits for the file's lock."""
-        name = "waiting" if wait else "eager"
-        connection: sqlite3.Connection | None = self._own.__dict__.get(name)
-        if connection is None:
-            connection = self._own.__dict__[name] = self._connect(BUSY_S if wait else 0)
-        return connection
+    def _session(self) -> _SqliteSession:
+        """Return this thread's session."""
+        session: _SqliteSession | None = self._own.__dict__.get("session")
+        if session is None:
+            session = self._own.session = _SqliteSession(self._connect(), self._path, self._clock)
+        return session
 
-    @contextmanager
-    def reading(self) -> Generator[Cursor]:
+    def reading(self) -> AbstractContextManager[Cursor]:
         """Read with this thread's connection: in write-ahead mode readers wait for no writer."""
-        try:
-            yield _SqliteCursor(self._connection(), self._clock)
-        except sqlite3.OperationalError as error:
-            raise StoreError(f"the gateway's database {self._path} failed: {error}") from error
+        return self._session()
 
-    @contextmanager
-    def transaction(self, account: str | None = None, *, wait: bool = True) -> Generator[Cursor]:
+    def transaction(self, account: str | None = None, *, wait: bool = True) -> AbstractContextManager[Cursor]:
         """Begin a transaction that writes; the whole file is locked."""
-        if not self._turn.acquire(blocking=wait):
-            raise Busy
-        try:
-            connection = self._connection(wait=wait)
-            try:
-                self._begin(connection, wait=wait)
-                done = False
-                try:
-                    yield _SqliteCursor(connection, self._clock)
-                    done = True
-                finally:
-                    connection.execute("COMMIT" if done else "ROLLBACK")
-            except sqlite3.OperationalError as error:
-                raise StoreError(f"the gateway's database {self._path} failed: {error}") from error
-            self._commits += 1
-            if self._commits >= CHECKPOINT_COMMITS:
-                self._commits = 0
-                self._checkpoint.set()
-        finally:
-            self._turn.release()
+        return _SqliteTransaction(self._session(), self._turn, self._count_commit, wait=wait)
 
-    def _begin(self, connection: sqlite3.Connection, *, wait: bool) -> None:
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError as error:
-            if wait or error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
-                raise
-            raise Busy from error
+    def _count_commit(self) -> None:
+        self._commits += 1
+        if self._commits >= CHECKPOINT_COMMITS:
+            self._commits = 0
+            self._checkpoint.set()
 
     def _write_back(self) -> None:
-        """Write the log back whenever it has grown (https://www.sqlite.org/wal.html#ckpt); PASSIVE waits for nobody."""
-        connection = self._connect(BUSY_S)
+        """Write the log back whenever it has grown (https://www.sqlite.org/wal.html#ckpt).
+
+        PASSIVE waits for nobody. But where somebody always commits while it writes back, the log never is written back
+        whole and so never begins anew; once it is long, RESTART does the rest while the writers of this process wait.
+        """
+        connection = self._connect()
+        connection.execute("PRAGMA busy_timeout = 0")
         while self._checkpoint.wait() and not self._closed:
             self._checkpoint.clear()
             with contextlib.suppress(sqlite3.OperationalError):  # the next one writes back what this one could not
-                connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+                _, pages, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                if pages > LOG_PAGES:
+                    with self._turn:
+                        connection.execute("PRAGMA wal_checkpoint(RESTART)")
 
     def close(self) -> None:
         """Close the connections of all threads."""

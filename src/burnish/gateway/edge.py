@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from starlette.types import Scope
@@ -32,12 +33,17 @@ def single_headers(scope: Scope) -> dict[bytes, bytes]:
     return found
 
 
-def check_host(headers: dict[bytes, bytes], hosts: Collection[str]) -> str:
+def check_host(headers: dict[bytes, bytes], hosts: frozenset[str]) -> str:
     """Return the name the gateway is addressed by. Raises Refusal when it is not one of ours.
 
     A page anywhere can let its own name point to 127.0.0.1 and so be read as if it came from here; a bare address cannot.
     """
-    text = headers.get(b"host", b"").decode("latin-1")
+    return _own_host(headers.get(b"host", b""), hosts)
+
+
+@lru_cache(maxsize=256)
+def _own_host(given: bytes, hosts: frozenset[str]) -> str:
+    text = given.decode("latin-1")
     try:
         parts = urlsplit(f"//{text}")
         name, port = parts.hostname, parts.port

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from burnish.core.errors import UsageError, did_you_mean
@@ -58,21 +59,25 @@ class KeyStore:
 
     def all(self) -> list[Key]:
         """Return every key, the oldest first."""
-        with self._database.transaction() as cursor:
+        with self._database.reading() as cursor:
             cursor.execute(f"SELECT {COLUMNS} FROM gateway_keys ORDER BY created_us, id")
             return [_key(row) for row in cursor.rows()]
 
     def find(self, identifier: str) -> Key:
         """Return a key by its id. Raises UsageError when there is none."""
-        with self._database.transaction() as cursor:
+        with self._database.reading() as cursor:
             return _find(cursor, identifier)
 
     def any_admin(self) -> bool:
         """Whether a valid admin key exists."""
-        with self._database.transaction() as cursor:
-            cursor.execute(f"SELECT {COLUMNS} FROM gateway_keys WHERE scope = 'admin' AND revoked_us IS NULL")
+        with self._database.reading() as cursor:
             now = cursor.now_us()
-            return any(_key(row).valid_at(now) for row in cursor.rows())
+            cursor.execute(
+                "SELECT 1 FROM gateway_keys WHERE scope = 'admin' AND revoked_us IS NULL "
+                "AND (expires_us IS NULL OR expires_us > ?) LIMIT 1",
+                (now,),
+            )
+            return bool(cursor.rows())
 
     def rotate(
         self, identifier: str, *, grace_us: int = ROTATION_GRACE_US, actor: str = "command line"
@@ -139,5 +144,14 @@ def _find(cursor: Cursor, identifier: str) -> Key:
 
 def _key(row: Sequence[Any]) -> Key:
     identifier, account, name, scope, models, limits, created, expires, revoked = row
-    allowed = None if models is None else tuple(json.loads(models))
-    return Key(identifier, account, name, scope, allowed, Limits(**json.loads(limits)), created, expires, revoked)
+    return Key(identifier, account, name, scope, _models(models), _limits(limits), created, expires, revoked)
+
+
+@lru_cache(maxsize=4096)  # keys share few texts, and reading one costs as much as finding a key
+def _limits(text: str) -> Limits:
+    return Limits(**json.loads(text))
+
+
+@lru_cache(maxsize=4096)
+def _models(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(json.loads(text))

@@ -12,12 +12,14 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from enum import Enum
+from functools import lru_cache
 from typing import Protocol
 
 from burnish.core.errors import UsageError
 
 SECOND = 1_000_000
 WINDOW_US = 60 * SECOND
+DAY_US = 86_400 * SECOND
 NANO = 1_000_000_000
 """Money is counted in billionths of a dollar: a price for a million tokens of $0.001 is one for each token."""
 MOST = 2**53 - 1
@@ -123,7 +125,12 @@ class Ledger(Protocol):
 
 def periods(now_us: int) -> tuple[str, str]:
     """Return the day and the month (UTC) that a moment lies in."""
-    day = datetime.fromtimestamp(now_us / SECOND, UTC).date().isoformat()
+    return _periods(now_us // DAY_US)
+
+
+@lru_cache(maxsize=16)
+def _periods(day_number: int) -> tuple[str, str]:
+    day = datetime.fromtimestamp(day_number * DAY_US // SECOND, UTC).date().isoformat()
     return day, day[:7]
 
 

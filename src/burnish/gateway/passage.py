@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -34,8 +34,11 @@ class Passage:
     `send` raises is its own affair: an engine in this process handles refusals itself.
     """
 
-    def __init__(self, send: Send, usage: Usage, headers: Headers, *, keep_usage: bool) -> None:
-        self._send, self._own, self.usage = send, headers, usage
+    def __init__(self, send: Send, usage: Usage, headers: Callable[[], Headers], *, keep_usage: bool) -> None:
+        """headers: what is told beside the upstream's own, worked out while it is waited for."""
+        self._send, self.usage = send, usage
+        self._headers: Callable[[], Headers] | None = headers
+        self._own: Headers = []
         self._reader = EventReader(usage, keep_usage=keep_usage)
         self._kept: Headers = []
         self._whole: list[bytes] = []
@@ -48,6 +51,11 @@ class Passage:
         self.began = time.perf_counter()
         self.first_s: float | None = None
 
+    def prepare(self) -> None:
+        """Work out what is told beside the upstream's headers, if that was not done yet."""
+        if self._headers is not None:
+            self._own, self._headers = self._headers(), None
+
     @property
     def failed(self) -> bool:
         """Whether the upstream itself told an error within its stream."""
@@ -58,6 +66,7 @@ class Passage:
         if self.refusal is not None:
             raise Halted
         if message["type"] == "http.response.start":
+            self.prepare()
             self.status = message["status"]
             self._kept = [
                 (name, value) for name, value in message["headers"] if name in (b"content-type", b"retry-after")
@@ -138,6 +147,53 @@ class ClientGone(Exception):
     """The client hung up before its answer ended."""
 
 
+class _Stop:
+    """Cancels the task that passes an answer on when its client hangs up or the upstream takes too long.
+
+    The upstream runs in the request's own task: a task of its own costs a turn of the event loop before it is even asked.
+    late: what took too long. gone: whether the client hung up before the answer ended.
+    """
+
+    def __init__(self, passage: Passage, timeouts: Timeouts) -> None:
+        task = asyncio.current_task()
+        assert task is not None, "a request is answered in a task"
+        self._task, self._passage, self._over = task, passage, False
+        self.late: str | None = None
+        self.gone = False
+        later = asyncio.get_running_loop().call_later
+        self._timers = [
+            later(timeouts.first_token_s, self.expire, "its first token"),
+            later(timeouts.total_s, self.expire, "its answer"),
+        ]
+
+    def expire(self, what: str) -> None:
+        """End what takes too long."""
+        if self._over or (what == "its first token" and self._passage.first_s is not None):
+            return
+        self.late, self._over = what, True
+        self._task.cancel()
+
+    def hung_up(self, watch: asyncio.Task[None]) -> None:
+        """End what nobody waits for any more. After the last byte a server tells every client as gone."""
+        if self._over or self._passage.ended or watch.cancelled():
+            return
+        self.gone = self._over = True
+        self._task.cancel()
+
+    @property
+    def cancelled_elsewhere(self) -> bool:
+        """Whether somebody else cancels the task, such as a server that ends."""
+        return not self.gone and self.late is None and self._task.cancelling() > 0
+
+    def end(self) -> None:
+        """Stop nothing any more, and take back the cancelling that was done here. Raises CancelledError for any other."""
+        self._over = True
+        for timer in self._timers:
+            timer.cancel()
+        if (self.gone or self.late is not None) and self._task.uncancel():
+            raise asyncio.CancelledError
+
+
 async def pass_through(
     upstream: ASGIApp, scope: Scope, body: bytes, passage: Passage, receive: Receive, timeouts: Timeouts
 ) -> None:
@@ -145,7 +201,10 @@ async def pass_through(
 
     A stream that fails later ends with an error event, and raises Refusal after it, for the record.
     """
-    gone = asyncio.create_task(_hung_up(receive))
+    stop = _Stop(passage, timeouts)
+    watch = asyncio.create_task(_hung_up(receive))
+    watch.add_done_callback(stop.hung_up)
+    asyncio.get_running_loop().call_soon(passage.prepare)  # runs once the upstream has been asked
     sent = False
 
     async def give() -> Message:
@@ -153,41 +212,31 @@ async def pass_through(
         if not sent:
             sent = True
             return {"type": "http.request", "body": body, "more_body": False}
-        await asyncio.shield(gone)
+        await asyncio.shield(watch)
         return {"type": "http.disconnect"}
 
-    work = asyncio.ensure_future(upstream(scope, give, passage))
-    late: list[str] = []
-    loop = asyncio.get_running_loop()
-
-    def expire(what: str) -> None:
-        if what == "its first token" and passage.first_s is not None:
-            return
-        late.append(what)
-        work.cancel()
-
-    timers = [
-        loop.call_later(timeouts.first_token_s, expire, "its first token"),
-        loop.call_later(timeouts.total_s, expire, "its answer"),
-    ]
+    failed: BaseException | None = None
     try:
-        await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
+        try:
+            await upstream(scope, give, passage)
+        except asyncio.CancelledError as error:
+            if stop.cancelled_elsewhere:
+                raise
+            failed = error
+        except Exception as error:  # noqa: BLE001 (what it means is for _check_end to say)
+            failed = error
+        finally:
+            stop.end()
+        if stop.gone:
             raise ClientGone
-        if work.cancelled():
-            raise Refusal(
-                503, f"the engine took too long for {late[0] if late else 'its answer'}", code="upstream_timeout"
-            )
-        _check_end(work.exception(), passage)
+        if stop.late is not None:
+            raise Refusal(503, f"the engine took too long for {stop.late}", code="upstream_timeout")
+        _check_end(failed, passage)
     except Refusal as refusal:
         await passage.say_last(refusal)
         raise
     finally:
-        for timer in timers:
-            timer.cancel()
-        work.cancel()
-        gone.cancel()
-        await asyncio.wait((work, gone))
+        watch.cancel()
 
 
 def _check_end(failed: BaseException | None, passage: Passage) -> None:

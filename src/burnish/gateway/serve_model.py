@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from burnish.core.refusal import Headers, Refusal
@@ -55,10 +55,13 @@ class ModelCalls:
             body = asked.body(choice.model)
             nano = price_nano(price, asked.prompt_tokens, asked.new_tokens)
             granted = await self.reserve(key, asked.tokens, nano)
-            told: Headers = [
-                *exchange.own, *_standing(granted.standing, key), *intent,
-                (b"x-burnish-model", choice.model.encode()), (b"x-burnish-prompt", prompt_hash(value)),
-            ]  # fmt: skip
+
+            def told() -> Headers:
+                return [
+                    *exchange.own, *_standing(granted.standing, key), *intent,
+                    (b"x-burnish-model", choice.model.encode()), (b"x-burnish-prompt", prompt_hash(value)),
+                ]  # fmt: skip
+
             await self._pass(exchange, key, asked, choice, price, body, granted, told)
         finally:
             gateway.at_work -= 1
@@ -109,7 +112,7 @@ class ModelCalls:
 
     async def _pass(
         self, exchange: Exchange, key: Key, asked: Asked, choice: Choice, price: Price, body: bytes, granted: Granted,
-        told: Headers,
+        told: Callable[[], Headers],
     ) -> None:  # fmt: skip
         """Let the upstream answer; whatever happens, count what was used and remember how it went."""
         gateway, parts = self._gateway, self._gateway.parts

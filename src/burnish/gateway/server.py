@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -185,8 +186,12 @@ def run(
     except OSError as error:
         raise UsageError(f"the TLS files cannot be used: {error}") from error
     server = Server(config, gateway, closing, started)
-    with _stopping(server, stop):
-        server.run(sockets=[listener])
+    gc.freeze()  # a pass of the collector over all of an engine's objects would hold every answer up
+    try:
+        with _stopping(server, stop):
+            server.run(sockets=[listener])
+    finally:
+        gc.unfreeze()
 
 
 @contextmanager

@@ -22,6 +22,14 @@ from burnish.gateway.limits import (
     until_next,
 )
 
+LOOK = (
+    "SELECT a.latest_us, a.requests, a.tokens, a.running, "
+    "(SELECT min(at_us) FROM gateway_spent WHERE account = a.account), "
+    "(SELECT min(ends_us) FROM gateway_holds WHERE account = a.account), d.tokens, d.nano_usd, m.tokens, m.nano_usd "
+    "FROM gateway_accounts AS a LEFT JOIN gateway_budgets AS d ON d.account = a.account AND d.period = ? "
+    "LEFT JOIN gateway_budgets AS m ON m.account = a.account AND m.period = ? WHERE a.account = ?"
+)
+"""An account's counters, its oldest event and first end of a lease, and what it used of the day and of the month."""
 FREED_BY = {
     reason: f"SELECT at_us FROM (SELECT at_us, sum({column}) OVER (ORDER BY at_us ROWS UNBOUNDED PRECEDING) AS upto "
     "FROM gateway_spent WHERE account = ?) AS sums WHERE upto >= ? ORDER BY at_us LIMIT 1"
@@ -94,23 +102,25 @@ class SqlLedger:
 
 def _bring_up_to_date(cursor: Cursor, account: str) -> tuple[int, Counted]:
     """Drop what is older than the window, let lapsed holds go, and return the time and the counters."""
-    cursor.execute("SELECT latest_us, requests, tokens, running FROM gateway_accounts WHERE account = ?", (account,))
-    found = cursor.rows()
-    if not found:
+    now = cursor.now_us()
+    row = _look(cursor, account, now)
+    if row is None:
         cursor.execute("INSERT INTO gateway_accounts (account) VALUES (?)", (account,))
-    latest, requests, tokens, running = found[0] if found else (0, 0, 0, 0)
-    now = max(cursor.now_us(), latest)  # a clock that is set back gives nothing back
-    cursor.execute(
-        "DELETE FROM gateway_holds WHERE account = ? AND ends_us <= ? RETURNING ends_us, tokens", (account, now)
-    )
-    lapsed = cursor.rows()
-    for ends, held in lapsed:
-        cursor.execute("INSERT INTO gateway_spent VALUES (?, ?, 0, ?)", (account, ends, held))
-    cursor.execute(
-        "DELETE FROM gateway_spent WHERE account = ? AND at_us < ? RETURNING requests, tokens",
-        (account, now - WINDOW_US),
-    )
-    gone: list[tuple[Any, ...]] = cursor.rows()
+        row = _look(cursor, account, now)
+    assert row is not None
+    if row[0] > now:  # a clock that is set back gives nothing back
+        now = row[0]
+        row = _look(cursor, account, now)
+        assert row is not None
+    _, requests, tokens, running, oldest, first_end, *budgets = row
+    lapsed = [] if first_end is None or first_end > now else _lapse(cursor, account, now)
+    gone: list[tuple[Any, ...]] = []
+    if lapsed or (oldest is not None and oldest < now - WINDOW_US):
+        cursor.execute(
+            "DELETE FROM gateway_spent WHERE account = ? AND at_us < ? RETURNING requests, tokens",
+            (account, now - WINDOW_US),
+        )
+        gone = cursor.rows()
     if gone or lapsed:
         requests -= sum(row[0] for row in gone)
         tokens -= sum(row[1] for row in gone)
@@ -119,13 +129,26 @@ def _bring_up_to_date(cursor: Cursor, account: str) -> tuple[int, Counted]:
             "UPDATE gateway_accounts SET requests = ?, tokens = ?, running = ? WHERE account = ?",
             (requests, tokens, running, account),
         )
-    day, month = periods(now)
+    day_tokens, day_money, month_tokens, month_money = (each or 0 for each in budgets)
+    return now, Counted(requests, tokens, running, (day_tokens, day_money), (month_tokens, month_money))
+
+
+def _look(cursor: Cursor, account: str, now: int) -> tuple[Any, ...] | None:
+    """Return all that is counted for an account, by LOOK, or None when it is new."""
+    cursor.execute(LOOK, (*periods(now), account))
+    found = cursor.rows()
+    return found[0] if found else None
+
+
+def _lapse(cursor: Cursor, account: str, now: int) -> list[tuple[Any, ...]]:
+    """Let holds go whose leases have ended: their tokens count in full from that moment on."""
     cursor.execute(
-        "SELECT period, tokens, nano_usd FROM gateway_budgets WHERE account = ? AND period IN (?, ?)",
-        (account, day, month),
+        "DELETE FROM gateway_holds WHERE account = ? AND ends_us <= ? RETURNING ends_us, tokens", (account, now)
     )
-    budgets = {period: (spent, money) for period, spent, money in cursor.rows()}
-    return now, Counted(requests, tokens, running, budgets.get(day, (0, 0)), budgets.get(month, (0, 0)))
+    lapsed = cursor.rows()
+    for ends, held in lapsed:
+        cursor.execute("INSERT INTO gateway_spent VALUES (?, ?, 0, ?)", (account, ends, held))
+    return lapsed
 
 
 def _add_to_budgets(cursor: Cursor, account: str, day: str, month: str, tokens: int, nano_usd: int) -> None:

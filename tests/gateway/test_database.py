@@ -1,0 +1,87 @@
+"""The SQLite file of a gateway: who waits for whom, and a log that stays short."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from burnish.gateway import database as storage
+from burnish.gateway.database import Busy, Database, open_database
+
+ADD = "INSERT INTO gateway_spent VALUES (?, ?, 1, 0)"
+COUNT = "SELECT count(*) FROM gateway_spent"
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    opened = open_database(None, tmp_path)
+    yield opened
+    opened.close()
+
+
+def count(database: Database) -> int:
+    with database.reading() as cursor:
+        cursor.execute(COUNT)
+        return int(cursor.rows()[0][0])
+
+
+def test_the_log_begins_anew_though_somebody_always_commits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Writing back beside writers never catches up with them; a log that only grew would slow every look at a page."""
+    monkeypatch.setattr(storage, "CHECKPOINT_COMMITS", 50)
+    monkeypatch.setattr(storage, "LOG_PAGES", 400)
+    database = open_database(None, tmp_path)
+    for number in range(4000):
+        with database.transaction() as cursor:
+            cursor.execute(ADD, (f"account {number % 97}", number))
+    pages = (tmp_path / "gateway.db-wal").stat().st_size // 4096
+    assert count(database) == 4000
+    database.close()
+    assert pages < 4000, f"4,000 transactions left a log of {pages} pages"
+
+
+def test_without_waiting_another_process_lock_is_busy_and_with_waiting_it_is_waited_for(
+    database: Database, tmp_path: Path
+) -> None:
+    other = sqlite3.connect(tmp_path / "gateway.db", isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(Busy), database.transaction(wait=False):
+        pass
+    threading.Timer(0.3, other.execute, ("COMMIT",)).start()
+    with database.transaction() as cursor:
+        cursor.execute(ADD, ("one", 1))
+    with database.transaction(wait=False) as cursor:
+        cursor.execute(ADD, ("one", 2))
+    assert count(database) == 2
+    other.close()
+
+
+def test_without_waiting_another_thread_turn_is_busy(database: Database) -> None:
+    began, end = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with database.transaction():
+            began.set()
+            end.wait(10)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    began.wait(10)
+    with pytest.raises(Busy), database.transaction(wait=False):
+        pass
+    assert count(database) == 0, "readers wait for no writer"
+    end.set()
+    holder.join()
+    with database.transaction(wait=False) as cursor:
+        cursor.execute(ADD, ("one", 1))
+    assert count(database) == 1
+
+
+def test_a_transaction_that_fails_leaves_nothing(database: Database) -> None:
+    with pytest.raises(ZeroDivisionError), database.transaction(wait=False) as cursor:
+        cursor.execute(ADD, ("one", 1))
+        raise ZeroDivisionError
+    assert count(database) == 0
