@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from burnish.core.errors import StoreError
 from burnish.gateway import database as storage
 from burnish.gateway.database import Busy, Database, open_database
 
@@ -81,7 +82,12 @@ def test_without_waiting_another_thread_turn_is_busy(database: Database) -> None
 
 
 def test_a_transaction_that_fails_leaves_nothing(database: Database) -> None:
-    with pytest.raises(ZeroDivisionError), database.transaction(wait=False) as cursor:
-        cursor.execute(ADD, ("one", 1))
-        raise ZeroDivisionError
+    with pytest.raises(StoreError, match="no such table"):
+        add_and_fail(database)
     assert count(database) == 0
+
+
+def add_and_fail(database: Database) -> None:
+    with database.transaction(wait=False) as cursor:
+        cursor.execute(ADD, ("one", 1))
+        cursor.execute("SELECT 1 FROM nowhere")

@@ -158,9 +158,7 @@ def check_secret(database: Database, secret: bytes) -> None:
 
 
 class _SqliteSession:
-    """One thread's connection with its cursor, and `with session:` for reading. Used again and again: making these costs
-    as much as a statement.
-    """
+    """One thread's connection with its cursor, and `with session:` for reading. Made once: making them costs a statement."""
 
     def __init__(self, connection: sqlite3.Connection, path: Path, clock: Clock | None) -> None:
         self.connection, self._path, self._clock = connection, path, clock
