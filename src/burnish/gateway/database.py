@@ -207,12 +207,14 @@ class _SqliteTransaction:
     def __enter__(self) -> Cursor:
         if not self._turn.acquire(blocking=self._wait):
             raise Busy
+        begun = False
         try:
             with self._session:
                 self._session.begin(wait=self._wait)
-        except BaseException:
-            self._turn.release()
-            raise
+            begun = True
+        finally:
+            if not begun:
+                self._turn.release()
         return self._session
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:

@@ -151,7 +151,7 @@ class _Stop:
     """Cancels the task that passes an answer on when its client hangs up or the upstream takes too long.
 
     The upstream runs in the request's own task: a task of its own costs a turn of the event loop before it is even asked.
-    late: what took too long. gone: whether the client hung up before the answer ended.
+    late: what took too long. gone: whether the client hung up before the answer ended. failed: what the upstream raised.
     """
 
     def __init__(self, passage: Passage, timeouts: Timeouts) -> None:
@@ -160,6 +160,7 @@ class _Stop:
         self._task, self._passage, self._over = task, passage, False
         self.late: str | None = None
         self.gone = False
+        self.failed: BaseException | None = None
         later = asyncio.get_running_loop().call_later
         self._timers = [
             later(timeouts.first_token_s, self.expire, "its first token"),
@@ -180,18 +181,20 @@ class _Stop:
         self.gone = self._over = True
         self._task.cancel()
 
-    @property
-    def cancelled_elsewhere(self) -> bool:
-        """Whether somebody else cancels the task, such as a server that ends."""
-        return not self.gone and self.late is None and self._task.cancelling() > 0
+    def __enter__(self) -> None:
+        """Begin to watch."""
 
-    def end(self) -> None:
-        """Stop nothing any more, and take back the cancelling that was done here. Raises CancelledError for any other."""
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        """Keep how the upstream ended, and take back the cancelling that was done here; any other cancelling goes on."""
         self._over = True
         for timer in self._timers:
             timer.cancel()
-        if (self.gone or self.late is not None) and self._task.uncancel():
+        ours = self.gone or self.late is not None
+        others = self._task.uncancel() if ours else self._task.cancelling()
+        if ours and others and error is None:
             raise asyncio.CancelledError
+        self.failed = error
+        return isinstance(error, Exception) or (isinstance(error, asyncio.CancelledError) and not others)
 
 
 async def pass_through(
@@ -215,23 +218,14 @@ async def pass_through(
         await asyncio.shield(watch)
         return {"type": "http.disconnect"}
 
-    failed: BaseException | None = None
     try:
-        try:
+        with stop:
             await upstream(scope, give, passage)
-        except asyncio.CancelledError as error:
-            if stop.cancelled_elsewhere:
-                raise
-            failed = error
-        except Exception as error:  # noqa: BLE001 (what it means is for _check_end to say)
-            failed = error
-        finally:
-            stop.end()
         if stop.gone:
             raise ClientGone
         if stop.late is not None:
             raise Refusal(503, f"the engine took too long for {stop.late}", code="upstream_timeout")
-        _check_end(failed, passage)
+        _check_end(stop.failed, passage)
     except Refusal as refusal:
         await passage.say_last(refusal)
         raise
