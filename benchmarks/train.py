@@ -374,7 +374,7 @@ def result(setting: Setting, found: dict[str, Any]) -> dict[str, Any]:
         setting.rows == "chat" and setting.who != "burnish"
     )  # padded steps take unequal times: what all took counts
     speed = sum(found["tokens"]) / sum(found["seconds"]) if padded else statistics.median(speeds)
-    versions = {name: importlib.metadata.version(name) for name in LIBRARIES if _installed(name)}
+    versions = {name: importlib.metadata.version(name) for name in LIBRARIES if installed(name)}
     device = torch.cuda.get_device_name() if _device() == "cuda" else "cpu"
     operations = 6 if setting.full else 4
     of_full = {
@@ -439,7 +439,8 @@ def planned_row(setting: Setting, measured: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _installed(name: str) -> bool:
+def installed(name: str) -> bool:
+    """Return whether a package is there."""
     return importlib.util.find_spec(name) is not None
 
 
@@ -495,7 +496,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = asked.folder or Path(scratch) / "model"
         for who in asked.who:
-            absent = [name for name in PEERS.get(who, ()) if not _installed(name)]
+            absent = [name for name in PEERS.get(who, ()) if not installed(name)]
             if absent:
                 print(f"{who}: passed over, {', '.join(absent)} is not installed")
                 continue

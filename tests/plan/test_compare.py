@@ -66,7 +66,13 @@ def test_every_component_says_what_it_is(plan_of: MakePlan, machines: dict[str, 
     full = plan_of(hardware=machines["h100"], recipe={"method": "full"})
     bf16 = plan_of(hardware=replace(machines["laptop"], cpu_bf16=True))
     fp8 = plan_of(hardware=machines["h100"], recipe={"method": {"kind": "lora", "base_dtype": "fp8"}})
-    plans = [*(plan_of(hardware=machine) for machine in machines.values()), pairs, full, bf16, fp8]
+    long = plan_of(
+        "llama-3.1-8b-instruct",
+        machines["h100"],
+        data_bytes=2_000_000,
+        recipe={"train": {"row_tokens": 120_000, "memory_share": 0.3}},
+    )
+    plans = [*(plan_of(hardware=machine) for machine in machines.values()), pairs, full, bf16, fp8, long]
     parts = {name for plan in plans for name in plan.memory.components}
     assert parts | {"calibration", "probe"} == set(COMPONENTS), "these two are there only after runs and probes"
     assert all(row.because for row in component_rows(plan_of()))

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 from burnish.core.artifacts import MethodPlan
+from burnish.plan.activations import Workload
 from burnish.plan.adapters import resolve_targets
 from burnish.plan.architecture import read_architecture
 from burnish.plan.bases import find_config
 from burnish.plan.footprint import COMPONENTS, Job, step_components, token_bytes
 from burnish.plan.gpus import get_gpu
-from burnish.plan.memory import Workload, training_components
+from burnish.plan.memory import training_components
 from burnish.plan.methods import compare_methods
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"

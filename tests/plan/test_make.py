@@ -27,6 +27,8 @@ SAID_BY_THE_RECIPE = {
     "optimizer",
     "optimizer_in_backward",
     "feed_forward_again",  # told with checkpointed_layers
+    "offloaded_layers",  # told where there are any
+    "piece_tokens",
     "seed",
     "epochs",
     "preference",

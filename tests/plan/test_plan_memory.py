@@ -11,18 +11,12 @@ from typing import Any
 import pytest
 
 from burnish.core.artifacts import MethodPlan
+from burnish.plan.activations import Workload, layer_activation_bytes
 from burnish.plan.adapters import resolve_targets
 from burnish.plan.architecture import read_architecture
 from burnish.plan.bases import find_config
 from burnish.plan.constants import constant
-from burnish.plan.memory import (
-    Workload,
-    layer_activation_bytes,
-    product_shapes,
-    quantisation_constant_bytes,
-    training_components,
-    weight_bytes,
-)
+from burnish.plan.memory import product_shapes, quantisation_constant_bytes, training_components, weight_bytes
 
 CALIBRATION = Path(__file__).with_name("calibration.jsonl")
 """Rows of calibrate.py, measured on two AMD EPYC 7002 cores, glibc 2.36, torch 2.13.0+cpu, 2026-11-22; lora with rows of 512

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
 
-from burnish.core.artifacts import MethodPlan, Plan
+from burnish.core.artifacts import Manifest, MethodPlan, Plan
+from burnish.plan.activations import Workload, moved_bytes
 from burnish.plan.architecture import Architecture, read_architecture
 from burnish.plan.bases import find_config
-from burnish.plan.memory import Workload, training_components
-from burnish.plan.recompute import choose_again, half_share
+from burnish.plan.host import Host, choose_offloaded
+from burnish.plan.memory import training_components
+from burnish.plan.recompute import Again, choose_again, half_share
 
 GIB = 2**30
 LORA = MethodPlan(
@@ -97,3 +100,105 @@ def test_a_plan_fills_the_share_that_the_recipe_says(plan_of: Callable[..., Plan
     assert plan.memory.peak_bytes <= limit
     assert plan.train.checkpointed_layers + (plan.train.feed_forward_again or 0) > 0
     assert "within 30% of the memory" in plan.because["train.checkpointed_layers"]
+
+
+QLORA = LORA.model_copy(update={"kind": "qlora", "rank": 32, "quantisation": "nf4", "double_quantisation": True})
+FAST = Host(bytes=None, bytes_per_second=50e9, operations_per_second=400e12)
+
+
+def offloaded(
+    architecture: Architecture,
+    work: Workload,
+    limit: float,
+    host: Host = FAST,
+    asked: Literal["auto", "always", "never"] = "auto",
+) -> Again:
+    def components(whole: int, halves: int, moved: int) -> dict[str, int]:
+        return training_components(
+            architecture, QLORA, device="cuda", dtype="bfloat16", work=work, checkpointed_layers=whole,
+            feed_forward_again=halves, offloaded_layers=moved,
+        )  # fmt: skip
+
+    again = choose_offloaded(architecture, QLORA, work, components, int(limit), host, "bfloat16", asked)
+    if limit < 1e12 and again.offloaded:
+        assert sum(components(again.whole, again.feed_forward, again.offloaded).values()) <= limit
+    return again
+
+
+def row(tokens: int) -> Workload:
+    return Workload(tokens, tokens**2, tokens - 1)
+
+
+@pytest.mark.parametrize(("gigabytes", "tokens"), [(24, 78_475), (48, 191_728), (80, 342_733)])
+def test_rows_that_fit_no_other_way_leave_what_they_keep_to_the_host(
+    llama: Architecture, gigabytes: int, tokens: int
+) -> None:
+    limit = 0.95 * gigabytes * 1e9
+    assert offloaded(llama, row(tokens), limit, asked="never").offloaded == 0
+    again = offloaded(llama, row(tokens), limit)
+    assert again.offloaded > 0
+    assert again.whole + again.feed_forward >= again.offloaded
+    assert again.host_bytes >= 8192 * tokens * min(again.offloaded, again.whole)
+    assert again.exposed_seconds == 0.0, "attention over so long a row takes far longer than the copy"
+
+
+def test_where_a_row_fits_the_host_is_asked_only_if_that_saves_time(llama: Architecture) -> None:
+    assert offloaded(llama, row(8192), 80e9).offloaded == 0
+    slow = Host(bytes=None, bytes_per_second=1e9, operations_per_second=400e12)
+    assert offloaded(llama, row(8192), 14e9, slow).offloaded == 0
+    assert offloaded(llama, row(8192), 80e9, asked="always").offloaded == 0, "nothing is computed again"
+    assert offloaded(llama, row(8192), 20e9, asked="always").offloaded > 0
+
+
+def test_a_host_with_little_memory_takes_inputs_alone_or_nothing(llama: Architecture) -> None:
+    little = Host(bytes=int(60e9), bytes_per_second=50e9, operations_per_second=400e12)
+    again = offloaded(llama, row(191_728), 45e9, little)
+    assert again.feed_forward == 0
+    assert 0 < again.host_bytes <= 60e9
+    none = Host(bytes=int(1e9), bytes_per_second=50e9, operations_per_second=400e12)
+    assert offloaded(llama, row(191_728), 45e9, none).offloaded == 0
+
+
+def test_copies_that_are_slower_than_a_layer_are_waited_for(llama: Architecture) -> None:
+    slow = Host(bytes=None, bytes_per_second=2e9, operations_per_second=400e12)
+    again = offloaded(llama, row(20_000), 14e9, slow, asked="always")
+    assert again.exposed_seconds > 0
+
+
+def test_bytes_on_the_host_are_those_of_inputs_or_of_attention(llama: Architecture) -> None:
+    work, hidden, keys = row(20_000), 4096, 1024
+    token = 2 * 20_000
+    assert moved_bytes(llama, "bfloat16", work, whole=4, halves=3, offloaded=2) == (2 * token * hidden, token * hidden)
+    half = token * (2 * hidden + 2 * hidden + 2 * keys)
+    found = moved_bytes(llama, "bfloat16", work, whole=4, halves=3, offloaded=6)
+    assert found == (4 * token * hidden + 2 * half, half)
+
+
+def test_the_plan_of_a_long_row_says_what_the_host_holds(
+    plan_of: Callable[..., Plan], machines: dict, manifest: Manifest
+) -> None:
+    recipe = {"method": {"kind": "qlora", "rank": 32}, "train": {"row_tokens": 100_000, "memory_share": 0.3}}
+    config = find_config("llama-3.1-8b-instruct")
+    plan = plan_of(
+        "llama-3.1-8b-instruct",
+        machines["h100"],
+        recipe=recipe,
+        manifest=manifest,
+        token_lengths=[("", 0, 100_000)] * 400,
+    )
+    assert config["max_position_embeddings"] >= 100_000
+    assert plan.train.offloaded_layers
+    assert plan.train.piece_tokens == 8192
+    assert plan.memory.host_bytes
+    assert plan.memory.host_bytes < 0.8 * machines["h100"].ram_bytes
+    assert "waits in the host's memory" in plan.because["train.offloaded_layers"]
+    never = {"method": recipe["method"], "train": recipe["train"] | {"activation_offload": "never"}}
+    without = plan_of(
+        "llama-3.1-8b-instruct",
+        machines["h100"],
+        recipe=never,
+        manifest=manifest,
+        token_lengths=[("", 0, 100_000)] * 400,
+    )
+    assert without.train.offloaded_layers is None
+    assert without.memory.host_bytes is None

@@ -70,3 +70,17 @@ def test_a_float16_step_that_overflows_is_skipped_and_told(
 def test_plans_made_before_plain_was_a_field_keep_their_id(make_method: Callable[..., MethodPlan]) -> None:
     assert "plain" not in make_method().identity()
     assert make_method(plain=True).identity()["plain"] is True
+
+
+def test_a_plan_with_pieces_and_offloaded_layers_trains_the_same(
+    tmp_path: Path, make_adapted: Callable[..., object], make_rows: Callable[..., list[TokenRow]],
+    make_plan: Callable[..., Plan],
+) -> None:  # fmt: skip
+    rows = make_rows(12)
+    found = []
+    for changes in ({}, {"checkpointed_layers": 2, "feed_forward_again": 1, "offloaded_layers": 3, "piece_tokens": 7}):
+        plan = make_plan(rows, learning_rate=1e-3, epochs=2.0, **changes)
+        losses, notes = run(make_adapted(), plan, rows, tmp_path / str(len(found)))
+        assert not notes
+        found.append(losses)
+    assert found[1] == pytest.approx(found[0], rel=1e-6)

@@ -12,7 +12,10 @@ from typing import Any, ClassVar, Literal
 from burnish.core.account import TokenAccount
 from burnish.core.dataset import Ledger, SourceFile, Split, TextFingerprint
 from burnish.core.ids import Id, content_id
-from burnish.core.mix import MixPlan
+from burnish.core.plan_parts import Memory as Memory  # these four are parts of what artifacts are, and taken from here
+from burnish.core.plan_parts import MethodPlan as MethodPlan
+from burnish.core.plan_parts import PreferencePlan as PreferencePlan
+from burnish.core.plan_parts import TrainPlan as TrainPlan
 from burnish.core.records import Count, FileRef, Record
 from burnish.core.records import Histogram as Histogram  # part of what artifacts are, and taken from here
 
@@ -89,19 +92,6 @@ class Parameters(Record):
     trainable: Count
 
 
-class Memory(Record):
-    """Bytes. `weights_bytes` is the base as loaded; `peak_bytes` the most at once; `components` what it is made of.
-
-    `limit_bytes`: how much of what is available training may fill before more layers are computed again.
-    """
-
-    weights_bytes: Count
-    peak_bytes: Count
-    components: dict[str, Count]
-    available_bytes: Count | None = None
-    limit_bytes: Count | None = None
-
-
 class TokenPlan(Record):
     """Tokens of the whole run. `exact` is False when they were estimated from bytes."""
 
@@ -130,79 +120,6 @@ class CostPlan(Record):
     usd_per_hour: Interval | None
     energy_kwh: Interval
     parts: dict[str, float]
-
-
-class MethodPlan(Record):
-    """The method with every number resolved. `plain`: every fast path of training is off. "full" has no adapter: rank 0.
-
-    `base_dtype`: set where training multiplies frozen weights in float8, backward alone
-    ("fp8") or both ways ("fp8_all"); `rslora`: the scale is alpha / sqrt(rank); `bias`: the biases that train, of adapted layers
-    or all; `dora`: each row of an adapted weight has a length of its own, which trains.
-    """
-
-    WHEN_SET: ClassVar[frozenset[str]] = frozenset({"plain", "base_dtype", "rslora", "bias", "dora"})
-    kind: Literal["lora", "qlora", "full"]
-    rank: int
-    alpha: float
-    dropout: float
-    targets: tuple[str, ...]
-    quantisation: Literal["none", "nf4"]
-    double_quantisation: bool
-    plain: Literal[True] | None = None
-    base_dtype: Literal["fp8", "fp8_all"] | None = None
-    rslora: Literal[True] | None = None
-    bias: Literal["all", "lora_only"] | None = None
-    dora: Literal[True] | None = None
-
-    @property
-    def scale(self) -> float:
-        """What the low-rank product is multiplied by: alpha / rank, or alpha / sqrt(rank) with rsLoRA (arXiv:2312.03732)."""
-        return self.alpha / (self.rank**0.5 if self.rslora else self.rank)
-
-
-class PreferencePlan(Record):
-    """What is learned from preference pairs; see `model/preference_loss.py`."""
-
-    kind: Literal["dpo"]
-    beta: float
-    loss: Literal["sigmoid", "ipo", "hinge"]
-    label_smoothing: float
-
-
-class TrainPlan(Record):
-    """The loop with every number resolved. Token counts are those without padding; one row is one packed sequence.
-
-    `mix`: how rows are drawn from several sources, or in which stages; None for every row once an epoch, in any order.
-    `preference`: set where a row is a pair; None for the answers of conversations. `optimizer`: None for AdamW.
-    `checkpointed_layers` are computed again in backward; `feed_forward_again`: so many after them, but for their attention.
-    """
-
-    WHEN_SET: ClassVar[frozenset[str]] = frozenset(
-        {"mix", "preference", "optimizer", "optimizer_in_backward", "feed_forward_again"}
-    )
-    seed: int
-    epochs: float
-    learning_rate: float
-    schedule: Literal["constant", "linear", "cosine"]
-    warmup_steps: int
-    steps: int
-    tokens_per_step: int
-    row_tokens: int
-    rows_per_step: int
-    weight_decay: float
-    betas: tuple[float, float]
-    epsilon: float
-    max_gradient_norm: float
-    checkpoint_every: int
-    checkpointed_layers: int
-    device: Literal["cpu", "cuda"]
-    compute_dtype: Literal["float32", "bfloat16", "float16"]
-    threads: int
-    mix: MixPlan | None = None
-    preference: PreferencePlan | None = None
-    optimizer: Literal["adamw_8bit", "paged_adamw_8bit", "muon", "adafactor"] | None = None
-    optimizer_in_backward: Literal[True] | None = None
-    feed_forward_again: int | None = None
 
 
 class Plan(Artifact):

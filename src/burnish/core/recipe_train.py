@@ -101,6 +101,11 @@ class Train(Section):
         description="Share of the memory that is there which training may fill: layers are computed again in backward until it "
         "keeps to that, in the plan, and once more where the longest row holds more than planned.",
     )
+    activation_offload: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="On a GPU: let what layers keep for backward wait in the host's pinned memory. `auto` where a row does not fit "
+        "without, or where that is faster than computing again; `always` for every layer that is computed again.",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to train.")
     mix: Mix = Field(default_factory=lambda: Mix.model_validate({}), description="How much of each source is drawn.")
     order: Order | None = Field(

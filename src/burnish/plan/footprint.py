@@ -13,12 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from burnish.plan.activations import COPIED_RESULT
 from burnish.plan.adapters import ALL_LINEAR, adapted, lora_parameters, resolve_targets
 from burnish.plan.architecture import Architecture, Block
 from burnish.plan.constants import constant
 from burnish.plan.inspect.ladder import int8_constant_bytes, int8_weight_bytes
 from burnish.plan.inspect.trainable import dora_parameters, houlsby_parameters, ia3_parameters, prefix_parameters
-from burnish.plan.memory import COPIED_RESULT, quantisation_constant_bytes, weight_bytes
+from burnish.plan.memory import quantisation_constant_bytes, weight_bytes
 from burnish.plan.optimizers import (
     Optimizer,
     StateBytes,

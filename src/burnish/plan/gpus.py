@@ -14,13 +14,17 @@ SOURCE = "NVIDIA's data sheet, dense BF16 or FP16"
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One model. `words` are those that tell it apart in the name that nvidia-smi gives, and `memory_mib` its total there."""
+    """One model. `words` are those that tell it apart in the name that nvidia-smi gives, and `memory_mib` its total there.
+
+    `gigabytes_per_second`: of its own memory. `host_gigabytes_per_second`: each way between it and the host's (PCIe, 16 lanes).
+    """
 
     name: str
     words: tuple[str, ...]
     memory_mib: int
     tflops: float
     gigabytes_per_second: float
+    host_gigabytes_per_second: float
     watts: float
     capability: tuple[int, int]
     source: str = SOURCE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
@@ -22,28 +22,22 @@ from burnish.core.artifacts import (
     TokenPlan,
     TrainPlan,
 )
-from burnish.core.errors import Problem, RecipeError
 from burnish.core.ids import Id, short
 from burnish.core.mix import MixPlan, RunOrder
 from burnish.core.packing import Length
 from burnish.core.recipe import Recipe
 from burnish.core.units import format_bytes, format_count, format_seconds
 from burnish.plan import time as clock
+from burnish.plan.activations import Device, Dtype, Workload, piece_tokens
 from burnish.plan.architecture import Architecture, read_architecture
 from burnish.plan.constants import constant
 from burnish.plan.cost import Spending, cost_of
+from burnish.plan.device import choose_device, choose_dtype
 from burnish.plan.evaluation import evaluation_work
 from burnish.plan.hardware import Hardware
+from burnish.plan.host import OffloadedComponents, choose_offloaded, host_of, tell_offloaded
 from burnish.plan.learning import learning_rate, preference
-from burnish.plan.memory import (
-    CHECKPOINT_BYTES,
-    Device,
-    Dtype,
-    Workload,
-    trained_tensors,
-    training_components,
-    weight_bytes,
-)
+from burnish.plan.memory import CHECKPOINT_BYTES, trained_tensors, training_components, weight_bytes
 from burnish.plan.method import check_optimizer, method_plan
 from burnish.plan.prices import Prices, read_prices
 from burnish.plan.probe import Measured, with_measured_peak
@@ -53,8 +47,6 @@ from burnish.plan.work import Dataset, Steps, cut, read_dataset
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 """AdamW's defaults (Loshchilov and Hutter 2019; torch.optim.AdamW)."""
 CHECKPOINTS = 10
-BF16_CAPABILITY = (8, 0)
-"""NVIDIA GPUs compute in bfloat16 from Ampere on (CUDA C programming guide, arithmetic instructions)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,8 +198,8 @@ def _decide(
     start: Id | None,
     because: dict[str, str],
 ) -> _Run:
-    device = _device(recipe, hardware, because)
-    dtype = _dtype(device, hardware, because)
+    device = choose_device(recipe, hardware, because)
+    dtype = choose_dtype(device, hardware, because)
     method = method_plan(recipe, architecture, device, dtype, because)
     check_optimizer(recipe, device, dtype, because)
     steps = cut(recipe, data, device, architecture.context, order)
@@ -219,39 +211,6 @@ def _decide(
     return _Run(recipe, architecture, hardware, device, dtype, method, data, steps, mix, measured, start)
 
 
-def _device(recipe: Recipe, hardware: Hardware, because: dict[str, str]) -> Device:
-    asked = recipe.train.device
-    if asked == "cuda" and hardware.device != "cuda":
-        raise RecipeError(
-            f"recipe {recipe.name}", [Problem("train.device", "cuda", "nvidia-smi finds no GPU here. Use auto or cpu.")]
-        )
-    if asked != "auto":
-        because["train.device"] = "the recipe says so"
-        return asked
-    asked_for = "asked for" if hardware.rented else "nvidia-smi finds"
-    found = f"{asked_for} {hardware.gpu_name}" if hardware.device == "cuda" else "nvidia-smi finds no GPU"
-    because["train.device"] = found
-    return hardware.device
-
-
-def _dtype(device: Device, hardware: Hardware, because: dict[str, str]) -> Dtype:
-    if device == "cpu":
-        if hardware.cpu_bf16:
-            because["train.compute_dtype"] = (
-                "this CPU multiplies bfloat16 in its own units, about twice as fast as float32"
-            )
-            return "bfloat16"
-        because["train.compute_dtype"] = "CPUs without bfloat16 units compute it many times slower than float32"
-        return "float32"
-    if hardware.gpu_capability is not None and hardware.gpu_capability < BF16_CAPABILITY:
-        because["train.compute_dtype"] = (
-            f"compute capability {hardware.gpu_capability[0]}.{hardware.gpu_capability[1]} has no bfloat16 (8.0 has)"
-        )
-        return "float16"
-    because["train.compute_dtype"] = "the range of float32 at half its size, on tensor cores"
-    return "bfloat16"
-
-
 def _memory(run: _Run, because: dict[str, str]) -> tuple[Memory, Again, int]:
     """Return the memory, what is computed again so that the peak keeps to the limit, and the peak as formulas count it."""
     available = run.hardware.ram_bytes if run.device == "cpu" else run.hardware.gpu_bytes
@@ -261,15 +220,15 @@ def _memory(run: _Run, because: dict[str, str]) -> tuple[Memory, Again, int]:
     cut = run.steps
     work = Workload(cut.fullest_row, cut.most_pairs, min(cut.fullest_row, trained), cut.row_shapes, cut.segment_shapes)
 
-    def components(whole: int, halves: int) -> dict[str, int]:
+    def components(whole: int, halves: int, offloaded: int) -> dict[str, int]:
         return training_components(
             run.architecture, run.method, device=run.device, dtype=run.dtype, work=work, checkpointed_layers=whole,
-            feed_forward_again=halves, reference_copy=run.reference_copy, optimizer=run.recipe.train.optimizer,
-            optimizer_in_backward=run.recipe.train.optimizer_in_backward,
+            feed_forward_again=halves, offloaded_layers=offloaded, reference_copy=run.reference_copy,
+            optimizer=run.recipe.train.optimizer, optimizer_in_backward=run.recipe.train.optimizer_in_backward,
         )  # fmt: skip
 
-    again = choose_again(run.architecture, run.method, work, components, limit)
-    found = components(again.whole, again.feed_forward)
+    again = _give_way(run, work, components, limit, because)
+    found = components(again.whole, again.feed_forward, again.offloaded)
     peak = sum(found.values())
     because["train.checkpointed_layers"] = tell_again(again, run.architecture.layers, peak, share)
     stored = "NF4 linears at half a byte a weight, the rest" if run.method.quantisation == "nf4" else "every weight"
@@ -284,9 +243,27 @@ def _memory(run: _Run, because: dict[str, str]) -> tuple[Memory, Again, int]:
         peak = sum(found.values())
         because["memory.peak_bytes"] += f"; a probe here held {format_bytes(run.measured.took.peak_bytes)}"
     memory = Memory(
-        weights_bytes=weights, peak_bytes=peak, components=found, available_bytes=available, limit_bytes=limit
-    )
+        weights_bytes=weights, peak_bytes=peak, components=found, available_bytes=available, limit_bytes=limit,
+        host_bytes=again.host_bytes or None,
+    )  # fmt: skip
     return memory, again, counted
+
+
+def _give_way(
+    run: _Run, work: Workload, components: OffloadedComponents, limit: int | None, because: dict[str, str]
+) -> Again:
+    """Return what is computed again, and what of it the host of a GPU holds; say so."""
+    if run.device == "cpu":
+        return choose_again(
+            run.architecture, run.method, work, lambda whole, halves: components(whole, halves, 0), limit
+        )
+    host = host_of(run.hardware, clock.rates(run.hardware, run.device))
+    asked = run.recipe.train.activation_offload
+    again = choose_offloaded(run.architecture, run.method, work, components, limit, host, run.dtype, asked)
+    if again.offloaded:
+        because["train.offloaded_layers"] = tell_offloaded(again, host)
+    pieces = piece_tokens(run.architecture, run.method, run.device, work) if again.layers else None
+    return replace(again, piece_tokens=pieces)
 
 
 def _fits(memory: Memory) -> str:
@@ -325,6 +302,8 @@ def _train(run: _Run, again: Again, because: dict[str, str]) -> TrainPlan:
         checkpoint_every=every,
         checkpointed_layers=again.whole,
         feed_forward_again=again.feed_forward or None,
+        offloaded_layers=again.offloaded or None,
+        piece_tokens=again.piece_tokens,
         device=run.device,
         compute_dtype=run.dtype,
         threads=run.hardware.cores,
@@ -361,6 +340,7 @@ def _time(
         reference_share=0.0 if train.preference is None else min(1.0, run.steps.epoch_tokens / max(1, total)),
     )
     training = clock.train_seconds(run.architecture, run.method, work, run.device, rate)
+    training = clock.later(training, again.exposed_seconds * run.steps.run_rows)
     evaluation = evaluation_work(run.recipe, run.data, manifest, subjects=2 if run.start is None else 3)
     evaluating = clock.evaluate_seconds(run.architecture, evaluation, rate)
     factors: dict[str, float] = {}

@@ -1,19 +1,32 @@
 """Bytes of a training run by component, and the peak.
 
-Exact where it is arithmetic: weights, NF4 blocks, adapters, gradients, optimizer states. Activations are what autograd
-keeps for backward in transformers' decoder layers with frozen weights and LoRA beside them, counted tensor by tensor.
+Exact where it is arithmetic: weights, NF4 blocks, adapters, gradients, optimizer states. Activations are counted in activations.py.
 What no arithmetic gives (the process itself, the allocator) is measured and stands in constants.json.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Literal
 
 from burnish.core.artifacts import MethodPlan
+from burnish.plan.activations import (
+    ITEM_BYTES,
+    Device,
+    Dtype,
+    Workload,
+    feed_forward_layer_bytes,
+    is_full,
+    is_fused,
+    layer_activation_bytes,
+    layer_gradient_bytes,
+    moved_bytes,
+    piece_layer_bytes,
+    piece_tokens,
+)
 from burnish.plan.adapters import adapted
-from burnish.plan.architecture import Architecture, Block, Linear
+from burnish.plan.architecture import Architecture, Linear
 from burnish.plan.constants import constant
 from burnish.plan.optimizers import (
     Optimizer,
@@ -26,9 +39,6 @@ from burnish.plan.optimizers import (
     state_bytes,
 )
 
-Device = Literal["cpu", "cuda"]
-Dtype = Literal["float32", "bfloat16", "float16"]
-ITEM_BYTES: dict[Dtype, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 NF4_BLOCK = 64
 """Weights that share one scale (Dettmers et al. 2023, QLoRA, section 3)."""
 NF4_NESTED_BLOCK = 256
@@ -43,16 +53,9 @@ CHECKPOINT_BYTES = 16
 """A trained number in a checkpoint being written: itself and two states as serialised bytes, and a copy of itself."""
 CHECKPOINT_PIECE_BYTES = 2 * 512 * 2**20
 """The most at once: a file of them (train/checkpoint.py), and the same as bytes."""
-COPIED_RESULT = frozenset({"phi3"})
-"""Families whose attention on a GPU gives a result that the output projection must copy: their rotary code joins a head from
-two parts, and the result has the layout of the queries (seen in what autograd keeps on an H100, torch 2.11, cuDNN)."""
-CAPPED = frozenset({"gemma2"})
-"""Families that cap their attention scores: a CPU keeps tanh of the scores beside their weights."""
 PRODUCTS_KEPT = 1024
 """Products that oneDNN keeps prepared (its `primitive cache`, ONEDNN_PRIMITIVE_CACHE_CAPACITY)."""
 ATTENTION_PRODUCTS = 6
-FEED_FORWARD = frozenset({"mlp norm", "mlp product"})
-"""What the linears of a layer's feed-forward half read."""
 LOSS_CHUNK = 128
 """Positions whose logits exist at once on a CPU (model/losses.py)."""
 LOGIT_COPIES = 2
@@ -73,6 +76,8 @@ COMPONENTS: dict[str, str] = {
     "optimizer": "the optimizer's states, of AdamW two for each trained number; paged ones live in the host's memory",
     "activations": "what autograd keeps of the fullest packed row, all layers",
     "recomputed_layer": "the activations of one layer while it is computed a second time",
+    "layer_gradients": "of long rows, gradients of a layer's activations in its backward, beyond what the loss held before",
+    "offload_buffers": "activations on their way to the host's memory, and back one layer ahead of backward",
     "loss": "logits of a chunk of positions, hidden states with their gradients, and the head's gradient where it is trained",
     "dequantised_weight": "the largest NF4 weight, unpacked for its product",
     "row_lengths": "the largest weight with its adapter in float32, and its square, while the lengths of its rows are taken (DoRA)",
@@ -84,20 +89,6 @@ COMPONENTS: dict[str, str] = {
     "loading": "by how much reading and quantising the weights takes more than training",
 }
 """What each component of the peak is."""
-
-
-@dataclass(frozen=True, slots=True)
-class Workload:
-    """The fullest packed row: tokens computed at once, (query, key) pairs that attend, tokens predicted with loss.
-
-    `row_shapes`, `segment_shapes`: different lengths of rows, and of (own, attended) tokens, in the run.
-    """
-
-    row_tokens: int
-    attended_pairs: int
-    trained_tokens: int
-    row_shapes: int = 1
-    segment_shapes: int = 1
 
 
 def weight_bytes(architecture: Architecture, quantisation: Literal["none", "nf4"], dtype: Dtype) -> int:
@@ -133,56 +124,6 @@ def _nf4_constants(linear: Linear, *, double: bool) -> int:
     return blocks + 4 * math.ceil(blocks / NF4_NESTED_BLOCK) + NF4_TABLE_BYTES + NF4_NESTED_TABLE_BYTES
 
 
-def layer_activation_bytes(
-    architecture: Architecture, method: MethodPlan, device: Device, dtype: Dtype, work: Workload
-) -> int:
-    """Bytes that autograd keeps of one decoder layer between forward and backward; of layers of several kinds, the most."""
-    return max(
-        block_activation_bytes(architecture, block, method, device, dtype, work) for block in architecture.blocks
-    )
-
-
-def block_activation_bytes(
-    architecture: Architecture, block: Block, method: MethodPlan, device: Device, dtype: Dtype, work: Workload
-) -> int:
-    """Bytes that autograd keeps of one layer of this block: of a fused layer (model/fused/), or of transformers' own.
-
-    Its own norms keep their input in float32 and its inverse root; attention its rotated queries, keys and values, and the
-    weight of each pair and head (a GPU its result and a sum for each head instead); values that are a part of a fused projection
-    keep all of it; the MLP gate, up and silu(gate), or, without a gate, what its activation reads. LoRA keeps what its linears
-    read, once for those that read the same, and A x. With dropout each keeps what is left of its input, and the mask, instead.
-    """
-    item = ITEM_BYTES[dtype]
-    if is_fused(architecture, method):
-        return _fused_bytes(architecture, block, method, device, item, work)
-    queries, keys = architecture.query_size, architecture.key_value_size
-    norms = architecture.hidden_norms * (ITEM_BYTES["float32"] * architecture.hidden + 4)
-    if architecture.head_norms:
-        norms += ITEM_BYTES["float32"] * (queries + keys) + 4 * (architecture.heads + architecture.key_value_heads)
-    fused = sum(linear.reads == "attention norm" for linear in block.linears) == 1
-    attention = item * (queries + 2 * keys + (queries + keys if fused else 0))
-    mlp = item * (3 if architecture.gated else 1) * block.width
-    if is_full(method):
-        kept = norms + attention + mlp + _read_bytes(architecture, block, device, item)
-        return work.row_tokens * kept + _pair_bytes(architecture, device, item, work)
-    if device == "cuda":
-        attention += 4 * architecture.heads
-        if architecture.model_type in COPIED_RESULT or "o_proj" not in method.targets:
-            attention += item * queries
-    per_token = norms + attention + mlp + _lora_bytes(architecture, block, method, device, item)
-    return work.row_tokens * per_token + _pair_bytes(architecture, device, item, work)
-
-
-def is_fused(architecture: Architecture, method: MethodPlan) -> bool:
-    """Return whether training computes the layers of this architecture with those of model/fused/."""
-    return architecture.fused and not method.plain and not method.dora
-
-
-def is_full(method: MethodPlan) -> bool:
-    """Return whether every weight is trained: there is no adapter then."""
-    return method.rank == 0
-
-
 def trained_tensors(architecture: Architecture, method: MethodPlan) -> tuple[Tensors, ...]:
     """Return what a method trains, tensor by tensor."""
     if is_full(method):
@@ -190,85 +131,6 @@ def trained_tensors(architecture: Architecture, method: MethodPlan) -> tuple[Ten
     found = lora_tensors(architecture, method.targets, method.rank)
     found += () if method.bias is None else bias_tensors(architecture, method.targets, method.bias)
     return found + (length_tensors(architecture, method.targets) if method.dora else ())
-
-
-def _read_bytes(architecture: Architecture, block: Block, device: Device, item: int) -> int:
-    """Bytes that linears whose weights train keep of a token: what they read, once for those that read the same.
-
-    A norm whose weight trains keeps its result before the weight too. A GPU's attention keeps a float32 for each head.
-    """
-    normed = architecture.hidden_norms * architecture.hidden
-    if architecture.head_norms:
-        normed += architecture.query_size + architecture.key_value_size
-    norms = item * normed if architecture.rms_norms else 0
-    sums = 4 * architecture.heads if device == "cuda" else 0
-    return norms + sums + item * sum({linear.reads: linear.inputs for linear in block.linears}.values())
-
-
-def _pair_bytes(architecture: Architecture, device: Device, item: int, work: Workload) -> int:
-    """A CPU keeps the weight of each pair and head; a GPU makes it again."""
-    return item * architecture.heads * work.attended_pairs if device == "cpu" else 0
-
-
-def _fused_bytes(
-    architecture: Architecture, block: Block, method: MethodPlan, device: Device, item: int, work: Workload
-) -> int:
-    """Bytes that a fused layer keeps: the residual stream at each norm, q, k, v, the result of attention, gate and up, A x.
-
-    Queries and keys are kept before their own norms too. Dropout keeps a mask for each adapted linear.
-    """
-    return _attention_half_bytes(architecture, block, method, device, item, work) + _feed_forward_bytes(
-        architecture, block, method, item, work
-    )
-
-
-def feed_forward_layer_bytes(architecture: Architecture, method: MethodPlan, dtype: Dtype, work: Workload) -> int:
-    """Bytes by which a fused layer keeps less where its feed-forward half is made again; what attention gave is kept instead."""
-    item = ITEM_BYTES[dtype]
-    given = item * architecture.hidden * work.row_tokens
-    return min(_feed_forward_bytes(architecture, block, method, item, work) - given for block in architecture.blocks)
-
-
-def _feed_forward_bytes(architecture: Architecture, block: Block, method: MethodPlan, item: int, work: Workload) -> int:
-    """Bytes that the feed-forward half of a fused layer keeps: half of the norms' inputs, gate and up, A x, masks of dropout."""
-    linears = [linear for linear in adapted(block.linears, method.targets) if linear.reads in FEED_FORWARD]
-    token = architecture.hidden_norms // 2 * (item * architecture.hidden + 4)
-    token += item * (2 * block.width + method.rank * len(linears))
-    if method.dropout > 0:
-        token += item * sum(linear.inputs for linear in linears)
-    return work.row_tokens * token
-
-
-def _attention_half_bytes(
-    architecture: Architecture, block: Block, method: MethodPlan, device: Device, item: int, work: Workload
-) -> int:
-    queries, keys = architecture.query_size, architecture.key_value_size
-    norms = architecture.hidden_norms - architecture.hidden_norms // 2
-    token = norms * (item * architecture.hidden + 4) + item * (queries + 2 * keys)
-    if architecture.head_norms:
-        token += item * (queries + 2 * keys) + 4 * (architecture.heads + architecture.key_value_heads)
-    linears = [linear for linear in adapted(block.linears, method.targets) if linear.reads not in FEED_FORWARD]
-    if device == "cuda":
-        token += item * queries + 4 * architecture.heads
-    elif is_full(method) or any(linear.name == "o_proj" for linear in linears):
-        token += item * queries
-    token += item * method.rank * len(linears)
-    if method.dropout > 0:
-        token += item * sum(linear.inputs for linear in linears)
-    capped = 2 if architecture.model_type in CAPPED else 1
-    return work.row_tokens * token + capped * _pair_bytes(architecture, device, item, work)
-
-
-def _lora_bytes(architecture: Architecture, block: Block, method: MethodPlan, device: Device, item: int) -> int:
-    """Bytes that the adapters of a layer keep of a token. CUDA's dropout mask takes a byte, a CPU's a number."""
-    linears = adapted(block.linears, method.targets)
-    low_rank = item * method.rank * len(linears)
-    if method.dora:  # the result before its rows are scaled; with dropout that of the base beside it
-        low_rank += (1 if method.dropout == 0 else 2) * item * sum(linear.outputs for linear in linears)
-    if method.dropout > 0:
-        mask = 1 if device == "cuda" else item
-        return low_rank + (item + mask) * sum(linear.inputs for linear in linears)
-    return low_rank + item * sum({linear.reads: linear.inputs for linear in linears}.values())
 
 
 def training_components(
@@ -280,6 +142,7 @@ def training_components(
     work: Workload,
     checkpointed_layers: int,
     feed_forward_again: int = 0,
+    offloaded_layers: int = 0,
     reference_copy: bool = False,
     optimizer: Optimizer = "adamw",
     optimizer_in_backward: bool = False,
@@ -291,6 +154,7 @@ def training_components(
     `loading`: by how much more is held while the weights are read and quantised than at that peak, else 0.
     reference_copy: the adapter is kept a second time, frozen. The reference itself keeps no activations.
     feed_forward_again: so many fused layers after the checkpointed ones compute their feed-forward half again.
+    offloaded_layers: so many of both keep nothing on the device. Of long rows, computed in pieces, the peak is in backward.
     """
     item, nf4 = ITEM_BYTES[dtype], method.quantisation == "nf4"
     full, tensors = is_full(method), trained_tensors(architecture, method)
@@ -320,6 +184,9 @@ def training_components(
         **({"row_lengths": 2 * 4 * max(linear.weights for linear in architecture.linears)} if method.dora else {}),
     }
     if device == "cuda":
+        components |= _given_way(
+            architecture, method, dtype, work, components, (checkpointed_layers, feed_forward_again, offloaded_layers)
+        )
         asked = sum(components.values()) - components["context"]
         return components | {"allocator": round(constant("cuda_allocator_share") * asked), "loading": 0}
     holes = constant("cpu_allocator_share") * components["activations"]
@@ -333,6 +200,29 @@ def training_components(
     load = components["process"] + weight_bytes(architecture, "none", dtype)
     load += components["weights"] + round(left) if nf4 else 0
     return components | {"loading": max(0, load - sum(components.values()))}
+
+
+def _given_way(
+    architecture: Architecture, method: MethodPlan, dtype: Dtype, work: Workload, components: Mapping[str, int],
+    layers: tuple[int, int, int],
+) -> dict[str, int]:  # fmt: skip
+    """Return the components that change where a GPU's layers leave activations on the host, or are computed in pieces.
+
+    layers: computed again whole, by their feed-forward half, and of both those on the host.
+    """
+    whole, halves, offloaded = layers
+    item, changed = ITEM_BYTES[dtype], dict[str, int]()
+    if offloaded:  # one is on its way while another is used; what halves keep is not part of what is made again
+        moved, most = moved_bytes(architecture, dtype, work, whole=whole, halves=halves, offloaded=offloaded)
+        changed["activations"] = components["activations"] - moved
+        changed["offload_buffers"] = (2 if most > item * architecture.hidden * work.row_tokens else 1) * most
+    piece = piece_tokens(architecture, method, "cuda", work) if whole + halves else None
+    if piece is not None:
+        part = piece_layer_bytes(architecture, method, item, work, piece, whole=whole > 0)
+        changed["recomputed_layer"] = _again_bytes(architecture, "cuda", part, whole + halves)
+        gradients = layer_gradient_bytes(architecture, item, work, piece)
+        changed["layer_gradients"] = max(0, gradients - components["loss"])
+    return changed
 
 
 def _rounded_bytes(architecture: Architecture) -> int:

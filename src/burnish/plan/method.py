@@ -7,9 +7,9 @@ from typing import Literal
 from burnish.core.artifacts import MethodPlan
 from burnish.core.errors import Problem, RecipeError
 from burnish.core.recipe import Recipe
+from burnish.plan.activations import Device, Dtype
 from burnish.plan.adapters import ALL_LINEAR, resolve_targets
 from burnish.plan.architecture import Architecture
-from burnish.plan.memory import Device, Dtype
 from burnish.plan.optimizers import bias_tensors
 
 OPTIMIZERS = {

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from burnish.core.artifacts import MethodPlan
 from burnish.core.units import format_bytes
+from burnish.plan.activations import Workload, is_fused
 from burnish.plan.architecture import Architecture
-from burnish.plan.memory import Workload, is_fused
 
 Components = Callable[[int, int], Mapping[str, int]]
 """Bytes by component with so many layers computed again whole, and so many by their feed-forward half."""
@@ -18,26 +18,34 @@ Components = Callable[[int, int], Mapping[str, int]]
 class Again:
     """Layers computed again in backward: whole, or by their feed-forward half, which keeps attention's result.
 
-    `layers`: how many whole layers that takes the time of.
+    `layers`: how many whole layers that takes the time of. `offloaded`: so many of both leave on the host what they keep, which is
+    `host_bytes` in all, `layer_bytes` of the layer that leaves most; `exposed_seconds` of a row are copies that nothing hides.
+    `piece_tokens`: so many tokens of a long row are in a feed-forward half at once.
     """
 
     whole: int
     feed_forward: int
     layers: float
+    offloaded: int = 0
+    host_bytes: int = 0
+    layer_bytes: int = 0
+    exposed_seconds: float = 0.0
+    piece_tokens: int | None = None
 
 
 def choose_again(
-    architecture: Architecture, method: MethodPlan, work: Workload, components: Components, limit: int | None
-) -> Again:
+    architecture: Architecture, method: MethodPlan, work: Workload, components: Components, limit: int | None, *,
+    halves: bool = True,
+) -> Again:  # fmt: skip
     """Return what costs about the least time of all that brings the peak below the limit; everything whole where nothing does.
 
     Time and memory are linear in both numbers, so the best is where two bounds meet: halves alone, whole layers alone, or both
     with no layer left (or one: when all are computed again, one is there twice on a GPU). No limit: nothing. Halves exist in
-    fused layers alone.
+    fused layers alone; `halves` False takes none.
     """
-    if limit is None or _peak(components, 0, 0) <= limit:
+    if limit is None or peak_of(components, 0, 0) <= limit:
         return Again(0, 0, 0.0)
-    every, half = architecture.layers, half_share(architecture, method, work)
+    every, half = architecture.layers, half_share(architecture, method, work) if halves else None
     edges: list[Callable[[int], tuple[int, int]]] = [lambda count: (count, 0)]
     if half is not None:
         edges.append(lambda count: (0, count))
@@ -48,13 +56,13 @@ def choose_again(
         low, high = 0, every - 1
         while low < high:
             middle = (low + high) // 2
-            if _peak(components, *edge(middle)) <= limit:
+            if peak_of(components, *edge(middle)) <= limit:
                 high = middle
             else:
                 low = middle + 1
-        whole, halves = edge(low)
-        if _peak(components, whole, halves) <= limit:
-            found.append(Again(whole, halves, whole + halves * (half or 0.0)))
+        whole, halved = edge(low)
+        if peak_of(components, whole, halved) <= limit:
+            found.append(Again(whole, halved, whole + halved * (half or 0.0)))
     return min(found, key=lambda again: again.layers) if found else Again(every, 0, float(every))
 
 
@@ -85,5 +93,6 @@ def tell_again(again: Again, layers: int, peak: int, share: float) -> str:
     return f"{again.whole} of {layers}, and {halves}: {brings}"
 
 
-def _peak(components: Components, whole: int, halves: int) -> int:
-    return sum(components(whole, halves).values())
+def peak_of(components: Callable[..., Mapping[str, int]], *counts: int) -> int:
+    """Return the sum of all components."""
+    return sum(components(*counts).values())

@@ -15,6 +15,7 @@ from burnish.core.mix import RunOrder
 from burnish.core.packing import Length
 from burnish.core.recipe import Recipe
 from burnish.core.units import format_bytes, format_seconds
+from burnish.plan.activations import Workload
 from burnish.plan.adapters import ALL_LINEAR, resolve_targets
 from burnish.plan.architecture import read_architecture
 from burnish.plan.bases import KnownModel, known_models
@@ -22,7 +23,7 @@ from burnish.plan.calibrate import Correction, calibrated
 from burnish.plan.gpus import Gpu, gpus
 from burnish.plan.hardware import Hardware, rented
 from burnish.plan.make import make_plan
-from burnish.plan.memory import Workload, training_components
+from burnish.plan.memory import training_components
 from burnish.plan.prices import Prices
 from burnish.plan.probe import probe_shape
 

@@ -15,12 +15,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from burnish.core.artifacts import Interval, MethodPlan
+from burnish.plan.activations import is_full, is_fused
 from burnish.plan.adapters import lora_parameters
 from burnish.plan.architecture import Architecture
 from burnish.plan.constants import constant
 from burnish.plan.gpus import Gpu, find_gpu
 from burnish.plan.hardware import Hardware
-from burnish.plan.memory import is_full, is_fused
 from burnish.plan.step_time import StepSeconds
 
 FORWARD, LORA_BACKWARD, FULL_BACKWARD, RECOMPUTE = 2, 2, 4, 2
@@ -130,6 +130,11 @@ def train_seconds(
         mid=operations / rate.train.mid + fixed,
         high=operations / rate.train.low + 2 * fixed,
     )
+
+
+def later(interval: Interval, seconds: float) -> Interval:
+    """Return an estimate with so many seconds more."""
+    return Interval(low=interval.low + seconds, mid=interval.mid + seconds, high=interval.high + seconds)
 
 
 def _beside(operations: float, rate: Rates, host: float, method: MethodPlan) -> Interval:

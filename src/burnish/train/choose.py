@@ -27,6 +27,7 @@ from burnish.model.fused.paths import PLAIN, Paths, on_paths, usual_paths
 from burnish.model.recompute import Recomputation
 from burnish.store.files import write_json
 from burnish.train.objective import Objective, P
+from burnish.train.room import planned_layers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -84,7 +85,7 @@ def shape_id(plan: Plan, model: PreTrainedModel, tokens: int, device: str) -> st
             "device": device, "torch": torch.__version__, "transformers": transformers.__version__, "tokens": tokens,
             "model": model.config.to_diff_dict(), "method": plan.method.identity(),
             "layers": [plan.train.checkpointed_layers, plan.train.feed_forward_again], "dtype": plan.train.compute_dtype,
-            "ways": [list(stage) for stage in ON_A_GPU],
+            "ways": [list(stage) for stage in ON_A_GPU], "offloaded": plan.train.offloaded_layers,
         }
     )  # fmt: skip
 
@@ -139,12 +140,13 @@ class _Trial(Generic[P]):
 
     def __init__(self, plan: Plan, objective: Objective[P], model: PreTrainedModel, row: P, emit: Emit) -> None:
         self.plan, self.objective, self.model, self.row, self.emit = plan, objective, model, row, emit
-        every = model.config.num_hidden_layers, 0
+        held = plan.train.offloaded_layers or 0
+        every = Recomputation(model, model.config.num_hidden_layers, offloaded=held)
         self.plain = _passes(plan, objective, model, row, PLAIN, every, count=1)
 
     def seconds(self, name: str, paths: Paths) -> float | None:
         """Return the median seconds of a pass; None, which is told, where the path fails or gives other numbers."""
-        planned = self.plan.train.checkpointed_layers, self.plan.train.feed_forward_again or 0
+        planned = planned_layers(self.model, self.plan.train)
         try:
             mine = _passes(self.plan, self.objective, self.model, self.row, paths, planned, WARM + TIMED)
         except (RuntimeError, AssertionError) as error:  # a compiler that is missing, a kernel that does not fit
@@ -172,12 +174,12 @@ def _passes(
     model: PreTrainedModel,
     row: P,
     paths: Paths,
-    again: tuple[int, int],
+    layers: Recomputation,
     count: int,
 ) -> _Passes:
-    """Run a row forward and backward `count` times. again: layers computed again whole, and by their feed-forward half."""
+    """Run a row forward and backward `count` times."""
     seconds, loss, parameters = [], 0.0, list(trained_weights(model).values())
-    with on_paths(model, paths), Recomputation(model, *again):
+    with on_paths(model, paths), layers:
         for _ in range(count):
             for parameter in parameters:
                 parameter.grad = None

@@ -26,7 +26,7 @@ from burnish.train.checkpoint import latest_checkpoint, load_checkpoint, save_ch
 from burnish.train.events import EventFile
 from burnish.train.objective import Objective, P, Packed
 from burnish.train.optim import LossScale, learning_rate, loss_scale
-from burnish.train.room import Room
+from burnish.train.room import Room, planned_layers
 from burnish.train.trained import Trained, trained_of
 from burnish.train.updates import Updates, updates_of
 
@@ -124,7 +124,7 @@ def _ready(
     numbers = plan.train
     threads = torch.get_num_threads()
     torch.set_num_threads(numbers.threads)
-    layers = Recomputation(model, numbers.checkpointed_layers, numbers.feed_forward_again or 0)
+    layers = planned_layers(model, numbers)
     gc.collect()
     gc.freeze()
     try:

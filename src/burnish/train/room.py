@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from burnish.core.artifacts import Plan
+from burnish.core.artifacts import Plan, TrainPlan
 from burnish.core.errors import ResourceError
 from burnish.core.events import Emit, Note
 from burnish.core.units import format_bytes
@@ -17,6 +17,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 T = TypeVar("T")
+
+
+def planned_layers(model: PreTrainedModel, numbers: TrainPlan) -> Recomputation:
+    """Return what layers give way as the plan says: computed again, in pieces, kept by the host."""
+    return Recomputation(
+        model, numbers.checkpointed_layers, numbers.feed_forward_again or 0, offloaded=numbers.offloaded_layers or 0,
+        piece_tokens=numbers.piece_tokens,
+    )  # fmt: skip
 
 
 class Room:
@@ -78,5 +86,7 @@ class Room:
             return False
         self.peak.again()
         now = f"{self.layers.whole} whole and {self.layers.feed_forward} by their feed-forward half"
+        if self.layers.offloaded:
+            now += f", of which the host keeps what {self.layers.offloaded} leave"
         self.emit(Note("train", f"{says}; layers computed again from now on: {now}"))
         return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -192,6 +192,47 @@ class _PostNorm(torch.autograd.Function):
         x_TD, inverse = ctx.saved_tensors
         dx_TD, _ = ctx.formulas.norm_backward(dn_TD, x_TD, ctx.norm.weight_D, inverse, ctx.norm.offset, None)
         return dx_TD, None, None, *ctx.norm.gradients(dn_TD, x_TD, inverse, ctx.formulas)
+
+
+class _InPieces(torch.autograd.Function):
+    """run(x) for so many tokens at a time, keeping x alone; backward makes each piece again just before its gradients."""
+
+    @staticmethod
+    def forward(ctx, x_TD: Tensor, run: Callable[[Tensor], Tensor], tokens: int, *trained: Tensor) -> Tensor:
+        ctx.save_for_backward(x_TD)
+        ctx.run, ctx.tokens, ctx.trained = run, tokens, trained
+        if _recomputing.get():
+            return x_TD.new_zeros(1, 1).expand(x_TD.shape)
+        out_TD = torch.empty_like(x_TD)
+        for x_PD, out_PD in zip(x_TD.split(tokens), out_TD.split(tokens), strict=True):
+            out_PD.copy_(run(x_PD))
+        return out_TD
+
+    @staticmethod
+    def backward(ctx, dout_TD: Tensor):
+        (x_TD,) = ctx.saved_tensors
+        dx_TD = torch.empty_like(x_TD)
+        sums: list[Tensor] = []
+        for x_PD, dx_PD, dout_PD in zip(*(t.split(ctx.tokens) for t in (x_TD, dx_TD, dout_TD)), strict=True):
+            with torch.enable_grad(), recomputing():
+                piece_PD = x_PD.detach().requires_grad_()
+                out_PD = ctx.run(piece_PD)
+            dpiece_PD, *found = torch.autograd.grad(out_PD, [piece_PD, *ctx.trained], dout_PD)
+            dx_PD.copy_(dpiece_PD)
+            if sums:
+                torch._foreach_add_(sums, found)
+            else:
+                sums = list(found)
+        return dx_TD, None, None, *sums
+
+
+def in_pieces(x_TD: Tensor, run: Callable[[Tensor], Tensor], tokens: int, trained: Sequence[Tensor]) -> Tensor:
+    """Return run(x), computed for `tokens` rows of x at a time, so that what it makes in between is never there whole.
+
+    `trained`: what of `run` gets gradients. The result (T, D) is added or handed on, and read by no backward. Nothing in `run` is
+    random: backward computes it again.
+    """
+    return _InPieces.apply(x_TD, run, tokens, *trained)
 
 
 def normed_product(

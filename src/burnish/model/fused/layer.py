@@ -23,7 +23,15 @@ from burnish.model.attention import Attending, Kernel, PackedLayout, attend
 from burnish.model.families import SAME_INPUT, attention_window
 from burnish.model.fused.formulas import Activation, Formulas
 from burnish.model.fused.frozen import Form
-from burnish.model.fused.functions import Norm, gated_product, normed_product, post_norm, product, rotated_heads
+from burnish.model.fused.functions import (
+    Norm,
+    gated_product,
+    in_pieces,
+    normed_product,
+    post_norm,
+    product,
+    rotated_heads,
+)
 from burnish.model.fused.group import AdaptedGroup
 from burnish.model.load import is_nf4
 from burnish.model.lora_linear import LoraLinear
@@ -73,6 +81,8 @@ class FusedLayer(GradientCheckpointingLayer):
         self.formulas, self.kernel = formulas, kernel
         self.feed_forward_again: Callable[..., Tensor] | None = None
         """How the feed-forward half is computed so that backward computes it again (`model/memory.py`); None where it is kept."""
+        self.piece_tokens: int | None = None
+        """So many tokens of a longer row are in the feed-forward half at once, which is then computed again; None for all."""
         self.sandwiched = isinstance(layer, SANDWICHED)
         attention, mlp = layer.self_attn, layer.mlp
         config = attention.config
@@ -121,12 +131,20 @@ class FusedLayer(GradientCheckpointingLayer):
         y_TD = product(mixed_TO, self.o)
         if self.attention_post_norm is not None:
             y_TD = post_norm(y_TD, self.attention_post_norm, self.formulas)
-        again = self.feed_forward_again if self.training and torch.is_grad_enabled() else None
-        out_TD = self._feed_forward(x_TD, y_TD) if again is None else again(self._feed_forward, x_TD, y_TD)
-        return out_TD.view(hidden_states.shape)
+        return self._rest(x_TD, y_TD).view(hidden_states.shape)
 
-    def _feed_forward(self, x_TD: Tensor, y_TD: Tensor) -> Tensor:
-        """Return the layer's result from the residual stream and what attention adds to it."""
+    def _rest(self, x_TD: Tensor, y_TD: Tensor) -> Tensor:
+        """Return the layer's result, its feed-forward half computed in the way that is set."""
+        if self.piece_tokens is not None and x_TD.shape[0] > self.piece_tokens:
+            norms = [norm for norm in (self.mlp_norm, self.mlp_post_norm) if norm is not None]
+            trained = [*self.gate_up.trained(), *self.down.trained(), *(w for norm in norms for w in norm.trained())]
+            return in_pieces(x_TD + y_TD, self._feed_forward, self.piece_tokens, trained)
+        if self.feed_forward_again is not None and self.training and torch.is_grad_enabled():
+            return self.feed_forward_again(self._feed_forward, x_TD, y_TD)
+        return self._feed_forward(x_TD, y_TD)
+
+    def _feed_forward(self, x_TD: Tensor, y_TD: Tensor | None = None) -> Tensor:
+        """Return the layer's result from the residual stream and what attention adds to it (None: it is added already)."""
         x_TD, g_TI, u_TI = normed_product(x_TD, y_TD, self.mlp_norm, self.gate_up, self.formulas)
         read = self.mlp_post_norm is not None
         y_TD = gated_product(g_TI, u_TI, self.activation, self.down, self.formulas, read=read)

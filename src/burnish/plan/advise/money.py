@@ -14,13 +14,14 @@ from datetime import date
 from typing import Any
 
 from burnish.core.artifacts import MethodPlan
+from burnish.plan.activations import Workload
 from burnish.plan.adapters import ALL_LINEAR, resolve_targets
 from burnish.plan.advise.rules import priors
 from burnish.plan.advise.situation import Situation
 from burnish.plan.architecture import Architecture
 from burnish.plan.constants import constant
 from burnish.plan.gpus import Gpu
-from burnish.plan.memory import Workload, training_components
+from burnish.plan.memory import training_components
 from burnish.plan.prices import Prices
 
 DAYS, HOURS = 30.4375, 730.5
