@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from burnish.plan.compare import Compared
 
 A = TypeVar("A", bound=Artifact)
+CHAMPION = "champion"
+"""The alias of the version that answers when a model is called by its name alone."""
 Stage = Literal["prepare", "plan", "train", "evaluate", "release"]
 REVISIONS: dict[Stage, int] = {"prepare": 11, "plan": 2, "train": 2, "evaluate": 1, "release": 1}
 """Raised when a stage's code changes what it makes from the same inputs, so that old results are not taken for new ones."""
@@ -65,8 +67,8 @@ class Outcome:
         }
 
 
-def run(recipe: Recipe, home: Home, emit: Emit, *, until: Stage = "release") -> Outcome:
-    """Carry a recipe through the stages, up to and including `until`.
+def run(recipe: Recipe, home: Home, emit: Emit, *, until: Stage = "release", alias: str = CHAMPION) -> Outcome:
+    """Carry a recipe through the stages, up to and including `until`. alias: what the release is called by.
 
     A failed gate is no error here: it is in `Outcome.gate`, nothing is released, and the door decides how to say so.
     """
@@ -114,6 +116,7 @@ def run(recipe: Recipe, home: Home, emit: Emit, *, until: Stage = "release") -> 
             "report": report.id,
             "adapter": adapter.id,
             "gate": gate.model_dump(mode="json"),
+            **({} if alias == CHAMPION else {"alias": alias}),
         }
         done.release = _once(
             done,
@@ -122,7 +125,7 @@ def run(recipe: Recipe, home: Home, emit: Emit, *, until: Stage = "release") -> 
             "release",
             released,
             Release,
-            lambda at: wiring.release(recipe, adapter, report, plan, manifest, gate, home),
+            lambda at: wiring.release(recipe, adapter, report, plan, manifest, gate, home, alias),
         )
     done.report_path = wiring.write_report(
         recipe, manifest, plan, adapter, done.report, done.gate, done.release, home, done.fresh_seconds()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -56,6 +57,22 @@ def publish(
     )
     version = mlflow_store.register(Entry(release, report, plan, folder), tracking_uri)
     return release.model_copy(update={"version": version})
+
+
+def promote(
+    release: Release, alias: str, *, newest: Release, entry: Entry, tracking_uri: str, now: datetime
+) -> Release:
+    """Point an alias at what a release holds, as a version of its own: nothing that was recorded changes.
+
+    newest: the newest release of that name; it is a parent, so that a way back and forth is never one and the same release.
+    entry: the release with its artifacts. Raises StoreError when the registry cannot be used.
+    """
+    moved = release.model_copy(update={
+        "parents": (release.adapter, release.report, newest.id), "alias": alias, "version": 0,
+        "created_at": now.isoformat(timespec="seconds"),
+    })  # fmt: skip
+    version = mlflow_store.register(replace(entry, release=moved), tracking_uri)
+    return moved.model_copy(update={"version": version})
 
 
 def rebuild(entries: Iterable[Entry], tracking_uri: str) -> int:

@@ -37,7 +37,8 @@ def print_outcome(outcome: Outcome, recipe: Recipe, home: Home) -> None:
             line(f"  {reason}")
         line(f"gate {'passed' if outcome.gate.passed else 'FAILED'}")
     if outcome.release is not None:
-        line(f"released {outcome.release.name} version {outcome.release.version}  {short(outcome.release.id)}")
+        made = outcome.release
+        line(f"released {made.name} version {made.version} as {made.alias}  {short(made.id)}")
     if outcome.report_path is not None:
         line(f"report:  {outcome.report_path}")
     if outcome.release is not None:

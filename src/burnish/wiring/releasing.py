@@ -65,9 +65,10 @@ def mend_registry(home: Home, emit: Emit) -> None:
 
 
 def release(
-    recipe: Recipe, adapter: Adapter, report: EvalReport, plan: Plan, manifest: Manifest, gate: GateVerdict, home: Home
-) -> Release:
-    """Register the adapter as a version that may be served."""
+    recipe: Recipe, adapter: Adapter, report: EvalReport, plan: Plan, manifest: Manifest, gate: GateVerdict, home: Home,
+    alias: str,
+) -> Release:  # fmt: skip
+    """Register the adapter as a version that may be served under an alias."""
     from burnish.registry.publish import publish
 
     return publish(
@@ -80,7 +81,24 @@ def release(
         folder=home.path(adapter.weights_file).parent,
         tracking_uri=tracking_uri(home),
         now=datetime.now(UTC),
+        alias=alias,
     )
+
+
+def promote(release: Release, alias: str, newest: Release, home: Home) -> Release:
+    """Point an alias at a release: the registry hears of it, and the home keeps it."""
+    from burnish.registry.publish import promote as move
+
+    moved = move(
+        release,
+        alias,
+        newest=newest,
+        entry=_entry(release, home),
+        tracking_uri=tracking_uri(home),
+        now=datetime.now(UTC),
+    )
+    home.save(moved)
+    return moved
 
 
 def write_report(
