@@ -180,6 +180,25 @@ def test_biases_that_a_base_does_not_have_are_refused(plan_of: MakePlan) -> None
         plan_of(recipe={"method": {"kind": "lora", "bias": "all"}})
 
 
+def test_where_every_weight_trains_checkpoints_are_as_many_tokens_apart_as_make_them_cheap(
+    plan_of: MakePlan, machines: dict[str, Hardware], manifest: Manifest, lengths: list[Length]
+) -> None:
+    full = {"method": "full", "train": {"tokens_per_step": 1000}}
+    short = plan_of(recipe=full, manifest=manifest, token_lengths=lengths)
+    tokens = short.train.rows_per_step * short.train.row_tokens
+    assert short.train.checkpoint_every == max(-(-short.train.steps // 10), -(-5_000 // tokens))
+    long = plan_of(
+        recipe=full | {"train": {"tokens_per_step": 1000, "epochs": 50}}, manifest=manifest, token_lengths=lengths
+    )
+    assert long.train.checkpoint_every == -(-long.train.steps // 10) > short.train.checkpoint_every
+    card = plan_of(hardware=machines["h100"], recipe=full, manifest=manifest, token_lengths=lengths)
+    assert card.train.checkpoint_every * card.train.rows_per_step * card.train.row_tokens >= 5_000_000
+    assert "over a tenth of the time" in card.because["train.checkpoint_every"]
+    asked = plan_of(recipe={"method": "full", "train": {"checkpoint_every": 7}})
+    assert asked.train.checkpoint_every == 7
+    assert plan_of().because["train.checkpoint_every"].startswith("about 10 checkpoints")
+
+
 def test_a_70b_model_is_planned_within_a_second(plan_of: MakePlan, machines: dict[str, Hardware]) -> None:
     plan_of()
     began = time.process_time()

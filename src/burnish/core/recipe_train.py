@@ -93,7 +93,9 @@ class Train(Section):
         description="With full: update each weight as soon as its gradient is there, so that no two gradients are held at once. "
         "One packed row a step; gradients are clipped tensor by tensor.",
     )
-    checkpoint_every: int | None = Field(None, ge=1, description="Steps between checkpoints. Default: ten in a run.")
+    checkpoint_every: int | None = Field(
+        None, ge=1, description="Steps between checkpoints. Default: ten in a run; with full fewer."
+    )
     memory_share: float = Field(
         0.9,
         gt=0.0,

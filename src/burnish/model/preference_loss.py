@@ -31,8 +31,8 @@ def preference_losses(
     With r = log policy - log reference of an answer, m = beta (r_chosen - r_rejected) and s = `smoothing`:
 
     sigmoid: -(1 - s) log sigmoid(m) - s log sigmoid(-m). Rafailov et al. 2023, arXiv:2305.18290, equation 7; s > 0 says
-             that a share s of the labels is wrong (Mitchell 2023, "A note on DPO with noisy preferences", conservative DPO).
-    ipo:     (r_chosen / n_chosen - r_rejected / n_rejected - 1 / (2 beta))^2. Azar et al. 2023, arXiv:2310.12036, equation 17,
+             that a share s of the labels is wrong (Mitchell 2023, "A note on DPO with noisy preferences", equation 3).
+    ipo:     (r_chosen / n_chosen - r_rejected / n_rejected - 1 / (2 beta))^2. Azar et al. 2023, arXiv:2310.12036v2, equation 17,
              with r a mean over an answer's `lengths` n in tokens, as TRL does after asking the authors; beta is their tau.
     hinge:   max(0, 1 - m). Liu et al. 2023, arXiv:2309.06657, their "hinge-norm" loss, after Zhao et al. 2023, arXiv:2305.10425.
 

@@ -42,11 +42,10 @@ from burnish.plan.method import check_optimizer, method_plan
 from burnish.plan.prices import Prices, read_prices
 from burnish.plan.probe import Measured, with_measured_peak
 from burnish.plan.recompute import Again, choose_again, tell_again
-from burnish.plan.work import Dataset, Steps, cut, read_dataset
+from burnish.plan.work import CHECKPOINTS, Dataset, Steps, checkpoint_every, cut, read_dataset
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 """AdamW's defaults (Loshchilov and Hutter 2019; torch.optim.AdamW)."""
-CHECKPOINTS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,10 +279,10 @@ def _train(run: _Run, again: Again, because: dict[str, str]) -> TrainPlan:
     asked, steps = run.recipe.train, run.steps
     warmup = min(steps.steps, math.ceil(asked.warmup_share * steps.steps))
     because["train.warmup_steps"] = f"{asked.warmup_share:.0%} of {steps.steps:,} steps, rounded up"
-    every = asked.checkpoint_every or max(1, math.ceil(steps.steps / CHECKPOINTS))
-    because["train.checkpoint_every"] = (
-        "the recipe says so" if asked.checkpoint_every else f"about {CHECKPOINTS} checkpoints in {steps.steps:,} steps"
-    )
+    every = asked.checkpoint_every
+    because["train.checkpoint_every"] = "the recipe says so"
+    if every is None:
+        every, because["train.checkpoint_every"] = checkpoint_every(steps, run.device, full=run.full)
     because["train.threads"] = "the cores that affinity, the control group and OMP_NUM_THREADS leave to this process"
     return TrainPlan(
         seed=run.recipe.seed,
