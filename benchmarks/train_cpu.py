@@ -2,19 +2,22 @@
 
     python benchmarks/train_cpu.py                          # all arms, two rounds, two threads: about ten minutes
     python benchmarks/train_cpu.py --arms burnish --rounds 1
+    python benchmarks/train_cpu.py --arms burnish --threads 1 2 --rounds 3 --rows 40   # is a second core worth having?
 
 SmolLM2-135M-Instruct in float32, LoRA r=16, alpha=32 on all linear layers, fused AdamW. The same rows of
 recipes/flight-search.yaml for all, as token ids and masks; each arm in a process of its own, the arms in turn, round by round.
 burnish takes its own plan of that recipe with `method: lora`. TRL takes its defaults (batches of 8, padded, recomputation), the
 same without recomputation, and packed rows of 1,024 tokens one at a time (8 at once hold 16 GB).
 `tok_s` counts the tokens of the rows, without padding, each row's system prompt in it; `computed_tok_s` what burnish computes
-for them, a prompt that rows share once. A run's first step is left out. Peak: VmHWM of the process. Rows are added to --out.
+for them, a prompt that rows share once. With several --threads each arm takes each of them in turn; where more threads of burnish
+are slower than fewer, the command ends with 1. A run's first step is left out. Peak: VmHWM of the process. Rows are added to --out.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
@@ -192,7 +195,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--rows", type=int, default=96, help="rows of the demo that are trained on once")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, nargs="+", default=[2])
     parser.add_argument("--out", type=Path, default=HERE / "results" / "train_cpu.jsonl")
     parser.add_argument("--child", choices=ARMS, help=argparse.SUPPRESS)
     parser.add_argument("--scratch", type=Path, help=argparse.SUPPRESS)
@@ -203,23 +206,31 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         (scratch / "base.txt").write_text(str(write_rows(scratch / "home", asked.rows, scratch / "rows.json")))
-        found: dict[str, list[dict[str, Any]]] = {arm: [] for arm in asked.arms}
+        turns = list(itertools.product(asked.arms, sorted(asked.threads)))
+        found: dict[tuple[str, int], list[dict[str, Any]]] = {turn: [] for turn in turns}
         for number in range(asked.rounds):
-            for arm in asked.arms:
+            for arm, threads in turns:
                 if number and arm == "trl, packed":
                     continue  # half as fast as padded: one round is enough
-                found[arm].append(_in_a_process(arm, scratch, asked.rows, asked.threads))
-                print(f"round {number + 1}, {arm}: {found[arm][-1]['tok_s']:.1f} tok/s", flush=True)
-    rows = [_row(arm, each, asked.threads) for arm, each in found.items()]
+                found[arm, threads].append(_in_a_process(arm, scratch, asked.rows, threads))
+                speed = found[arm, threads][-1]["tok_s"]
+                print(f"round {number + 1}, {arm}, threads {threads}: {speed:.1f} tok/s", flush=True)
+    rows = [_row(arm, each, threads) for (arm, threads), each in found.items()]
     with asked.out.open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
     for row in rows:
         print(json.dumps(row))
-    peers = [row for row in rows if row["who"] != "burnish"]
-    if peers and rows[0]["who"] == "burnish":
-        best = max(peers, key=lambda row: row["tok_s"])
-        print(f"burnish: {rows[0]['tok_s'] / best['tok_s']:.2f} times {best['who']}, peak {rows[0]['peak_gib']} GiB "
-              f"({rows[0]['peak_gib'] / best['peak_gib']:.2f} of its {best['peak_gib']})")  # fmt: skip
+    peers, mine = ([row for row in rows if (row["who"] == "burnish") == own] for own in (False, True))
+    if peers and mine:
+        best, own = (max(among, key=lambda row: row["tok_s"]) for among in (peers, mine))
+        print(f"burnish: {own['tok_s'] / best['tok_s']:.2f} times {best['who']}, peak {own['peak_gib']} GiB "
+              f"({own['peak_gib'] / best['peak_gib']:.2f} of its {best['peak_gib']})")  # fmt: skip
+    slower = False
+    for fewer, more in itertools.pairwise(mine):
+        gain = more["tok_s"] / fewer["tok_s"]
+        print(f"burnish: {more['threads']} threads are {gain:.2f} times as fast as {fewer['threads']}")
+        slower |= gain < 1.0
+    sys.exit(1 if slower else 0)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,16 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, PreTrainedModel, Qwen2Config, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 from burnish.core.artifacts import (
     BaseRef,
@@ -32,6 +41,8 @@ SIZES = {
 }  # fmt: skip
 CONFIGS = {
     "llama": lambda: LlamaConfig(**SIZES, tie_word_embeddings=True),
+    "mistral": lambda: MistralConfig(**SIZES, sliding_window=6),
+    "gemma2": lambda: Gemma2Config(**SIZES, sliding_window=6, query_pre_attn_scalar=16),
     "qwen2": lambda: Qwen2Config(**{key: value for key, value in SIZES.items() if key != "head_dim"}),
     "qwen3": lambda: Qwen3Config(**SIZES),
     "gemma3": lambda: Gemma3TextConfig(**SIZES, sliding_window=6, query_pre_attn_scalar=16),
@@ -49,7 +60,8 @@ def plan_method(**changes: object) -> MethodPlan:
 def frozen(architecture: str = "llama", *, seed: int = 0) -> PreTrainedModel:
     """Return a tiny frozen model; biases, where it has some, are not zero."""
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(CONFIGS[architecture](), attn_implementation="sdpa").float()
+    attention = "eager" if architecture == "gemma2" else "sdpa"  # torch's own has no cap of scores
+    model = AutoModelForCausalLM.from_config(CONFIGS[architecture](), attn_implementation=attention).float()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 2:

@@ -77,8 +77,10 @@ def _model_files(plan: Plan, base: Base, folder: Path, home: Home) -> dict[str, 
 def begin(plan: Plan, base: Base, home: Home, emit: Emit) -> PreTrainedModel:
     """Return the model as training begins: the base with a fresh adapter, or the one that it goes on from; or all of it trains."""
     from burnish.model.full import train_every_weight
+    from burnish.model.fused.paths import keep_compiled
     from burnish.model.lora import adaptable_layers, attach_lora, biases, put_adapter, read_adapter
 
+    keep_compiled()
     if plan.method.kind == "full":
         start = None if plan.start is None else home.path(home.load(Adapter, plan.start).weights_file).parent
         model = load_planned(plan, base, emit, folder=start)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from burnish.model.attention import Kernel, packing
+from burnish.model.bases import cache_folder
 from burnish.model.fused.formulas import AS_WRITTEN, COMPILED
 from burnish.model.fused.frozen import Fp8
 from burnish.model.fused.replace import fused
@@ -56,6 +58,19 @@ def usual_paths(model: PreTrainedModel) -> Paths:
     """Return the paths for the device that a model is on."""
     head_VD = model.get_output_embeddings().weight
     return ON_CPU if head_VD.device.type == "cpu" else on_gpu(head_VD.shape[0])
+
+
+def keep_compiled() -> None:
+    """Keep what torch compiles for later runs, in /compiled of the cache's folder; where TORCHINDUCTOR_CACHE_DIR is set, there.
+
+    torch's own place is one for all users below /tmp. A cache that cannot be written leaves it at that.
+    """
+    folder = cache_folder().parent / "compiled"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError:
+        return
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
 
 
 @contextmanager
