@@ -10,6 +10,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -48,12 +50,18 @@ def llama() -> PreTrainedModel:
     return random_model(LlamaForCausalLM, LlamaConfig(**SIZES))
 
 
-@pytest.fixture(scope="module", params=["llama", "qwen2", "mistral with a window of 12"])
+@pytest.fixture(scope="module", params=["llama", "qwen2", "mistral with a window of 12", "gemma2 with caps"])
 def model(request: pytest.FixtureRequest) -> PreTrainedModel:
     if request.param == "llama":
         return request.getfixturevalue("llama")
     if request.param == "qwen2":
         return random_model(Qwen2ForCausalLM, Qwen2Config(**SIZES))
+    if request.param == "gemma2 with caps":
+        capped = Gemma2Config(
+            **SIZES, head_dim=16, sliding_window=12, query_pre_attn_scalar=16, attn_logit_softcapping=3.0,
+            final_logit_softcapping=5.0, attn_implementation="eager",
+        )  # fmt: skip
+        return random_model(Gemma2ForCausalLM, capped)
     return random_model(MistralForCausalLM, MistralConfig(**SIZES, sliding_window=12))
 
 

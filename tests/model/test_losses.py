@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from burnish.model.losses import target_loss
+from burnish.model.losses import target_loss, target_losses
 
 
 def test_the_loss_of_two_tokens_equals_arithmetic_by_hand() -> None:
@@ -54,3 +54,22 @@ def test_no_target_costs_nothing_and_has_a_gradient_of_zero() -> None:
     loss = target_loss(hidden, torch.randn(9, 4), torch.zeros(0, dtype=torch.long))
     loss.backward()
     assert loss.item() == 0.0
+
+
+@pytest.mark.parametrize("chunk", [3, 100])
+def test_capped_logits_and_their_gradients_equal_the_formula(chunk: int) -> None:
+    torch.manual_seed(0)
+    hidden, head, targets = torch.randn(7, 5), torch.randn(9, 5) * 3, torch.randint(0, 9, (7,))
+    found, expected = [], []
+    for compute in (found, expected):
+        h, w = hidden.clone().double().requires_grad_(), head.clone().double().requires_grad_()
+        if compute is found:
+            loss = target_loss(h, w, targets, chunk, cap=2.0)
+            each = target_losses(h.detach(), w.detach(), targets, chunk, cap=2.0)
+            assert each.sum().item() == pytest.approx(loss.item(), rel=1e-12)
+        else:
+            loss = torch.nn.functional.cross_entropy(torch.tanh(h @ w.t() / 2.0) * 2.0, targets, reduction="sum")
+        loss.backward()
+        compute += [loss.detach(), h.grad, w.grad]
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)

@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from burnish.core.errors import BaseModelError
 from burnish.core.rows import TokenRow
@@ -28,6 +28,21 @@ def model() -> PreTrainedModel:
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=0.2)
     return model
+
+
+def test_losses_of_a_base_that_caps_scores_and_logits_are_those_one_by_one() -> None:
+    torch.manual_seed(0)
+    config = Gemma2Config(
+        vocab_size=VOCABULARY, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, head_dim=16,
+        num_key_value_heads=2, max_position_embeddings=2048, sliding_window=12, query_pre_attn_scalar=16,
+        attn_logit_softcapping=3.0, final_logit_softcapping=5.0, attn_implementation="eager",
+    )  # fmt: skip
+    capped = Gemma2ForCausalLM(config).eval()
+    for parameter in capped.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.2)
+    rows = draw_rows(0, 12)
+    assert_equal(sequence_losses(capped, rows), one_by_one(capped, rows))
 
 
 def row(prompt: list[int], answer: list[int]) -> TokenRow:

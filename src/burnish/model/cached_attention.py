@@ -150,13 +150,12 @@ def cached_attention(
     **_: object,
 ) -> tuple[Tensor, None]:
     """Store the step's keys and values, and attend; returns (1, N, H, D). See transformers' AttentionInterface."""
-    if softcap is not None or s_aux is not None:
-        raise BaseModelError(
-            "this base caps attention scores or has attention sinks; cached decoding computes neither."
-        )
+    if s_aux is not None:
+        raise BaseModelError("this base has attention sinks, which cached decoding does not compute. Use another base.")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     index: int = module.layer_idx  # pyright: ignore[reportAssignmentType]
-    return attend(burnish_step, index, query[0], key[0], value[0], scale=scale, window=sliding_window)[None], None
+    seen = attend(burnish_step, index, query[0], key[0], value[0], scale=scale, window=sliding_window, softcap=softcap)
+    return seen[None], None
 
 
 def attend(
@@ -168,8 +167,12 @@ def attend(
     *,
     scale: float,
     window: int | None,
+    softcap: float | None = None,
 ) -> Tensor:
-    """Store the keys and values of a step's tokens in layer `index`, and return what their queries read (N, H, D)."""
+    """Store the keys and values of a step's tokens in layer `index`, and return what their queries read (N, H, D).
+
+    softcap: scores become softcap tanh(score / softcap), where a base says so (Gemma 2).
+    """
     step.layers_seen += 1
     rows = step.cache.layer(index, key_KND)
     decoding = len(step.own_B)
@@ -179,20 +182,38 @@ def attend(
         rows.write(step.row_B, step.own_in_order_B, key_BKD, value_BKD)
         query_BHD = query_HND[:, :decoding].transpose(0, 1)
         if step.token_B is None:
-            outputs.append(_decode(step, index, rows, query_BHD, scale, window))
+            outputs.append(_decode(step, index, rows, query_BHD, scale, window, softcap))
         else:
-            in_rows = _decode(step, index, rows, query_BHD.index_select(0, step.token_B), scale, window)
+            in_rows = _decode(step, index, rows, query_BHD.index_select(0, step.token_B), scale, window, softcap)
             outputs.append(in_rows.index_select(0, step.row_B))
     for number, piece in enumerate(step.pieces):
         here = slice(piece.first, piece.first + piece.tokens)
         keys_KQD, values_KQD = _store_piece(piece, index, rows, key_KND[:, here], value_KND[:, here])
         mask = step.piece_mask(number, window, query_HND.device)
+        if softcap is not None:
+            outputs.append(_capped(query_HND[:, here] * scale, keys_KQD, values_KQD, mask, softcap))
+            continue
         output = scaled_dot_product_attention(
             query_HND[None, :, here], keys_KQD[None], values_KQD[None],
             attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=True,
         )  # fmt: skip
         outputs.append(output[0].transpose(0, 1))
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+def _capped(query_HTD: Tensor, keys_KQD: Tensor, values_KQD: Tensor, mask_TQ: Tensor | None, softcap: float) -> Tensor:
+    """Return what the (scaled) queries of a piece read (T, H, D) where scores are capped, which no kernel of torch does."""
+    heads, tokens, size = query_HTD.shape
+    query_KRTD = query_HTD.reshape(keys_KQD.shape[0], -1, tokens, size)
+    scores_KRTQ = _cap(query_KRTD @ keys_KQD[:, None].transpose(-1, -2), softcap)
+    if mask_TQ is None:
+        mask_TQ = torch.ones(scores_KRTQ.shape[-2:], dtype=torch.bool, device=scores_KRTQ.device).tril_()
+    weights = torch.softmax(scores_KRTQ.masked_fill_(~mask_TQ, -torch.inf).float(), dim=-1).to(values_KQD.dtype)
+    return (weights @ values_KQD[:, None]).reshape(heads, tokens, size).transpose(0, 1)
+
+
+def _cap(scores: Tensor, softcap: float | None) -> Tensor:
+    return scores if softcap is None else scores.div_(softcap).tanh_().mul_(softcap)
 
 
 def _store_piece(
@@ -217,7 +238,13 @@ def _store_piece(
 
 
 def _decode(
-    step: StepLayout, index: int, rows: LayerRows, query_BHD: Tensor, scale: float, window: int | None
+    step: StepLayout,
+    index: int,
+    rows: LayerRows,
+    query_BHD: Tensor,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
 ) -> Tensor:
     """Attend with one query per decoding sequence; returns (B, H, D)."""
     batch, heads, size = query_BHD.shape
@@ -225,7 +252,7 @@ def _decode(
     past, own = step.past_tokens, step.own_tokens
     query_BKRD = query_BHD.reshape(batch, groups, heads // groups, size)
     keys_BKSD, values_BKSD = rows.keys[:batch, :, :own], rows.values[:batch, :, :own]
-    if not past:
+    if not past and softcap is None:
         # Every past lies in the rows: one fused kernel, and no mask where nothing is hidden.
         mask = None if batch == 1 and window is None and not step.rounded else step.decode_mask(window, query_BKRD)
         output = scaled_dot_product_attention(query_BKRD, keys_BKSD, values_BKSD, attn_mask=mask, scale=scale)
@@ -237,7 +264,7 @@ def _decode(
         keys_KPD = reader.prefix.layers[index][0][:, : reader.prefix_tokens]
         together = _by_head(query_BKRD[reader.rows]) @ keys_KPD.transpose(-1, -2)
         scores[reader.rows, :, :, : reader.prefix_tokens] = _by_sequence(together, heads // groups)
-    weights = torch.softmax(scores.add_(step.decode_mask(window, scores)), dim=-1)
+    weights = torch.softmax(_cap(scores, softcap).add_(step.decode_mask(window, scores)), dim=-1)
     output_BKRD = weights[..., past:] @ values_BKSD
     for reader in step.readers:
         values_KPD = reader.prefix.layers[index][1][:, : reader.prefix_tokens]

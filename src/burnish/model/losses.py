@@ -6,11 +6,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 CHUNK = 128
 """Positions whose logits exist at once: 128 x 49,152 float32 are 24 MiB, which the heap of a CPU still keeps for the next."""
@@ -58,7 +62,13 @@ class _SummedLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, hidden_TD: Tensor, head_VD: Tensor, targets_N: Tensor, at_N: Tensor | None, form: LossForm
+        ctx,
+        hidden_TD: Tensor,
+        head_VD: Tensor,
+        targets_N: Tensor,
+        at_N: Tensor | None,
+        form: LossForm,
+        cap: float | None,
     ) -> Tensor:
         gradient_TD = torch.zeros_like(hidden_TD) if ctx.needs_input_grad[0] else None
         exact = torch.promote_types(head_VD.dtype, torch.float32)
@@ -67,7 +77,7 @@ class _SummedLoss(torch.autograd.Function):
         for start in range(0, targets_N.shape[0], form.chunk):
             part = slice(start, start + form.chunk)
             hidden_CD = hidden_TD[part] if at_N is None else hidden_TD.index_select(0, at_N[part])
-            nats, dlogits_CV = form.likelihood(hidden_CD @ head_VD.t(), targets_N[part])
+            nats, dlogits_CV = _capped_likelihood(form, hidden_CD @ head_VD.t(), targets_N[part], cap)
             total += nats.sum(dtype=torch.float64)
             if gradient_VD is not None:
                 add_product(gradient_VD, dlogits_CV.to(head_VD.dtype).t(), hidden_CD)
@@ -86,7 +96,28 @@ class _SummedLoss(torch.autograd.Function):
         gradient_TD, gradient_VD = ctx.saved_tensors
         hidden = None if gradient_TD is None else gradient_TD * scale.to(gradient_TD.dtype)
         head = None if gradient_VD is None else gradient_VD.mul_(scale.to(gradient_VD.dtype))  # nobody reads it again
-        return hidden, head, None, None, None
+        return hidden, head, None, None, None, None
+
+
+def _capped_likelihood(
+    form: LossForm, logits_CV: Tensor, targets_C: Tensor, cap: float | None
+) -> tuple[Tensor, Tensor]:
+    """Return the losses of a chunk and the gradient of its logits before the cap: d cap tanh(x / cap) / dx = 1 - tanh^2."""
+    if cap is None:
+        return form.likelihood(logits_CV, targets_C)
+    tanh_CV = _exact(logits_CV).div_(cap).tanh_()
+    nats, dlogits_CV = form.likelihood(tanh_CV * cap, targets_C)
+    return nats, dlogits_CV.mul_(1.0 - tanh_CV.square_())
+
+
+def _exact(x: Tensor) -> Tensor:
+    """Return a copy in float32, or float64 as it is copied."""
+    return x.to(torch.promote_types(x.dtype, torch.float32), copy=True)
+
+
+def logit_cap(model: PreTrainedModel) -> float | None:
+    """Return the c of c tanh(logit / c) where a base caps its logits (Gemma 2), else None."""
+    return vars(model.config.get_text_config()).get("final_logit_softcapping")
 
 
 def exact_product(left: Tensor, right: Tensor) -> Tensor:
@@ -105,30 +136,40 @@ def add_product(onto: Tensor, left: Tensor, right: Tensor) -> None:
 
 
 def target_loss(
-    hidden_TD: Tensor, head_VD: Tensor, targets_N: Tensor, chunk: int | None = None, *, at_N: Tensor | None = None
+    hidden_TD: Tensor,
+    head_VD: Tensor,
+    targets_N: Tensor,
+    chunk: int | None = None,
+    *,
+    at_N: Tensor | None = None,
+    cap: float | None = None,
 ) -> Tensor:
     """Return the summed negative log-likelihood in nats of `targets_N` under softmax(hidden head^T).
 
     T hidden states of size D, V vocabulary; target n is predicted at place at_N[n] (n where at_N is None).
     Logits are in the dtype of `hidden`, their softmax in float32 (float64 for float64), the sum in float64. chunk: positions
-    whose logits exist at once.
+    whose logits exist at once. cap: of the base's logits, see `logit_cap`.
     """
     form = _form.get() if chunk is None else replace(_form.get(), chunk=chunk)
-    return _SummedLoss.apply(hidden_TD, head_VD, targets_N, at_N, form)
+    return _SummedLoss.apply(hidden_TD, head_VD, targets_N, at_N, form, cap)
 
 
-def target_losses(hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, chunk: int | None = None) -> Tensor:
+def target_losses(
+    hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, chunk: int | None = None, *, cap: float | None = None
+) -> Tensor:
     """Return the negative log-likelihood in nats of each of `targets_N` (N,), for a head that trains.
 
     What each weighs in the loss is not known in forward, so logits are made again in backward, a chunk at a time.
     """
     size = _form.get().chunk if chunk is None else chunk
     parts = zip(hidden_ND.split(size), targets_N.split(size), strict=True)
-    return torch.cat([checkpoint(_losses, part, head_VD, targets, use_reentrant=False) for part, targets in parts])
+    return torch.cat([checkpoint(_losses, part, head_VD, targets, cap, use_reentrant=False) for part, targets in parts])
 
 
-def _losses(hidden_CD: Tensor, head_VD: Tensor, targets_C: Tensor) -> Tensor:
+def _losses(hidden_CD: Tensor, head_VD: Tensor, targets_C: Tensor, cap: float | None) -> Tensor:
     logits_CV = hidden_CD @ head_VD.t()
+    if cap is not None:
+        logits_CV = torch.tanh(_exact(logits_CV) / cap) * cap
     return F.cross_entropy(
         logits_CV.to(torch.promote_types(logits_CV.dtype, torch.float32)), targets_C, reduction="none"
     )
