@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from burnish.model.attention import Kernel, packing
 from burnish.model.bases import cache_folder
@@ -24,6 +25,7 @@ LOGIT_BYTES = 256 * 2**20
 """Logits of a chunk on a GPU: enough for products at full speed, and less than what backward holds of a layer at that time."""
 
 
+COMPILED_IN = "TORCHINDUCTOR_CACHE_DIR"
 RECOMPILE_LIMIT = 256
 """A formula serves norms of several widths, dtypes and models of one process; torch's limit of 8 is meant for code that changes."""
 
@@ -63,14 +65,17 @@ def usual_paths(model: PreTrainedModel) -> Paths:
 def keep_compiled() -> None:
     """Keep what torch compiles for later runs, in /compiled of the cache's folder; where TORCHINDUCTOR_CACHE_DIR is set, there.
 
-    torch's own place is one for all users below /tmp. A cache that cannot be written leaves it at that.
+    torch's own place is one for all users below /tmp, which it writes into that variable as soon as it is imported. A cache that
+    cannot be written leaves it at that.
     """
+    if os.environ.get(COMPILED_IN, default_cache_dir()) != default_cache_dir():
+        return
     folder = cache_folder().parent / "compiled"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError:
         return
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+    os.environ[COMPILED_IN] = str(folder)
 
 
 @contextmanager
