@@ -12,8 +12,8 @@ from burnish.core.mix import MixPlan, RunOrder
 from burnish.core.packing import Length, count_steps, pack, pack_order, packed_tokens
 from burnish.core.recipe import Recipe
 from burnish.core.units import format_bytes
+from burnish.plan.activations import Device
 from burnish.plan.constants import constant
-from burnish.plan.memory import Device
 
 TRAIN = "train"
 STEPS_WANTED = 80
