@@ -51,7 +51,7 @@ def test_ticks_are_round_and_span_the_values(low: float, high: float, ticks: lis
 def test_there_are_never_many_ticks(low: float, size: float, most: int) -> None:
     ticks = svg.round_ticks(low, low + size, most)
     assert 2 <= len(ticks) <= most + 2
-    assert ticks[0] <= low + size * 1e-6
+    assert ticks[0] <= low + size * 1e-6 + math.ulp(low)
     assert ticks[-1] >= (low + size) * (1 - 1e-6)
 
 
@@ -189,3 +189,23 @@ def test_labels_of_points_that_share_a_place_do_not_touch() -> None:
     places = [(float(mark.get("x", "")), float(mark.get("y", ""))) for mark in labels]
     for (x, y), (other_x, other_y) in itertools.combinations(places, 2):
         assert abs(y - other_y) >= 12.9 or abs(x - other_x) >= 6.4 * len("format 0")
+
+
+def test_an_axis_that_doubles_names_its_steps_and_large_numbers_are_short() -> None:
+    series = [charts.Series("all linear", [(2**power, 10_000 * 2**power) for power in range(9)])]
+    said = says(parse(charts.lines(series, 912, 300, "rank", "numbers", doubling=True)))
+    assert said[said.index("1") :][:9] == ["1", "2", "4", "8", "16", "32", "64", "128", "256"]
+    assert {"10k", "100k", "1M", "10M"} <= set(said)
+
+
+def test_labels_lie_on_no_other_point() -> None:
+    rows = [charts.Point("nf4 group absmax", 116.4, 0.19, 0.1, 0.27), charts.Point("nf4+dq", 111.7, 0.19, 0.1, 0.28)]
+    rows += [charts.Point("fp32", 538.0, 0.0, 0.0, 0.0), charts.Point("int4 channel absmax", 110.4, 0.84, 0.6, 1.0)]
+    root = parse(charts.points(rows, 912, 360, "size", "loss"))
+    dots = [(float(dot.get("cx") or 0), float(dot.get("cy") or 0)) for dot in marks(root, "circle", "dot")]
+    names = {row.label for row in rows}
+    for label in root.iter(SVG + "text"):
+        if label.text in names:
+            start, base = float(label.get("x") or 0), float(label.get("y") or 0)
+            end = start + charts.LETTER * len(label.text)
+            assert not [at for at in dots if start < at[0] < end and abs(at[1] + 4 - base) < 13], label.text

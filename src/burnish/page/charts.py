@@ -14,6 +14,10 @@ STYLES = ("c1", "c2", "c3", "c4", "c5", "c6")
 """Classes that colour the series, in their order."""
 
 
+LETTER = 7.0
+"""Width of a letter of a label in pixels, in the widest of the fonts that a browser may choose."""
+
+
 class Series(NamedTuple):
     """A line: its name and its points (x, y)."""
 
@@ -21,12 +25,14 @@ class Series(NamedTuple):
     points: Sequence[tuple[float, float]]
 
 
-def lines(series: Sequence[Series], width: int, height: int, x: str, y: str) -> Markup:
+def lines(series: Sequence[Series], width: int, height: int, x: str, y: str, *, doubling: bool = False) -> Markup:
     """Return several lines over one x axis, the y axis logarithmic in powers of ten, names in a legend above.
 
-    Values must be positive: zero has no place on a logarithmic axis, and its point is left out.
+    doubling: each step of the x axis is twice the last. Values must be positive: zero has no place on a logarithmic axis, and
+    its point is left out.
     """
-    kept = [Series(each.name, [(at, value) for at, value in each.points if value > 0]) for each in series]
+    place_of = math.log2 if doubling else float
+    kept = [Series(each.name, [(place_of(at), value) for at, value in each.points if value > 0]) for each in series]
     values = [value for each in kept for _, value in each.points] or [1.0]
     places = [at for each in kept for at, _ in each.points] or [0.0]
     low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)) + 1e-9)
@@ -38,7 +44,7 @@ def lines(series: Sequence[Series], width: int, height: int, x: str, y: str) -> 
     for power in range(low, max(high, low + 1) + 1):
         parts.append(line(left, down(power), width - 8, down(power), "grid"))
         parts.append(text(left - 6, down(power) + 4, _power(power), "tick", "end"))
-    parts.append(x_axis(across, x_ticks, height - 46, height - 42, x))
+    parts.append(x_axis(across, x_ticks, height - 46, height - 42, x, _twofold if doubling else tick_label))
     for place, each in enumerate(kept):
         points = [(across(at), down(math.log10(value))) for at, value in each.points]
         parts.append(path(points, f"series {STYLES[place % len(STYLES)]}"))
@@ -46,7 +52,11 @@ def lines(series: Sequence[Series], width: int, height: int, x: str, y: str) -> 
 
 
 def _power(power: int) -> str:
-    return tick_label(10.0**power) if -4 <= power <= 4 else f"1e{power}"
+    return tick_label(10.0**power) if -4 <= power <= 11 else f"1e{power}"
+
+
+def _twofold(power: float) -> str:
+    return tick_label(2.0**power)
 
 
 def _columns(width: int) -> int:
@@ -81,7 +91,7 @@ def points(rows: Sequence[Point], width: int, height: int, x: str, y: str) -> Ma
     across = Scale(x_ticks[0], x_ticks[-1], left, width - 8)
     down = Scale(y_ticks[0], y_ticks[-1], height - 42, 26)
     parts = [y_axis(down, y_ticks, left, width - 8, y), x_axis(across, x_ticks, height - 46, height - 42, x)]
-    taken: list[tuple[float, float, float]] = []
+    taken = [(across(row.x) - 6, across(row.x) + 6, down(row.y) + 4) for row in rows]
     for row in sorted(rows, key=lambda row: -row.y):
         at, middle = across(row.x), down(row.y)
         parts.append(line(at, down(row.low), at, down(row.high), "interval tuned"))
@@ -90,8 +100,9 @@ def points(rows: Sequence[Point], width: int, height: int, x: str, y: str) -> Ma
                 at, middle, 4.0, "dot tuned", f"{row.label}: {row.x:.4g}, {row.y:.4g} ({row.low:.4g} to {row.high:.4g})"
             )
         )
-        start, place = _free(at, middle + 4, 6.4 * len(row.label), (left, float(width), height - 48.0), taken)
-        taken.append((start, start + 6.4 * len(row.label), place))
+        wide = LETTER * len(row.label)
+        start, place = _free(at, middle + 4, wide, (left, float(width), height - 48.0), taken)
+        taken.append((start, start + wide, place))
         parts.append(text(start, place, row.label, "tick"))
     return drawing(width, height, f"Points: {y} by {x}", parts)
 
@@ -105,7 +116,7 @@ def _free(
 ) -> tuple[float, float]:
     """Return where a label of a point begins and its baseline: nearest to the point, right of it before left, on no other.
 
-    edges: the least and the largest x, and the largest y. taken: (begin, end, baseline) of labels that lie already.
+    edges: the least and the largest x, and the largest y. taken: (begin, end, baseline) of points and of labels that lie already.
     """
     for step in range(40):
         for place in (middle + 4 * step, middle - 4 * step):

@@ -46,7 +46,10 @@ def round_ticks(low: float, high: float, most: int = 6) -> list[float]:
 
 
 def tick_label(value: float) -> str:
-    """Write a tick as short as it can be: 0.5, 20, 15k, 5e-05."""
+    """Write a tick as short as it can be: 0.5, 20, 15k, 2M, 1G, 5e-05."""
+    for size, letter in ((1e9, "G"), (1e6, "M")):
+        if abs(value) >= size:
+            return f"{value / size:g}{letter}"
     if abs(value) >= 10_000:
         return f"{value / 1000:g}k"
     return f"{value:g}"
@@ -86,12 +89,15 @@ def path(points: Iterable[tuple[float, float]], style: str) -> Markup:
     return Markup('<polyline points="{}" class="{}"/>').format(joined, style)
 
 
-def x_axis(scale: Scale, ticks: Sequence[float], top: float, bottom: float, label: str) -> Markup:
+def x_axis(
+    scale: Scale, ticks: Sequence[float], top: float, bottom: float, label: str,
+    write: Callable[[float], str] = tick_label,
+) -> Markup:  # fmt: skip
     """Return the vertical grid lines from `top` to `bottom`, their numbers below, and the axis label with its unit."""
     parts: list[Markup] = []
     for tick in ticks:
         parts.append(line(scale(tick), top, scale(tick), bottom, "grid"))
-        parts.append(text(scale(tick), bottom + 16, tick_label(tick), "tick", "middle"))
+        parts.append(text(scale(tick), bottom + 16, write(tick), "tick", "middle"))
     parts.append(text((scale.start + scale.end) / 2, bottom + 34, label, "axis", "middle"))
     return Markup().join(parts)
 

@@ -52,7 +52,7 @@ def _ladder(found: dict[str, Any]) -> None:
         cells = [
             row["precision"],
             f"{row['predicted_bytes']:,}",
-            f"{row['predicted_bytes'] / GB:.1f}",
+            f"{row['predicted_bytes'] / GB:.{1 if row['predicted_bytes'] >= GB else 2}f}",
             f"{row['predicted_constants_bytes']:,}",
         ]
         cells += [f"{row['measured_bytes']:,}", f"{row['measured_constants_bytes']:,}"] if measured else []
@@ -72,7 +72,7 @@ def _modules(found: dict[str, Any]) -> None:
         adapter = row["adapter"]
         shapes = "" if adapter is None else f"A {_shape(adapter['lora_A'])}, B {_shape(adapter['lora_B'])}"
         rows.append(
-            (row["module"], _shape(row["shape"]), str(row["count"]), f"{row['parameters']:,}", shapes or row["note"])
+            (row["module"].removeprefix("layers.*."), _shape(row["shape"]), str(row["count"]), f"{row['parameters']:,}", shapes or row["note"])
         )
     adapter = found["adapter"]
     title = (
@@ -132,7 +132,7 @@ def _weights(weights: dict[str, Any]) -> None:
         ("matrix", "deviation", "lowest", "highest", "kurtosis", "fits"),
         [
             (
-                m["name"],
+                m["name"].removeprefix("model."),
                 f"{m['deviation']:.4f}",
                 f"{m['low']:.3f}",
                 f"{m['high']:.3f}",

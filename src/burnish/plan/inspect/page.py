@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import log2
 from typing import Any
 
 from markupsafe import Markup
@@ -61,18 +60,18 @@ def _ladder(rows: list[dict[str, Any]], width: int) -> Markup:
 
 def _ranks(found: dict[str, Any], width: int) -> Markup:
     series = [
-        Series(name, [(log2(row["rank"]), row["parameters"][name]) for row in found["ranks"]])
+        Series(name, [(row["rank"], row["parameters"][name]) for row in found["ranks"]])
         for name in found["target_sets"]
     ]
-    return lines(series, width, 260, "log2 of the rank", "numbers trained")
+    return lines(series, width, 260, "rank", "numbers trained", doubling=True)
 
 
 def _methods(found: dict[str, Any], width: int) -> Markup:
     names = {"lora": "LoRA", "dora": "DoRA", "houlsby": "Houlsby adapters", "prefix": "prefix", "ia3": "(IA)3"}
     series = [
-        Series(label, [(log2(row["size"]), row[name]) for row in found["methods"]]) for name, label in names.items()
+        Series(label, [(row["size"], row[name]) for row in found["methods"]]) for name, label in names.items()
     ]
-    return lines(series, width, 260, "log2 of the size: rank, bottleneck or virtual tokens", "numbers trained")
+    return lines(series, width, 260, "rank, bottleneck or virtual tokens", "numbers trained", doubling=True)
 
 
 def _histograms(weights: dict[str, Any], width: int) -> Markup:
