@@ -72,7 +72,13 @@ def _modules(found: dict[str, Any]) -> None:
         adapter = row["adapter"]
         shapes = "" if adapter is None else f"A {_shape(adapter['lora_A'])}, B {_shape(adapter['lora_B'])}"
         rows.append(
-            (row["module"].removeprefix("layers.*."), _shape(row["shape"]), str(row["count"]), f"{row['parameters']:,}", shapes or row["note"])
+            (
+                row["module"].removeprefix("layers.*."),
+                _shape(row["shape"]),
+                str(row["count"]),
+                f"{row['parameters']:,}",
+                shapes or row["note"],
+            )
         )
     adapter = found["adapter"]
     title = (

@@ -68,9 +68,7 @@ def _ranks(found: dict[str, Any], width: int) -> Markup:
 
 def _methods(found: dict[str, Any], width: int) -> Markup:
     names = {"lora": "LoRA", "dora": "DoRA", "houlsby": "Houlsby adapters", "prefix": "prefix", "ia3": "(IA)3"}
-    series = [
-        Series(label, [(row["size"], row[name]) for row in found["methods"]]) for name, label in names.items()
-    ]
+    series = [Series(label, [(row["size"], row[name]) for row in found["methods"]]) for name, label in names.items()]
     return lines(series, width, 260, "rank, bottleneck or virtual tokens", "numbers trained", doubling=True)
 
 
