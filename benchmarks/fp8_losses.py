@@ -78,6 +78,8 @@ def losses(folder: Path, base: Path, steps: int, *, fp8: Fp8 | None) -> list[flo
     def note(event: Any) -> None:
         if isinstance(event, StepDone):
             found.append(event.loss)
+            if len(found) in (1, 2) or len(found) % 50 == 0:
+                print(f"{fp8 or dtype}: step {len(found)}, {event.seconds:.2f} s", file=sys.stderr, flush=True)
 
     with tempfile.TemporaryDirectory() as scratch, suppress(Interrupted):
         train(

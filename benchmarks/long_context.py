@@ -111,10 +111,12 @@ def measure(shape: str, tokens: int, plan: Any, asked: argparse.Namespace) -> di
     def note(event: Any) -> None:
         if isinstance(event, StepDone):
             steps.append(event)
+            print(f"step {event.step}: {event.seconds:.1f} s", flush=True)
         elif isinstance(event, Note):
             told.append(event.text)
             print(event.text, flush=True)
 
+    print("the model is there; the longest row goes forward once before the first step", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         train(plan, sft.objective(plan.train, make_rows(tokens, asked.steps)), model, folder=Path(folder), emit=note,
               stop=lambda: False, paths=paths)  # fmt: skip

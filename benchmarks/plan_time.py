@@ -315,7 +315,7 @@ def score(paths: list[Path]) -> None:
     """Print how far predictions were off."""
     rows = [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
     for part in ("fit", "held-out"):
-        chosen = [row for row in rows if row.get("part") == part and "seconds" in row]
+        chosen = [row for row in rows if row.get("part") == part and "loop" not in row]
         if chosen:
             off = [planned_plain(row, row["gpu"]) / row["seconds"] - 1 for row in chosen]
             mean = statistics.fmean(map(abs, off))

@@ -82,6 +82,13 @@ def test_steps_on_an_h200_that_no_formula_was_fitted_to(plan_time: Any) -> None:
     )
 
 
+def test_runs_that_do_not_wander_are_foretold_by_their_probe(plan_time: Any) -> None:
+    rows = [row for row in rows_of("plan_time_probe_h200.jsonl") if row["loop"] == "plain"]
+    steady = [plan_time.errors(row) for row in rows if abs(plan_time.wandered(row)) <= 0.05]
+    assert (len(rows), len(steady)) == (13, 8)
+    assert max(abs(each.probe) for each in steady) <= 0.05
+
+
 def test_constants_are_found_again_from_rows_that_they_made(plan_time: Any) -> None:
     """Seconds made by other constants than ours lead the fit back to them, within the bounds that it is given."""
     import fit_constants  # pyright: ignore[reportMissingImports]

@@ -137,8 +137,6 @@ class StaticSteps:
 
     def _capture(self, shape: StepShape, captured: _Captured) -> None:
         """Record a step as a graph. All graphs share their memory: they never run at once, and only logits are read later."""
-        if self._pool is None:
-            self._pool = torch.cuda.graph_pool_handle()
         if self._logits_BV is None or len(self._logits_BV) < shape.rows:
             for other in self._seen.values():  # theirs go with the old tensor
                 other.graph = None
@@ -146,6 +144,8 @@ class StaticSteps:
             self._logits_BV = torch.empty(
                 shape.rows, self._model.config.vocab_size, dtype=head.dtype, device=head.device
             )
+        if self._pool is None or all(other.graph is None for other in self._seen.values()):
+            self._pool = torch.cuda.graph_pool_handle()  # a pool ends with the last of its graphs
         if self._stream is None:  # what libraries set up on first use of a stream cannot be captured
             self._stream = torch.cuda.Stream(self._model.device)
             self._stream.wait_stream(torch.cuda.current_stream(self._model.device))
