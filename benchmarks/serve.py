@@ -42,6 +42,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from burnish.core.artifacts import MethodPlan
 from burnish.core.events import Event, Note
+from burnish.doors.serving import HUGE_PAGES
 from burnish.model.bases import resolve_base
 from burnish.model.load import load_base
 from burnish.model.lora import attach_lora, lora_parameters, save_adapter
@@ -49,6 +50,7 @@ from burnish.model.memory import trim_heap
 from burnish.model.sampling import Sampling
 from burnish.serve.engine import Engine
 
+os.environ.setdefault(HUGE_PAGES, "1")  # as `burnish serve` does
 BASE = "smollm2-135m-instruct"
 RESULTS = Path(__file__).parent / "results" / "serve.json"
 REQUESTS, PROMPT_TOKENS = 16, 8

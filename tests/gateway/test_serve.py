@@ -230,6 +230,33 @@ def test_flags_go_before_the_file(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------- the engine of this process
 
 
+@pytest.mark.parametrize("graphs", [True, False])
+def test_graphs_of_decoding_steps_are_a_flag(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, graphs: bool
+) -> None:
+    from burnish.core.events import discard
+    from burnish.doors import serving
+    from burnish.serve import engine
+    from burnish.store.home import Home
+
+    asked: list[bool] = []
+
+    class Watched(engine.Engine):
+        def __init__(self, model: Any, *, graphs: bool) -> None:
+            asked.append(graphs)
+            super().__init__(model, graphs=graphs)
+
+    monkeypatch.setattr(engine, "Engine", Watched)
+    monkeypatch.setattr(serving, "DEFAULT_BASE", str(tiny_base))
+    serving.open_engine_app(Home(tmp_path), discard, graphs=graphs).close()
+    assert asked == [graphs]
+
+
+def test_graphs_are_nothing_to_another_engine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--no-graphs", "--upstream", "http://127.0.0.1:1", "--home", str(tmp_path)]) == 2
+    assert "--no-graphs is about the own engine" in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def engine_running(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A gateway in front of a real engine with a tiny model, in one process."""

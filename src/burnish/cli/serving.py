@@ -28,6 +28,12 @@ def add_verbs(verb: AddVerb) -> None:
         metavar="PYTHON",
         help="answer by vLLM: the interpreter of the environment it is installed in",
     )
+    serve.add_argument(
+        "--no-graphs",
+        dest="graphs",
+        action="store_false",
+        help="on a GPU, launch every kernel of a decoding step instead of replaying CUDA graphs",
+    )
     serve.add_argument("--config", type=Path, metavar="FILE", help="settings in YAML (docs/gateway.md)")
     serve.add_argument(
         "--database", metavar="URL", help="postgresql://... (default: a SQLite file in the home; $BURNISH_DATABASE)"
@@ -49,9 +55,12 @@ def _serve(options: argparse.Namespace) -> int:
 
     if options.vllm is not None and options.upstream is not None:
         raise UsageError("--vllm starts an engine and --upstream uses one that runs: give one of them")
+    if not options.graphs and (options.vllm is not None or options.upstream is not None):
+        raise UsageError("--no-graphs is about the own engine, and another one was asked for: leave it out")
     wish = ServeWish(
-        options.host, options.port, options.config, options.upstream, options.database, options.redis, options.vllm
-    )
+        options.host, options.port, options.config, options.upstream, options.database, options.redis, options.vllm,
+        options.graphs,
+    )  # fmt: skip
 
     def tell(started: Started) -> None:
         if options.json:

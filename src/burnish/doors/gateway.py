@@ -36,7 +36,10 @@ SHARED_WORKERS = 16
 
 @dataclass(frozen=True)
 class ServeWish:
-    """What `burnish serve` was asked: flags go before the file of settings. vllm: the interpreter of vLLM's environment."""
+    """What `burnish serve` was asked: flags go before the file of settings.
+
+    vllm: the interpreter of vLLM's environment. graphs: let the own engine replay decoding steps on a GPU.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8731
@@ -45,6 +48,7 @@ class ServeWish:
     database: str | None = None
     redis: str | None = None
     vllm: Path | None = None
+    graphs: bool = True
 
     def settings(self) -> Settings:
         """Return the settings with the flags in them."""
@@ -88,7 +92,7 @@ def serve(
         if settings.upstream is None:
             from burnish.doors.serving import open_engine_app
 
-            engine = open_engine_app(home, emit, vllm=wish.vllm)
+            engine = open_engine_app(home, emit, vllm=wish.vllm, graphs=wish.graphs)
             upstream, closing = engine.app, lambda: None
         else:
             elsewhere = HttpUpstream(

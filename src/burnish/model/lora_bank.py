@@ -3,7 +3,8 @@
 An adapter travels as one flat row of numbers: for each group of layers that read the same input its A matrices (members x
 rank, inputs), then the B matrix (rank, outputs) of each member, scaled as its method says. In memory there is a block for each of
 these pieces, with the pieces of all adapters of one padded rank one under the other. So the A (or B) matrices of neighbouring
-adapters are one batch of matrices, and one tall matrix, without a copy or a table of pointers. The adapters in use are kept
+adapters are one batch of matrices, and one tall matrix, without a copy or a table of pointers. Blocks of neighbouring layers lie
+in one tensor, large enough for huge pages even where few adapters are loaded. The adapters in use are kept
 next to each other (the gathered products of Chen et al. 2023, "Punica", arXiv:2310.18547, and Sheng et al. 2023, "S-LoRA",
 arXiv:2311.03285, without kernels of their own).
 """
@@ -22,6 +23,9 @@ from burnish.core.errors import BaseModelError
 
 LEAST_RANK = 8
 """Ranks are padded with zeros to the next power of two from here on: few stacks, and products of friendly sizes."""
+
+TENSORS = 32
+"""Tensors that the blocks of a stack lie in, about. More adapters are moved to larger ones one tensor after the other."""
 
 MOST_VIEWS = 16384
 """Views of a stack that are kept."""
@@ -112,6 +116,19 @@ def pack(layout: Layout, method: MethodPlan, tensors: Mapping[str, Tensor], dtyp
     return PackedAdapter(padded, row)
 
 
+def _neighbours(layout: Layout) -> list[list[int]]:
+    """Return the offsets of the pieces in the order of the row, cut into lists whose blocks share a tensor."""
+    found: list[list[int]] = []
+    numbers = layout.unit
+    for offset, size in layout.pieces:
+        if numbers * TENSORS >= layout.unit:
+            found.append([])
+            numbers = 0
+        found[-1].append(offset)
+        numbers += size
+    return found
+
+
 class Stack:
     """Adapters of one padded rank. Slots 0 to `used` hold adapters; there may be room for more.
 
@@ -124,6 +141,7 @@ class Stack:
         self.slots: dict[Hashable, int] = {}
         self.capacity = 0
         self._views: dict[tuple[int, int, int, bool], Tensor] = {}
+        self._neighbours = _neighbours(layout)
         self.blocks = {
             offset: torch.empty((0, size * rank), dtype=dtype, device=device) for offset, size in layout.pieces
         }
@@ -169,8 +187,8 @@ class Stack:
             self._resize(len(self.keys))
 
     def bring_forward(self, keys: Iterable[Hashable]) -> int:
-        """Let the given adapters have the first slots, in any order; returns how many they are."""
-        wanted = set(keys)
+        """Let the given adapters have the first slots; returns how many they are. Those that come from behind keep their order."""
+        wanted = dict.fromkeys(keys)
         misplaced = [self.slots[key] for key in wanted if self.slots[key] >= len(wanted)]
         free = (slot for slot in range(len(wanted)) if self.keys[slot] not in wanted)
         for source, target in zip(misplaced, free, strict=True):
@@ -188,11 +206,15 @@ class Stack:
         self.slots[self.keys[one]], self.slots[self.keys[other]] = one, other
 
     def _resize(self, slots: int) -> None:
-        """Move to blocks of another size, one after the other: at no time is everything in memory twice."""
-        for offset, block in self.blocks.items():
-            moved = block.new_zeros((slots, block.shape[1]))  # a GPU multiplies empty slots too
-            moved[: len(self.keys)] = block[: len(self.keys)]
-            self.blocks[offset] = moved
+        """Move to blocks of another size, some after the others: at no time is everything in memory twice."""
+        for offsets in self._neighbours:
+            old = [self.blocks[offset] for offset in offsets]
+            sizes = [slots * block.shape[1] for block in old]
+            together = old[0].new_zeros(sum(sizes))  # zeros: a GPU multiplies empty slots too
+            for offset, block, part in zip(offsets, old, together.split(sizes), strict=True):
+                moved = part.view(slots, block.shape[1])
+                moved[: len(self.keys)] = block[: len(self.keys)]
+                self.blocks[offset] = moved
         self.capacity = slots
         self._views.clear()
 
@@ -261,10 +283,10 @@ class LoraBank:
 
     def bring_forward(self, keys: Iterable[Hashable | None]) -> None:
         """Let the adapters of a step lie next to each other in each stack."""
-        by_rank: dict[int, set[Hashable]] = {}
+        by_rank: dict[int, list[Hashable]] = {}
         for key in keys:
             if key is not None:
-                by_rank.setdefault(self._rank_of[key], set()).add(key)
+                by_rank.setdefault(self._rank_of[key], []).append(key)
         for rank, wanted in by_rank.items():
             self.stacks[rank].bring_forward(wanted)
 

@@ -18,6 +18,8 @@ from burnish.model.lora_bank import Group, LoraBank, Member, Stack, runs
 
 PADDING_LIMIT = 2.0
 """Batched products may compute so many times the tokens there are; what is beyond becomes products of its own."""
+SHORT_PIECE = 32
+"""Tokens of a prompt's piece up to which it is computed together with those of other adapters: alone it is next to no work."""
 FEW_TOKENS = 2
 """Tokens of an adapter up to which A x is twice as fast as x A^T on a CPU: each row of A is read once, from end to end."""
 
@@ -107,7 +109,10 @@ def some(values_NX: Tensor, tokens: slice) -> Tensor:
 
 
 def piece_parts(bank: LoraBank, pieces: Sequence[tuple[Hashable | None, slice]]) -> list[Part]:
-    """Return a plain part for each piece of a prompt; neighbouring pieces of one adapter are one."""
+    """Sort pieces of prompts into parts: short ones of several adapters together, every other by itself.
+
+    Neighbouring pieces of one adapter are one.
+    """
     joined: list[tuple[Hashable | None, slice]] = []
     for key, tokens in pieces:
         if joined and joined[-1][0] == key and joined[-1][1].stop == tokens.start:
@@ -115,10 +120,18 @@ def piece_parts(bank: LoraBank, pieces: Sequence[tuple[Hashable | None, slice]])
         else:
             joined.append((key, tokens))
     parts: list[Part] = []
+    short: dict[int, dict[int, slice]] = {}
     for key, tokens in joined:
-        if key is not None:
-            rank, slot = bank.place(key)
+        if key is None:
+            continue
+        rank, slot = bank.place(key)
+        together = short.setdefault(rank, {})
+        if bank.device.type != "cpu" or tokens.stop - tokens.start > SHORT_PIECE or slot in together:
             parts.append(PlainPart(bank.stacks[rank], slot, tokens))
+        else:
+            together[slot] = tokens
+    for rank, together in short.items():
+        parts += _parts_of(bank.stacks[rank], dict(sorted(together.items())), bank.device)
     return parts
 
 
@@ -128,61 +141,48 @@ def batched_parts(bank: LoraBank, keys: Sequence[Hashable | None]) -> list[Part]
     parts: list[Part] = []
     for rank, first, end in runs(places):
         if rank:
-            counts = _counts([slot for _, slot in places[first:end]])
-            parts += _parts_of(bank.stacks[rank], counts, first, bank.device)
+            tokens: dict[int, slice] = {}
+            for at, (_, slot) in enumerate(places[first:end], first):
+                tokens[slot] = slice(tokens[slot].start if slot in tokens else at, at + 1)
+            parts += _parts_of(bank.stacks[rank], tokens, bank.device)
     return parts
 
 
-def _counts(slots: Sequence[int]) -> dict[int, int]:
-    counts: dict[int, int] = {}
-    for slot in slots:
-        counts[slot] = counts.get(slot, 0) + 1
-    return counts
-
-
-def _parts_of(stack: Stack, counts: dict[int, int], first: int, device: torch.device) -> list[Part]:
-    """Cut the tokens of one stack: crowded adapters by themselves where padding would cost more, the rest as one batch."""
-    starts: dict[int, int] = {}
-    for slot, count in counts.items():
-        starts[slot] = first
-        first += count
+def _parts_of(stack: Stack, tokens: dict[int, slice], device: torch.device) -> list[Part]:
+    """Cut the tokens of each slot: crowded adapters by themselves where padding would cost more, the rest as one batch."""
     parts: list[Part] = []
-    batched = dict(counts)
-    while len(batched) > 1:
-        places = (max(batched) - min(batched) + 1) * max(batched.values())
-        if places <= PADDING_LIMIT * sum(batched.values()):
+    counts = {slot: some.stop - some.start for slot, some in tokens.items()}
+    while len(counts) > 1:
+        places = (max(counts) - min(counts) + 1) * max(counts.values())
+        if places <= PADDING_LIMIT * sum(counts.values()):
             break
-        crowded = max(batched, key=lambda slot: batched[slot])
-        if batched[crowded] == 1:  # one token each, but far apart
+        crowded = max(counts, key=lambda slot: counts[slot])
+        if counts[crowded] == 1:  # one token each, but far apart
             break
-        parts.append(_plain(stack, crowded, starts[crowded], batched.pop(crowded)))
-    if len(batched) == 1:
-        ((slot, count),) = batched.items()
-        parts.append(_plain(stack, slot, starts[slot], count))
-    elif batched:
-        parts.append(_batch(stack, batched, starts, device))
+        parts.append(PlainPart(stack, crowded, tokens[crowded]))
+        del counts[crowded]
+    if len(counts) == 1:
+        (slot,) = counts
+        parts.append(PlainPart(stack, slot, tokens[slot]))
+    elif counts:
+        parts.append(_batch(stack, counts, tokens, device))
     return parts
 
 
-def _plain(stack: Stack, slot: int, start: int, count: int) -> PlainPart:
-    return PlainPart(stack, slot, slice(start, start + count))
-
-
-def _batch(stack: Stack, counts: dict[int, int], starts: dict[int, int], device: torch.device) -> BatchedPart:
+def _batch(stack: Stack, counts: dict[int, int], tokens: dict[int, slice], device: torch.device) -> BatchedPart:
     """One batched product over the slots from the lowest to the highest."""
     low, high, most = min(counts), max(counts), max(counts.values())
-    begin = min(starts[slot] for slot in counts)
-    if len(counts) == high - low + 1 and min(counts.values()) == most:
-        end = begin + sum(counts.values())
-        if all(starts[slot] == begin + (slot - low) * most for slot in counts):
-            return BatchedPart(stack, low, len(counts), slice(begin, end))
+    begin = tokens[low].start
+    full = len(counts) == high - low + 1 and min(counts.values()) == most
+    if full and all(tokens[slot].start == begin + (slot - low) * most for slot in counts):
+        return BatchedPart(stack, low, len(counts), slice(begin, begin + len(counts) * most))
     gather: list[int] = []
     filled: list[int] = []
     back: list[int] = []
     for slot in range(low, high + 1):
-        count, start = counts.get(slot, 0), starts.get(slot, begin)
-        filled += range(len(gather), len(gather) + count)
-        back += range(start, start + count)
-        gather += [*range(start, start + count), *[begin] * (most - count)]
+        here = range(tokens[slot].start, tokens[slot].stop) if slot in counts else range(0)
+        filled += range(len(gather), len(gather) + len(here))
+        back += here
+        gather += [*here, *[begin] * (most - len(here))]
     gather_P, filled_P, back_P = (torch.tensor(each, device=device) for each in (gather, filled, back))
     return BatchedPart(stack, low, high - low + 1, slice(0, 0), gather_P, filled_P, back_P)
