@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, PreTrainedModel, Qwen3Config
+from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, PreTrainedModel, Qwen2Config, Qwen3Config
 
 from burnish.core.artifacts import MethodPlan
 from burnish.model.attention import KERNELS, Attending, Kernel, PackedLayout, Segment, fits
@@ -29,6 +29,7 @@ SIZES = {
 }  # fmt: skip
 CONFIGS = {
     "llama": lambda: LlamaConfig(**SIZES),
+    "qwen2": lambda: Qwen2Config(**{key: value for key, value in SIZES.items() if key != "head_dim"}),
     "qwen3": lambda: Qwen3Config(**SIZES),
     "gemma2": lambda: Gemma2Config(**SIZES, sliding_window=48, query_pre_attn_scalar=64),
 }
@@ -113,6 +114,19 @@ def test_compiled_joined_layers_equal_the_plain_path_in_float32(
     model = build(family, make_method()).to(CUDA)
     expected = loss_and_gradients(model, PLAIN)
     found = loss_and_gradients(model, on_gpu(1031), layers=layers)
+    assert found[0] == pytest.approx(expected[0], rel=1e-5)
+    for mine, other in zip(found[1], expected[1], strict=True):
+        assert (mine - other).abs().max() < 1e-4 * other.abs().max()
+
+
+@pytest.mark.parametrize("form", ["float32", "nf4"])
+def test_trained_biases_equal_the_plain_path_in_float32(form: str, make_method: Callable[..., MethodPlan]) -> None:
+    model = build("qwen2", make_method(bias="lora_only")).to(CUDA)
+    if form == "nf4":
+        quantise_nf4(model, double_quantisation=True, device="cuda", dtype=torch.float32)
+    assert sum(name.endswith(".bias") for name in lora_parameters(model)) == 9
+    expected = loss_and_gradients(model, PLAIN)
+    found = loss_and_gradients(model, on_gpu(1031), layers=1)
     assert found[0] == pytest.approx(expected[0], rel=1e-5)
     for mine, other in zip(found[1], expected[1], strict=True):
         assert (mine - other).abs().max() < 1e-4 * other.abs().max()

@@ -119,6 +119,7 @@ ACTIVATIONS: list[tuple[str, dict[str, Any]]] = [
     ("llama", {"dora": True}),
     ("qwen2", {"dora": True, "dropout": 0.1}),
     ("qwen2", {"bias": "lora_only"}),
+    ("qwen2", {"bias": "all", "targets": ("q_proj", "up_proj")}),
     ("llama", EVERY_WEIGHT),
     ("qwen2", EVERY_WEIGHT),
     ("qwen3", EVERY_WEIGHT),

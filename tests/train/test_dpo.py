@@ -114,10 +114,11 @@ def test_going_on_gives_the_bits_of_an_undisturbed_run(
     assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("changes", [{}, {"bias": "lora_only"}, {"dora": True}], ids=str)
 def test_the_reference_is_the_adapter_training_goes_on_from_and_stays_as_it_was(
-    make_adapted: Adapted, plan_of: MakePlan
+    make_adapted: Adapted, plan_of: MakePlan, changes: dict[str, object]
 ) -> None:
-    pairs, model = some_pairs(4), make_adapted(dropout=0.3)
+    pairs, model = some_pairs(4), make_adapted("qwen2", dropout=0.3, **changes)
     start, row = adapter_copy(model), lay_pairs(pairs, CPU)
     with packing(model), torch.no_grad():
         began = log_probabilities(model.eval(), row)

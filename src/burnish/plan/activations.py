@@ -79,7 +79,12 @@ def block_activation_bytes(
 
 def is_fused(architecture: Architecture, method: MethodPlan) -> bool:
     """Return whether training computes the layers of this architecture with those of model/fused/."""
-    return architecture.fused and not method.plain and not method.dora
+    if method.plain or method.dora:
+        return False
+    beside = method.bias == "all" and any(
+        each.bias and each.name not in method.targets for each in architecture.linears
+    )
+    return architecture.fused and not beside
 
 
 def is_full(method: MethodPlan) -> bool:
