@@ -303,3 +303,26 @@ def test_a_run_in_a_given_order_goes_on_with_the_same_bits(
         emit=lambda event: None, stop=never,
     )  # fmt: skip
     assert weights(tmp_path / "mixed") != weights(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("gain", "taken"), [(0.4, 1), (1.7, 2)])
+def test_threads_that_are_slower_than_one_are_not_taken_and_that_is_told(
+    make_adapted: Callable[..., PreTrainedModel], make_rows: Rows, make_plan: MakePlan, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, gain: float, taken: int,
+) -> None:  # fmt: skip
+    """How busy this machine is now is no matter of a test; what is measured is in tests/model/test_threads.py."""
+    monkeypatch.setattr("burnish.train.loop.gain_of_threads", lambda threads, hidden, dtype: gain)
+    rows, seen, threads = make_rows(6), list[Event](), set[int]()
+    plan = make_plan(rows, threads=2)
+
+    def note(event: Event) -> None:
+        seen.append(event)
+        threads.add(torch.get_num_threads())
+
+    train(plan, sft.objective(plan.train, rows), make_adapted(), folder=tmp_path, emit=note, stop=lambda: False)
+    assert torch.get_num_threads() == 1
+    told = [event.text for event in seen if isinstance(event, Note) and "one thread" in event.text]
+    assert [text.startswith("one thread: 2 are 0.40 times as fast as one now") for text in told] == [True] * (
+        taken == 1
+    )
+    assert taken in threads

@@ -22,6 +22,7 @@ from burnish.model.fused.paths import PLAIN, Paths, on_paths, usual_paths
 from burnish.model.memory import MemoryPeak, trim_heap
 from burnish.model.probe import check_base
 from burnish.model.recompute import Recomputation
+from burnish.model.threads import gain_of_threads
 from burnish.train.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from burnish.train.events import EventFile
 from burnish.train.objective import Objective, P, Packed
@@ -47,7 +48,8 @@ def train(
     those that suit the device unless said.
 
     Goes on from the last checkpoint in `folder`; the final weights are then bit-identical to those of an undisturbed
-    run with the same threads. `stop()` is asked after each step: when true, the state is saved and Interrupted raised.
+    run with the same threads (one, where those of the plan are slower as it begins). `stop()` is asked after each step:
+    when true, the state is saved and Interrupted raised.
     Raises TrainingError when there is nothing to train or the loss or a gradient is not finite.
     """
     numbers, trained = plan.train, trained_of(model, plan)
@@ -123,7 +125,7 @@ def _ready(
     """
     numbers = plan.train
     threads = torch.get_num_threads()
-    torch.set_num_threads(numbers.threads)
+    torch.set_num_threads(_threads(numbers, model, device, emit))
     layers = planned_layers(model, numbers)
     gc.collect()
     gc.freeze()
@@ -141,6 +143,19 @@ def _ready(
         gc.unfreeze()
         model.eval()
         torch.set_num_threads(threads)
+
+
+def _threads(numbers: TrainPlan, model: PreTrainedModel, device: torch.device, emit: Emit) -> int:
+    """Return the threads of the plan; one where several are slower now, which is told."""
+    if device.type != "cpu" or numbers.threads == 1:
+        return numbers.threads
+    hidden = model.get_input_embeddings().weight.shape[1]
+    gain = gain_of_threads(numbers.threads, hidden, model.dtype)
+    if gain >= 1.0:
+        return numbers.threads
+    others = "other programs use the cores"
+    emit(Note("train", f"one thread: {numbers.threads} are {gain:.2f} times as fast as one now, so {others}"))
+    return 1
 
 
 def _accumulate(
