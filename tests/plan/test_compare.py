@@ -73,7 +73,18 @@ def test_every_component_says_what_it_is(plan_of: MakePlan, machines: dict[str, 
         recipe={"train": {"row_tokens": 120_000, "memory_share": 0.3}},
     )
     dora = plan_of(recipe={"method": {"kind": "lora", "dora": True}})
-    plans = [*(plan_of(hardware=machine) for machine in machines.values()), pairs, full, bf16, fp8, long, dora]
+    small = replace(machines["h100"], gpu_bytes=9 * 2**30)
+    streamed = plan_of("llama-3.1-8b-instruct", small, recipe={"method": "lora"})
+    plans = [
+        *(plan_of(hardware=machine) for machine in machines.values()),
+        pairs,
+        full,
+        bf16,
+        fp8,
+        long,
+        dora,
+        streamed,
+    ]
     parts = {name for plan in plans for name in plan.memory.components}
     assert parts | {"calibration", "probe"} == set(COMPONENTS), "these two are there only after runs and probes"
     assert all(row.because for row in component_rows(plan_of()))

@@ -29,6 +29,7 @@ SAID_BY_THE_RECIPE = {
     "feed_forward_again",  # told with checkpointed_layers
     "offloaded_layers",  # told where there are any
     "piece_tokens",
+    "streamed_layers",  # told where there are any
     "seed",
     "epochs",
     "preference",

@@ -67,11 +67,12 @@ class TrainPlan(Record):
     `preference`: set where a row is a pair; None for the answers of conversations. `optimizer`: None for AdamW.
     `checkpointed_layers` are computed again in backward; `feed_forward_again`: so many after them, but for their attention.
     `offloaded_layers`: what so many of them keep until then waits in the host's memory. `piece_tokens`: so many tokens of a row are
-    in the feed-forward half of such a layer at once.
+    in the feed-forward half of such a layer at once. `streamed_layers`: so many have their frozen weights in the host's memory.
     """
 
     WHEN_SET: ClassVar[frozenset[str]] = frozenset({
         "mix", "preference", "optimizer", "optimizer_in_backward", "feed_forward_again", "offloaded_layers", "piece_tokens",
+        "streamed_layers",
     })  # fmt: skip
     seed: int
     epochs: float
@@ -98,3 +99,4 @@ class TrainPlan(Record):
     feed_forward_again: int | None = None
     offloaded_layers: int | None = None
     piece_tokens: int | None = None
+    streamed_layers: int | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -107,6 +107,11 @@ class Train(Section):
         "auto",
         description="On a GPU: let what layers keep for backward wait in the host's pinned memory. `auto` where a row does not fit "
         "without, or where that is faster than computing again; `always` for every layer that is computed again.",
+    )
+    streamed_layers: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        "auto",
+        description="On a GPU, with lora and qlora: so many decoder layers have their frozen weights in the host's pinned memory "
+        "and are copied to the device as they are needed. `auto`: none where the base fits, else as few as make it fit.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to train.")
     mix: Mix = Field(default_factory=lambda: Mix.model_validate({}), description="How much of each source is drawn.")

@@ -35,10 +35,7 @@ def load_base(
     computes in `dtype`; embeddings, norms and head stay in `dtype`. The result equals transformers' BitsAndBytesConfig.
     Raises BaseModelError when transformers cannot read the folder, ResourceError when memory is short.
     """
-    model = _read(folder, dtype)
-    model.eval()
-    model.requires_grad_(False)
-    model.config.use_cache = False
+    model = read_base(folder, dtype)
     try:
         if quantisation == "nf4":
             quantise_nf4(model, double_quantisation=double_quantisation, device=device, dtype=dtype)
@@ -49,7 +46,8 @@ def load_base(
         ) from error
 
 
-def _read(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+def read_base(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """Return the base model of `folder` in host memory, frozen and in eval mode. Raises what `load_base` raises."""
     try:
         with quiet_transformers():
             model, info = AutoModelForCausalLM.from_pretrained(
@@ -63,11 +61,20 @@ def _read(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
         raise BaseModelError(
             f"the weight files of {folder} lack {len(absent)} tensors of its config.json, such as {absent[0]}."
         )
+    model.eval()
+    model.requires_grad_(False)
+    model.config.use_cache = False
     return model
 
 
-def quantise_nf4(model: PreTrainedModel, *, double_quantisation: bool, device: str, dtype: torch.dtype) -> None:
-    """Replace every linear layer but the output head by bitsandbytes' NF4 layer, one at a time."""
+def quantise_nf4(
+    model: PreTrainedModel, *, double_quantisation: bool, device: str, dtype: torch.dtype,
+    hosted: frozenset[str] = frozenset(),
+) -> None:  # fmt: skip
+    """Replace every linear layer but the output head by bitsandbytes' NF4 layer, one at a time.
+
+    hosted: names of those that are quantised on the device and then lie in host memory.
+    """
     from bitsandbytes.nn import Linear4bit, Params4bit
 
     for name, linear in frozen_linears(model).items():
@@ -91,7 +98,8 @@ def quantise_nf4(model: PreTrainedModel, *, double_quantisation: bool, device: s
         # In eval mode bitsandbytes would repack the weights for AVX-512 BF16 and compute in bfloat16: other numbers, and
         # a layout that cannot be read back here.
         small.support_avx512bf16_for_cpu = False
-        model.set_submodule(name, small.to(device).eval())
+        small.to(device)
+        model.set_submodule(name, (small.to("cpu") if name in hosted else small).eval())
         linear.weight = None  # type: ignore[assignment]
     # What stays in float is still a view into the mapped weight file; a copy lets go of the whole file's pages.
     for parameter in model.parameters():

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from burnish.core.artifacts import MethodPlan
 from burnish.core.errors import BaseModelError, did_you_mean
 from burnish.model.lora_linear import AdaptedLinear, BiasedModule, LoraLinear
+from burnish.model.stream import streamed_devices
 from burnish.store.files import write_bytes, write_json
 
 if TYPE_CHECKING:
@@ -69,12 +70,13 @@ def attach_lora(model: PreTrainedModel, method: MethodPlan, *, seed: int) -> Non
     """
     if any(isinstance(module, (LoraLinear, BiasedModule)) for module in model.modules()):
         raise BaseModelError("the model has an adapter already; load the base again to put another one on it.")
+    elsewhere = streamed_devices(model)
     for name in resolve_targets(model, method.targets):
         generator = torch.Generator().manual_seed(_seed_of(seed, name))
         base = model.get_submodule(name)
         layer = LoraLinear(
             base, rank=method.rank, scale=method.scale, dropout=method.dropout, generator=generator,
-            bias=method.bias is not None, dora=method.dora is not None,
+            bias=method.bias is not None, dora=method.dora is not None, device=elsewhere.get(base, base.weight.device),
         )  # fmt: skip
         model.set_submodule(name, layer.train(model.training))
     for name in biases(model) if method.bias == "all" else ():

@@ -79,7 +79,7 @@ class LoraLinear(AdaptedLinear):
 
     def __init__(
         self, base: nn.Linear, *, rank: int, scale: float, dropout: float, generator: torch.Generator, bias: bool = False,
-        dora: bool = False,
+        dora: bool = False, device: torch.device,
     ) -> None:  # fmt: skip
         super().__init__(base)
         self.scale = scale
@@ -87,8 +87,8 @@ class LoraLinear(AdaptedLinear):
         self.active = True
         a_RI = torch.empty(rank, base.in_features, dtype=torch.float32)
         nn.init.kaiming_uniform_(a_RI, a=math.sqrt(5), generator=generator)  # as PEFT initialises it
-        self.lora_A = nn.Parameter(a_RI.to(base.weight.device))
-        self.lora_B = nn.Parameter(torch.zeros(base.out_features, rank, dtype=torch.float32, device=base.weight.device))
+        self.lora_A = nn.Parameter(a_RI.to(device))
+        self.lora_B = nn.Parameter(torch.zeros(base.out_features, rank, dtype=torch.float32, device=device))
         self.bias = trained_bias(base) if bias else None
         self.lora_magnitude_vector = nn.Parameter(self.lengths()) if dora else None
 

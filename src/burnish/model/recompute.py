@@ -12,10 +12,10 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from burnish.core.errors import BaseModelError
-from burnish.model.fused.functions import recomputing
 from burnish.model.fused.layer import FusedLayer
 from burnish.model.lora_linear import LoraLinear
 from burnish.model.offload import BLOCK_BYTES, LEAST_BYTES, Offload
+from burnish.model.passes import recomputing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -31,6 +31,10 @@ class Host:
     bytes_per_second: float
     operations_per_second: float
 
+    def without(self, taken: int) -> Host:
+        """Return the host with so many bytes less that may be pinned."""
+        return self if self.bytes is None else replace(self, bytes=max(0, self.bytes - taken))
+
 
 def host_of(hardware: Hardware, rates: Rates) -> Host:
     """Return the host of a machine's GPU, which computes at these rates."""
@@ -72,7 +76,7 @@ def choose_offloaded(
         return every
     if peak_of(components, alone.whole, alone.feed_forward, 0) <= limit:
         whole_step = 2 * architecture.layers + alone.layers
-        lost = every.exposed_seconds / _layer_seconds(architecture, work, host)
+        lost = every.exposed_seconds / layer_seconds(architecture, work, host)
         if alone.layers - every.layers - lost < WORTH_OFFLOADING * whole_step:
             return alone
     low, high = 0, every.offloaded
@@ -95,7 +99,7 @@ def _on_host(
     held, most = moved_bytes(
         architecture, dtype, work, whole=again.whole, halves=again.feed_forward, offloaded=offloaded
     )
-    waited = max(0.0, most / host.bytes_per_second - _layer_seconds(architecture, work, host))
+    waited = max(0.0, most / host.bytes_per_second - layer_seconds(architecture, work, host))
     return replace(
         again, offloaded=offloaded, host_bytes=held, layer_bytes=most, exposed_seconds=2 * waited * offloaded
     )
@@ -105,8 +109,8 @@ def _over(again: Again, host: Host) -> bool:
     return host.bytes is not None and again.host_bytes > host.bytes
 
 
-def _layer_seconds(architecture: Architecture, work: Workload, host: Host) -> float:
-    """Seconds of one layer forward."""
+def layer_seconds(architecture: Architecture, work: Workload, host: Host) -> float:
+    """Return the seconds of one layer forward, over a packed row."""
     products = FORWARD * architecture.computed_weights / architecture.layers * work.row_tokens
     attention = ATTENTION_FORWARD * architecture.query_size * work.attended_pairs / 2
     return (products + attention) / host.operations_per_second

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 from burnish.core.artifacts import MethodPlan
@@ -26,7 +27,7 @@ from burnish.plan.activations import (
     piece_tokens,
 )
 from burnish.plan.adapters import adapted
-from burnish.plan.architecture import Architecture, Linear
+from burnish.plan.architecture import Architecture, Block, Linear
 from burnish.plan.constants import constant
 from burnish.plan.optimizers import (
     Optimizer,
@@ -47,6 +48,8 @@ NF4_TABLE_BYTES = 64
 """The 16 float32 values of NF4, kept by each layer."""
 NF4_NESTED_TABLE_BYTES = 1024 + 4
 """The 256 float32 values of the scales' 8-bit code and their offset, kept by each layer with double quantisation."""
+BUFFERS = 2
+"""Layers on the device at once (model/stream.py): the one that is computed, and the next."""
 TRAINED_BYTES = 4
 """What is trained is float32, and so are gradients. Full fine-tuning in fewer bits computes with a copy of the weights."""
 CHECKPOINT_BYTES = 16
@@ -68,6 +71,7 @@ COMPONENTS: dict[str, str] = {
     "context": "what CUDA takes on the device before the first tensor",
     "weights": "the base model as loaded",
     "quantisation_constants": "scales and tables of NF4, which the footprint of the weights does not count",
+    "stream_buffers": "frozen weights of the layer that is computed and of the next one, copied from the host's memory",
     "rounded_weights": "frozen weights a second time in float8, which gradients are multiplied with",
     "master_weights": "every weight in float32, where full fine-tuning computes in fewer bits",
     "adapter": "A and B of each target, float32, and on a GPU their copy in the dtype of the computation",
@@ -117,11 +121,59 @@ def quantisation_constant_bytes(architecture: Architecture, *, double_quantisati
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """Bytes of frozen weights, and of their NF4 scales, that so many layers leave to the host, and of the largest such layer.
+
+    `pinned`: what that takes of the host's memory; torch rounds each layer up to a power of two.
+    """
+
+    layers: int
+    weights: int
+    scales: int
+    largest: int
+    pinned: int
+
+    @property
+    def bytes(self) -> int:
+        """All that is copied for one pass over the layers."""
+        return self.weights + self.scales
+
+    @property
+    def buffers(self) -> int:
+        """Bytes on the device in their place."""
+        return min(BUFFERS, self.layers) * self.largest
+
+
+def streamed(architecture: Architecture, method: MethodPlan, dtype: Dtype, count: int) -> Streamed:
+    """Return what `count` layers leave to the host, spread evenly over all."""
+    every = [block for block in architecture.blocks for _ in range(block.count)]
+    chosen = [_layer(every[number * len(every) // count], method, dtype) for number in range(count)]
+    return Streamed(
+        layers=count,
+        weights=sum(weights for weights, _ in chosen),
+        scales=sum(scales for _, scales in chosen),
+        largest=max((weights + scales for weights, scales in chosen), default=0),
+        pinned=sum(1 << (weights + scales - 1).bit_length() for weights, scales in chosen),
+    )
+
+
+def _layer(block: Block, method: MethodPlan, dtype: Dtype) -> tuple[int, int]:
+    """Bytes of a layer's linear weights, and of their NF4 scales."""
+    if method.quantisation == "none":
+        return ITEM_BYTES[dtype] * block.linear_weights, 0
+    scales = sum(_nf4_scales(linear, double=method.double_quantisation) for linear in block.linears)
+    return sum(math.ceil(linear.weights / 2) for linear in block.linears), scales
+
+
 def _nf4_constants(linear: Linear, *, double: bool) -> int:
+    tables = NF4_TABLE_BYTES + NF4_NESTED_TABLE_BYTES if double else 0
+    return _nf4_scales(linear, double=double) + tables
+
+
+def _nf4_scales(linear: Linear, *, double: bool) -> int:
     blocks = math.ceil(linear.weights / NF4_BLOCK)
-    if not double:
-        return 4 * blocks
-    return blocks + 4 * math.ceil(blocks / NF4_NESTED_BLOCK) + NF4_TABLE_BYTES + NF4_NESTED_TABLE_BYTES
+    return blocks + 4 * math.ceil(blocks / NF4_NESTED_BLOCK) if double else 4 * blocks
 
 
 def trained_tensors(architecture: Architecture, method: MethodPlan) -> tuple[Tensors, ...]:
@@ -143,6 +195,7 @@ def training_components(
     checkpointed_layers: int,
     feed_forward_again: int = 0,
     offloaded_layers: int = 0,
+    streamed_layers: int = 0,
     reference_copy: bool = False,
     optimizer: Optimizer = "adamw",
     optimizer_in_backward: bool = False,
@@ -154,7 +207,8 @@ def training_components(
     `loading`: by how much more is held while the weights are read and quantised than at that peak, else 0.
     reference_copy: the adapter is kept a second time, frozen. The reference itself keeps no activations.
     feed_forward_again: so many fused layers after the checkpointed ones compute their feed-forward half again.
-    offloaded_layers: so many of both keep nothing on the device. Of long rows, computed in pieces, the peak is in backward.
+    offloaded_layers: so many of both keep nothing on the device; streamed_layers: so many of all have no frozen weights there.
+    Of long rows, computed in pieces, the peak is in backward.
     """
     item, nf4 = ITEM_BYTES[dtype], method.quantisation == "nf4"
     full, tensors = is_full(method), trained_tensors(architecture, method)
@@ -184,9 +238,9 @@ def training_components(
         **({"row_lengths": 2 * 4 * max(linear.weights for linear in architecture.linears)} if method.dora else {}),
     }
     if device == "cuda":
-        components |= _given_way(
-            architecture, method, dtype, work, components, (checkpointed_layers, feed_forward_again, offloaded_layers)
-        )
+        layers = checkpointed_layers, feed_forward_again, offloaded_layers
+        components |= _given_way(architecture, method, dtype, work, components, layers)
+        components |= _without_streamed(components, streamed(architecture, method, dtype, streamed_layers))
         asked = sum(components.values()) - components["context"]
         return components | {"allocator": round(constant("cuda_allocator_share") * asked), "loading": 0}
     holes = constant("cpu_allocator_share") * components["activations"]
@@ -223,6 +277,17 @@ def _given_way(
         gradients = layer_gradient_bytes(architecture, item, work, piece)
         changed["layer_gradients"] = max(0, gradients - components["loss"])
     return changed
+
+
+def _without_streamed(components: Mapping[str, int], gone: Streamed) -> dict[str, int]:
+    """Return the components that change where frozen weights are copied from the host layer by layer."""
+    if not gone.layers:
+        return {}
+    return {
+        "weights": components["weights"] - gone.weights,
+        "quantisation_constants": components["quantisation_constants"] - gone.scales,
+        "stream_buffers": gone.buffers,
+    }
 
 
 def _rounded_bytes(architecture: Architecture) -> int:

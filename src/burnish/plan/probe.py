@@ -16,7 +16,9 @@ from burnish.plan.time import FORWARD, Rates
 
 SHAPE_OF_LOOP = ("row_tokens", "rows_per_step", "checkpointed_layers", "device", "compute_dtype", "threads")
 """Keys of `train` that speed and memory depend on."""
-SHAPE_WHERE_SET = ("optimizer", "optimizer_in_backward", "feed_forward_again", "offloaded_layers", "piece_tokens")
+SHAPE_WHERE_SET = (
+    "optimizer", "optimizer_in_backward", "feed_forward_again", "offloaded_layers", "piece_tokens", "streamed_layers",
+)  # fmt: skip
 """Others, which count where they are set, so that probes made before they were there stay what they were."""
 
 

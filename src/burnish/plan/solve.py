@@ -128,7 +128,8 @@ def solve(inputs: Inputs, hardware: Hardware, limits: Limits) -> Solution:
     """Choose quantisation, packed row and recomputed layers: of what keeps to all limits the fewest changes, then the fastest.
 
     Fewer rows of more tokens, or more rows of fewer, hold the tokens of an optimizer step as they were. Other optimizers are
-    tried where every weight trains; an adapter's states are a small part of its memory, and `because` says how small.
+    tried where every weight trains; an adapter's states are a small part of its memory, and `because` says how small. Layers
+    that are streamed count as a change: where qlora fits without, time decides.
     """
     machine = _limited(hardware, limits.memory_bytes)
     options = _options(inputs, machine)
@@ -137,7 +138,8 @@ def solve(inputs: Inputs, hardware: Hardware, limits: Limits) -> Solution:
         return Solution(None, _binding(options, limits), len(options), {})
     order = (None, *OPTIMIZERS)
     best = min(kept, key=lambda option: (
-        len(option.changes), order.index(option.changes.get("train.optimizer")), option.plan.time.total.mid
+        len(option.changes) + (option.plan.train.streamed_layers is not None),
+        order.index(option.changes.get("train.optimizer")), option.plan.time.total.mid,
     ))  # fmt: skip
     return Solution(best, (), len(options), _why(best, options, limits))
 

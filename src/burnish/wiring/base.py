@@ -56,14 +56,15 @@ def load_planned(plan: Plan, base: Base, emit: Emit, *, folder: Path | None = No
     """Load the base, or the weights of `folder` in its place, with the quantisation, device and number type of the plan."""
     import torch
 
-    from burnish.model.load import load_base
     from burnish.model.memory import trim_heap
+    from burnish.model.stream import load_streamed
 
     trim_heap()
     emit(Progress("train", "loading the base model", 0, 1, "models"))
     torch.set_num_threads(plan.train.threads)
-    model = load_base(
+    model = load_streamed(
         folder or base.files.folder,
+        streamed_layers=plan.train.streamed_layers or 0,
         quantisation=plan.method.quantisation,
         double_quantisation=plan.method.double_quantisation,
         device=plan.train.device,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,18 +10,7 @@ from torch import Tensor
 
 from burnish.model.fused.formulas import Activation, Formulas, by_head, rotate_back
 from burnish.model.fused.group import AdaptedGroup
-
-_recomputing: ContextVar[bool] = ContextVar("recomputing", default=False)
-
-
-@contextmanager
-def recomputing() -> Iterator[None]:
-    """Within the block a layer is computed again for its backward, which reads everything but the layer's own result."""
-    token = _recomputing.set(True)
-    try:
-        yield
-    finally:
-        _recomputing.reset(token)
+from burnish.model.passes import is_recomputing, recomputing
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +99,7 @@ class _GatedProduct(torch.autograd.Function):
     ) -> Tensor:  # fmt: skip
         a_TI = formulas.gate(g_TI, u_TI, activation)
         kept = group.masks(a_TI)
-        if read or not _recomputing.get():
+        if read or not is_recomputing():
             y_TO, h_TR = group.product(a_TI, kept)
         else:
             y_TO, h_TR = a_TI.new_zeros(1, 1).expand(a_TI.shape[0], sum(group.parts)), group.low_rank(a_TI, kept)
@@ -201,7 +188,7 @@ class _InPieces(torch.autograd.Function):
     def forward(ctx, x_TD: Tensor, run: Callable[[Tensor], Tensor], tokens: int, *trained: Tensor) -> Tensor:
         ctx.save_for_backward(x_TD)
         ctx.run, ctx.tokens, ctx.trained = run, tokens, trained
-        if _recomputing.get():
+        if is_recomputing():
             return x_TD.new_zeros(1, 1).expand(x_TD.shape)
         out_TD = torch.empty_like(x_TD)
         for x_PD, out_PD in zip(x_TD.split(tokens), out_TD.split(tokens), strict=True):

@@ -35,6 +35,7 @@ from burnish.model.fused.functions import (
 from burnish.model.fused.group import AdaptedGroup
 from burnish.model.load import is_nf4
 from burnish.model.lora_linear import LoraLinear
+from burnish.model.stream import StreamedPart
 
 SANDWICHED = (Gemma2DecoderLayer, Gemma3DecoderLayer)
 """Families that norm before and after attention and feed-forward layer, with norms whose weight is stored less 1."""
@@ -77,6 +78,9 @@ class FusedLayer(GradientCheckpointingLayer):
         super().__init__()
         for name, child in layer.named_children():
             self.add_module(name, child)
+            if isinstance(child, StreamedPart):
+                child.attach(self)
+                child.bring()  # weights that are joined are looked at below
         self.train(layer.training)
         self.formulas, self.kernel = formulas, kernel
         self.feed_forward_again: Callable[..., Tensor] | None = None
