@@ -427,6 +427,7 @@ def planned_row(setting: Setting, measured: dict[str, Any]) -> dict[str, Any]:
         "layers": some, "tok_s": round(TOKENS_PER_STEP / seconds_of(part)),
         "peak_gib": round(predict(part) / 2**30, 2), "measured_tok_s": measured["tok_s"],
         "measured_peak_gib": measured["peak_gib"], "measured_on": measured["device"],
+        "measured_memory": setting.memory,
     }  # fmt: skip
     return {
         "who": "burnish", "model": f"{name}-shape", "planned": True,
