@@ -28,6 +28,7 @@ from pathlib import Path
 from burnish.gateway.database import open_database
 from burnish.gateway.limits import SECOND, WINDOW_US, Ask, Granted, Ledger, Limits
 from burnish.gateway.redis_ledger import RedisLedger
+from burnish.gateway.redis_server import RedisServer
 from burnish.gateway.sql_ledger import SqlLedger
 
 LIMITS = Limits(requests_per_minute=400, tokens_per_minute=9000, concurrency=12, tokens_per_day=100_000)
@@ -42,7 +43,7 @@ def open_ledger(where: str) -> Ledger:
     """sqlite:FOLDER, postgresql://..., or redis://...#prefix."""
     if where.startswith("redis"):
         url, _, prefix = where.partition("#")
-        return RedisLedger(url, prefix=prefix or "burnish-stress")
+        return RedisLedger(RedisServer(url), prefix=prefix or "burnish-stress")
     return SqlLedger(
         open_database(None, Path(where.removeprefix("sqlite:")))
         if where.startswith("sqlite:")
@@ -164,14 +165,15 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=8)
     parser.add_argument("--threads", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=75)
-    parser.add_argument("--small", action="store_true", help="limits that are met within seconds")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--small", action="store_true", help="limits that are met within seconds")
+    which.add_argument("--roomy", action="store_true", help="no limit of requests: tokens and concurrency are met")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     multiprocessing.set_start_method("spawn")
     if options.where:
-        found = stress(
-            options.where, SMALL if options.small else LIMITS, options.processes, options.threads, options.seconds
-        )
+        limits = SMALL if options.small else ROOMY if options.roomy else LIMITS
+        found = stress(options.where, limits, options.processes, options.threads, options.seconds)
         sys.stdout.write(json.dumps(found) + "\n")
         return 0
     with tempfile.TemporaryDirectory() as folder:

@@ -14,6 +14,7 @@ from burnish.core.errors import ResourceError
 from burnish.gateway.database import Database, open_database
 from burnish.gateway.limits import Ledger
 from burnish.gateway.redis_ledger import RedisLedger
+from burnish.gateway.redis_server import RedisServer
 from burnish.gateway.sql_ledger import SqlLedger
 
 
@@ -37,11 +38,11 @@ def redis_prefix() -> Iterator[str]:
     """A prefix of this session's own; its keys are removed afterwards."""
     prefix = f"gateway-{os.getpid()}-{secrets.token_hex(4)}"
     try:
-        ledger = RedisLedger(REDIS, prefix=prefix)
+        ledger = RedisLedger(RedisServer(REDIS), prefix=prefix)
     except ResourceError as error:
         missing(str(error))
     yield prefix
-    server = ledger._server
+    server = ledger._server.client
     for key in server.scan_iter(f"{prefix}*"):
         server.delete(key)
     ledger.close()
@@ -66,7 +67,9 @@ def make_ledger(request: pytest.FixtureRequest, any_database: str, tmp_path: Pat
 
     def make(name: str, clock: Callable[[], int] | None = None) -> Ledger:
         if any_database == "redis":
-            ledger = RedisLedger(REDIS, prefix=f"{request.getfixturevalue('redis_prefix')}-{name}", clock=clock)
+            ledger = RedisLedger(
+                RedisServer(REDIS), prefix=f"{request.getfixturevalue('redis_prefix')}-{name}", clock=clock
+            )
             opened.append(ledger)
             return ledger
         url = request.getfixturevalue("postgres") if any_database == "postgres" else None

@@ -17,6 +17,7 @@ from gateway_running import WORDS, BadUpstream, Running, events
 from gateway_storage import REDIS
 
 from burnish.gateway.redis_ledger import RedisLedger
+from burnish.gateway.redis_server import RedisServer
 from burnish.gateway.settings import Settings
 
 ANSWER = "".join(WORDS)
@@ -180,7 +181,10 @@ def test_two_gateways_on_one_storage_let_no_more_through_than_one(
     settings = Settings(database=request.getfixturevalue("postgres") if kind == "postgres" else None)
     extra = {}
     if kind == "redis":
-        extra = {"ledger": RedisLedger(REDIS, prefix=f"{request.getfixturevalue('redis_prefix')}-two"), "workers": 8}
+        extra = {
+            "ledger": RedisLedger(RedisServer(REDIS), prefix=f"{request.getfixturevalue('redis_prefix')}-two"),
+            "workers": 8,
+        }
     first = Running(upstream.url, tmp_path, settings, extra=dict(extra))
     second = Running(upstream.url, tmp_path, settings, extra=dict(extra))
     try:

@@ -20,9 +20,11 @@ from burnish.gateway.database import check_secret, open_database
 from burnish.gateway.key_store import KeyStore
 from burnish.gateway.keys import server_secret, write_private
 from burnish.gateway.limits import Ledger
-from burnish.gateway.redis_ledger import RedisLedger
+from burnish.gateway.redis_ledger import DEFAULT_PREFIX, RedisLedger
+from burnish.gateway.redis_server import RedisServer
 from burnish.gateway.route import Router
 from burnish.gateway.settings import Settings, load_settings
+from burnish.gateway.shared_attempts import RedisAttempts, SharedAttempts, SqlAttempts
 from burnish.gateway.sql_ledger import SqlLedger
 from burnish.gateway.tracing import Tracing, exporting_provider
 from burnish.store.home import Home
@@ -85,7 +87,11 @@ def serve(
     secret = server_secret(folder)
     database = open_database(settings.database, folder)
     check_secret(database, secret)
-    ledger: Ledger = SqlLedger(database) if settings.redis is None else RedisLedger(settings.redis)
+    redis = None if settings.redis is None else RedisServer(settings.redis)
+    ledger: Ledger = SqlLedger(database) if redis is None else RedisLedger(redis)
+    attempts: SharedAttempts | None = None if database.local else SqlAttempts(database)
+    if redis is not None:
+        attempts = RedisAttempts(redis, DEFAULT_PREFIX)
     admin_key, chat_key_file = first_keys(KeyStore(database, secret), folder)
     engine: EngineApp | None = None
     try:
@@ -109,7 +115,8 @@ def serve(
             Parts(
                 settings, database, secret, ledger, upstream, router, count=engine.count if engine else None,
                 pick=engine.pick(settings, emit) if engine else None, content=_content(settings, folder), assets=assets(),
-                workers=SHARED_WORKERS if shared else 1, tracing=Tracing(exporting_provider()) if settings.tracing else None,
+                workers=SHARED_WORKERS if shared else 1, attempts=attempts,
+                tracing=Tracing(exporting_provider()) if settings.tracing else None,
             )
         )  # fmt: skip
         scheme = "http" if settings.tls_certificate is None else "https"

@@ -32,11 +32,11 @@ from burnish.gateway.edge import (
     single_headers,
     unauthenticated,
 )
-from burnish.gateway.failed_keys import FailedKeys, network_of
+from burnish.gateway.failed_keys import FailedKeys, network_of, too_many
 from burnish.gateway.feedback import keep_feedback, parse_feedback
 from burnish.gateway.key_store import KeyStore
-from burnish.gateway.keys import Key
-from burnish.gateway.limits import Ledger
+from burnish.gateway.keys import Key, split_key
+from burnish.gateway.limits import SECOND, Ledger
 from burnish.gateway.metrics import Metrics
 from burnish.gateway.openapi import OPENAPI
 from burnish.gateway.passage import ClientGone, call_for_json, read_body
@@ -44,6 +44,7 @@ from burnish.gateway.route import Router
 from burnish.gateway.sending import send_bytes, send_json
 from burnish.gateway.serve_model import ModelCalls
 from burnish.gateway.settings import Settings
+from burnish.gateway.shared_attempts import SharedAttempts
 from burnish.gateway.tracing import Tracing
 
 log = logging.getLogger("burnish.gateway")
@@ -67,7 +68,8 @@ class Parts:
     """What a gateway is made of.
 
     upstream: answers /v1. count: tokens of a prompt, where that can be told. pick: for `model: auto`. assets: the chat
-    page by path, as (content, type). workers: threads that ask the database.
+    page by path, as (content, type). workers: threads that ask the database. attempts: wrong keys by address, where
+    replicas count them together.
     """
 
     settings: Settings
@@ -82,6 +84,7 @@ class Parts:
     tracing: Tracing | None = None
     assets: Mapping[str, tuple[bytes, bytes, Headers]] = field(default_factory=dict[str, tuple[bytes, bytes, Headers]])
     workers: int = 1
+    attempts: SharedAttempts | None = None
 
 
 class Gateway:
@@ -113,6 +116,27 @@ class Gateway:
                 return work(*given, wait=False)
         return await self.in_thread(work, *given)
 
+    async def authenticate(self, address: str, text: str) -> Key:
+        """Return the valid key with this text that comes from an address. Raises Refusal: 401, or 429 after too many."""
+        parts, failed, attempt = self.parts, self.failed_keys, None
+        if parts.attempts is None or failed.knows(address, text):
+            failed.check(address, text)
+        else:
+            most = parts.settings.caps.failed_keys_per_minute
+            attempt = await self.in_thread(parts.attempts.begin, address, split_key(text) or "", most)
+            if attempt.wait_us:
+                raise too_many(attempt.wait_us / SECOND)
+        local = parts.database.local
+        key = self.keys.authenticate(text) if local else await self.in_thread(self.keys.authenticate, text)
+        if key is None:
+            if parts.attempts is None:
+                failed.failed(address)
+            raise unauthenticated()
+        if parts.attempts is not None and attempt is not None and attempt.number:
+            await self.in_thread(parts.attempts.accepted, address, key.id, attempt)
+        failed.accepted(address, key.id)
+        return key
+
     def start(self, task: asyncio.Task[None]) -> None:
         """Let a task go on by itself; `settled` waits for it, and the log tells how it failed."""
         self._background.add(task)
@@ -131,8 +155,10 @@ class Gateway:
 
     def tidy(self) -> None:
         """Remove what has been kept for its time; called now and then, whether or not anybody asks."""
-        if self.parts.content is not None:
-            self.start(asyncio.get_running_loop().create_task(self.in_thread(self.parts.content.clean)))
+        kept = (self.parts.content, self.parts.attempts)
+        for each in kept:
+            if each is not None:
+                self.start(asyncio.get_running_loop().create_task(self.in_thread(each.clean)))
 
     def close(self) -> None:
         """Give the threads back and send what was traced."""
@@ -295,15 +321,8 @@ class Exchange:
 
     async def _with_key(self, method: str, path: str) -> None:
         """Check the key, then what it may ask, then answer."""
-        keys, text = self.gateway.keys, bearer(self.headers)
-        failed, address = self.gateway.failed_keys, network_of((self.scope["client"] or ("", 0))[0])
-        failed.check(address, text)
-        local = self.gateway.parts.database.local
-        key = keys.authenticate(text) if local else await self.gateway.in_thread(keys.authenticate, text)
-        if key is None:
-            failed.failed(address)
-            raise unauthenticated()
-        failed.accepted(address, key.id)
+        address = network_of((self.scope["client"] or ("", 0))[0])
+        key = await self.gateway.authenticate(address, bearer(self.headers))
         admin = path.startswith("/admin/")
         known = "/v1/models" if path.startswith("/v1/models/") else path
         if not admin and known not in METHODS:

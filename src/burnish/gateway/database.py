@@ -70,6 +70,15 @@ CREATE OR REPLACE TRIGGER gateway_audit_kept BEFORE UPDATE OR DELETE OR TRUNCATE
 """
 
 
+POSTGRES_ATTEMPTS = """
+CREATE TABLE IF NOT EXISTS gateway_failed_keys (number TEXT PRIMARY KEY, address TEXT NOT NULL, at_us BIGINT NOT NULL);
+CREATE INDEX IF NOT EXISTS gateway_failed_keys_by_time ON gateway_failed_keys (address, at_us);
+CREATE TABLE IF NOT EXISTS gateway_accepted_keys (
+  address TEXT NOT NULL, key_id TEXT NOT NULL, at_us BIGINT NOT NULL, PRIMARY KEY (address, key_id))
+"""
+"""What replicas tell each other about keys that come from an address; the replicas of a SQLite file count for themselves."""
+
+
 class Busy(Exception):
     """Another transaction is at work, and this one was not to wait."""
 
@@ -357,6 +366,9 @@ class PostgresDatabase:
             if cursor.fetchall() == [(True,)]:  # CREATE INDEX locks its table even where the index is there: a replica
                 cursor.execute(TABLES.format(bytes="BYTEA"))  # that starts beside one at work would end in a deadlock
                 cursor.execute(POSTGRES_APPEND_ONLY)
+            cursor.execute("SELECT to_regclass('gateway_accepted_keys') IS NULL")
+            if cursor.fetchall() == [(True,)]:  # likewise, and newer than the others
+                cursor.execute(POSTGRES_ATTEMPTS)
 
     @contextmanager
     def _connected(self) -> Generator[Any]:

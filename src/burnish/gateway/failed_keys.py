@@ -2,7 +2,7 @@
 
 A key has 256 random bits, so guessing is hopeless; what this bounds is the work that guessing makes, and how fast stolen
 lists of keys can be tried. Many people may share an address (a proxy, an office), so a key that was accepted from an
-address lately is always looked up there. Each process counts for itself.
+address lately is always looked up there. A process counts for itself what replicas do not share (shared_attempts.py).
 """
 
 from __future__ import annotations
@@ -34,12 +34,15 @@ class FailedKeys:
     def check(self, address: str, key: str) -> None:
         """Raise Refusal (429) when the address failed too often, unless this key was accepted from there before."""
         times = self._failed.get(address)
-        if times is None or len(times) < self._most or (address, split_key(key) or "") in self._accepted:
+        if times is None or len(times) < self._most or self.knows(address, key):
             return
         wait_s = WINDOW_S - (self._clock() - times[0])
         if wait_s > 0:
-            says = "too many keys that are not valid came from this address; come again later"
-            raise Refusal(429, says, code="too_many_failed_keys", retry_after_s=wait_s)
+            raise too_many(wait_s)
+
+    def knows(self, address: str, key: str) -> bool:
+        """Whether a key with this id was accepted from the address."""
+        return (address, split_key(key) or "") in self._accepted
 
     def failed(self, address: str) -> None:
         """Count a key that was not valid."""
@@ -53,6 +56,12 @@ class FailedKeys:
         self._accepted[address, identifier] = None
         if len(self._accepted) > ACCEPTED:
             self._accepted.popitem(last=False)
+
+
+def too_many(wait_s: float) -> Refusal:
+    """Return the refusal (429) of an address that tried too many wrong keys."""
+    says = "too many keys that are not valid came from this address; come again later"
+    return Refusal(429, says, code="too_many_failed_keys", retry_after_s=wait_s)
 
 
 @lru_cache(maxsize=4096)

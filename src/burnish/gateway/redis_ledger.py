@@ -4,43 +4,23 @@ from __future__ import annotations
 
 import secrets
 import time
-from importlib import resources
-from typing import Any, cast
-from urllib.parse import urlsplit
+from typing import cast
 
-from burnish.core.errors import ResourceError, StoreError
 from burnish.gateway.database import Clock
 from burnish.gateway.limits import Ask, Granted, Limits, Reason, Refused, periods, standing, until_next
+from burnish.gateway.redis_server import RedisServer
 
 DEFAULT_PREFIX = "burnish"
 
 
 class RedisLedger:
-    """Counts in a Redis server under keys that begin with `prefix`. Time is the server's, but for the day's name.
-
-    Raises ResourceError when the package is missing or the server does not answer; later failures are StoreError.
-    """
+    """Counts in a Redis server under keys that begin with `prefix`. Time is the server's, but for the day's name."""
 
     local = False
 
-    def __init__(self, url: str, *, prefix: str = DEFAULT_PREFIX, clock: Clock | None = None) -> None:
-        try:
-            import redis
-        except ImportError as error:
-            raise ResourceError("Redis needs the package redis. Install it: pip install 'burnish[scale]'") from error
-        self._errors = redis.RedisError
-        self._prefix, self._clock = prefix, clock
-        self._where = urlsplit(url).hostname or "the local socket"
-        self._server: Any = redis.Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
-            url, socket_timeout=10, socket_connect_timeout=10, decode_responses=True
-        )
-        self._script = self._server.register_script(
-            resources.files("burnish.gateway").joinpath("reserve.lua").read_text(encoding="utf-8")
-        )
-        try:
-            self._server.ping()
-        except redis.RedisError as error:
-            raise ResourceError(f"Redis at {self._where} does not answer: {error}") from error
+    def __init__(self, server: RedisServer, *, prefix: str = DEFAULT_PREFIX, clock: Clock | None = None) -> None:
+        self._server, self._prefix, self._clock = server, prefix, clock
+        self._run = server.script("reserve.lua")
 
     def reserve(self, account: str, limits: Limits, ask: Ask, *, wait: bool = True) -> Granted | Refused:
         """Reserve what a request may use, or say which limit stands in the way."""
@@ -74,7 +54,7 @@ class RedisLedger:
         """Return tokens and money by period: those of today and of this month."""
         found: dict[str, tuple[int, int]] = {}
         for period in periods(self._now()):
-            values = cast(dict[str, str], self._server.hgetall(self._budget(account, period)))
+            values = cast(dict[str, str], self._server.client.hgetall(self._budget(account, period)))
             if values:
                 found[period] = int(values["tokens"]), int(values["nano_usd"])
         return found
@@ -92,9 +72,3 @@ class RedisLedger:
     def _keys(self, account: str, day: str, month: str) -> list[str]:
         own = [f"{self._prefix}:{{{account}}}:{name}" for name in ("counters", "spent", "ends", "holds")]
         return [*own, self._budget(account, day), self._budget(account, month)]
-
-    def _run(self, keys: list[str], given: list[Any]) -> list[Any]:
-        try:
-            return cast(list[Any], self._script(keys=keys, args=given))
-        except self._errors as error:
-            raise StoreError(f"Redis at {self._where} failed: {error}") from error

@@ -26,8 +26,8 @@ HEADERS = 100
 CONNECTIONS = 4096
 UNREAD_TICKS = 20
 """Tenths of a second that a closed connection has for what is left in it, once or twice."""
-TIDY_TICKS = 36_000
-"""Tenths of a second between two looks at what is kept for a time only: an hour."""
+TIDY_TICKS = 6_000
+"""Tenths of a second between two looks at what is kept for a time only: ten minutes."""
 STILL_S = 0.05
 """How often a gateway that stops looks whether all is done."""
 
