@@ -16,11 +16,11 @@ from typing import Any, Protocol, cast
 from urllib.parse import urlsplit
 
 from burnish.core.errors import ResourceError, StoreError, UsageError
+from burnish.gateway.tables import POSTGRES_APPEND_ONLY, POSTGRES_ATTEMPTS, SQLITE_APPEND_ONLY, TABLES, VERSION
 from burnish.store.files import unwritable
 
 Clock = Callable[[], int]
 """Microseconds since 1970."""
-VERSION = 1
 BUSY_S = 30.0
 CHECKPOINT_COMMITS = 500
 """A SQLite file's log is written back after so many: some megabytes."""
@@ -30,53 +30,6 @@ CACHE_KIB = 16_384
 """Memory of a connection to a SQLite file for pages."""
 CONNECTIONS = 8
 """Of one process to PostgreSQL: a server allows a hundred by default, and other programs want some."""
-TABLES = """
-CREATE TABLE IF NOT EXISTS gateway_meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS gateway_keys (
-  id TEXT PRIMARY KEY, account TEXT NOT NULL, hash {bytes} NOT NULL, name TEXT NOT NULL, scope TEXT NOT NULL,
-  models TEXT, limits TEXT NOT NULL, created_us BIGINT NOT NULL, expires_us BIGINT, revoked_us BIGINT);
-CREATE TABLE IF NOT EXISTS gateway_accounts (
-  account TEXT PRIMARY KEY, latest_us BIGINT NOT NULL DEFAULT 0, requests BIGINT NOT NULL DEFAULT 0,
-  tokens BIGINT NOT NULL DEFAULT 0, running BIGINT NOT NULL DEFAULT 0);
-CREATE TABLE IF NOT EXISTS gateway_spent (
-  account TEXT NOT NULL, at_us BIGINT NOT NULL, requests BIGINT NOT NULL, tokens BIGINT NOT NULL);
-CREATE INDEX IF NOT EXISTS gateway_spent_by_time ON gateway_spent (account, at_us);
-CREATE TABLE IF NOT EXISTS gateway_holds (
-  id TEXT PRIMARY KEY, account TEXT NOT NULL, ends_us BIGINT NOT NULL, tokens BIGINT NOT NULL,
-  nano_usd BIGINT NOT NULL, day TEXT NOT NULL);
-CREATE INDEX IF NOT EXISTS gateway_holds_by_end ON gateway_holds (account, ends_us);
-CREATE TABLE IF NOT EXISTS gateway_budgets (
-  account TEXT NOT NULL, period TEXT NOT NULL, tokens BIGINT NOT NULL, nano_usd BIGINT NOT NULL,
-  PRIMARY KEY (account, period));
-CREATE TABLE IF NOT EXISTS gateway_audit (
-  number BIGINT PRIMARY KEY, at_us BIGINT NOT NULL, actor TEXT NOT NULL, action TEXT NOT NULL, subject TEXT NOT NULL,
-  detail TEXT NOT NULL, hash TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS gateway_feedback (
-  id TEXT PRIMARY KEY, at_us BIGINT NOT NULL, account TEXT NOT NULL, kind TEXT NOT NULL, model TEXT NOT NULL,
-  prompt_hash TEXT NOT NULL, consent BIGINT NOT NULL, record TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS gateway_routes (alias TEXT PRIMARY KEY, route TEXT NOT NULL)
-"""
-SQLITE_APPEND_ONLY = """
-CREATE TRIGGER IF NOT EXISTS gateway_audit_kept BEFORE UPDATE ON gateway_audit BEGIN
-  SELECT RAISE(ABORT, 'the audit only grows'); END;
-CREATE TRIGGER IF NOT EXISTS gateway_audit_whole BEFORE DELETE ON gateway_audit BEGIN
-  SELECT RAISE(ABORT, 'the audit only grows'); END
-"""
-POSTGRES_APPEND_ONLY = """
-CREATE OR REPLACE FUNCTION gateway_audit_grows() RETURNS trigger LANGUAGE plpgsql AS
-  $$ BEGIN RAISE EXCEPTION 'the audit only grows'; END $$;
-CREATE OR REPLACE TRIGGER gateway_audit_kept BEFORE UPDATE OR DELETE OR TRUNCATE ON gateway_audit
-  FOR EACH STATEMENT EXECUTE FUNCTION gateway_audit_grows()
-"""
-
-
-POSTGRES_ATTEMPTS = """
-CREATE TABLE IF NOT EXISTS gateway_failed_keys (number TEXT PRIMARY KEY, address TEXT NOT NULL, at_us BIGINT NOT NULL);
-CREATE INDEX IF NOT EXISTS gateway_failed_keys_by_time ON gateway_failed_keys (address, at_us);
-CREATE TABLE IF NOT EXISTS gateway_accepted_keys (
-  address TEXT NOT NULL, key_id TEXT NOT NULL, at_us BIGINT NOT NULL, PRIMARY KEY (address, key_id))
-"""
-"""What replicas tell each other about keys that come from an address; the replicas of a SQLite file count for themselves."""
 
 
 class Busy(Exception):
