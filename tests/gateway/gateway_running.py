@@ -29,6 +29,16 @@ from burnish.gateway.upstream import HttpUpstream
 
 WORDS = ["Hel", "lo ", "wor", "ld ", "🛫"]
 
+REFUSALS: dict[str, tuple[int, dict[str, str]]] = {
+    "fails": (500, {"message": "secret stack trace"}),
+    "challenger-fails": (500, {"message": "secret stack trace"}),
+    "busy": (503, {"message": "queue"}),
+    "denied": (401, {"message": "bad upstream key"}),
+    "unknown": (404, {"message": "no such model", "code": "model_not_found"}),
+    "own-429": (429, {"message": "too many", "code": "rate_limit_exceeded"}),
+}
+"""What models of these names answer: status and error."""
+
 
 class BadUpstream:
     """An OpenAI-like server over real HTTP. What it does stands in the model's name; what it saw is kept."""
@@ -88,20 +98,21 @@ class BadUpstream:
 
     async def _answer(self, value: dict[str, Any], send: Any) -> None:
         how = value["model"]
-        if how in ("fails", "challenger-fails"):
-            await self._json(send, 500, {"error": {"message": "secret stack trace"}})
-        elif how == "busy":
-            await self._json(send, 503, {"error": {"message": "queue"}}, [(b"retry-after", b"7")])
-        elif how == "denied":
-            await self._json(send, 401, {"error": {"message": "bad upstream key"}})
-        elif how == "unknown":
-            await self._json(send, 404, {"error": {"message": "no such model", "code": "model_not_found"}})
+        if how in REFUSALS:
+            status, message = REFUSALS[how]
+            headers = [(b"retry-after", b"7")] if how == "busy" else []
+            await self._json(send, status, {"error": message}, headers)
+        elif how == "plain-429":
+            await send({"type": "http.response.start", "status": 429, "headers": [(b"content-type", b"text/html")]})
+            await send({"type": "http.response.body", "body": b"<h1>slow down: secret-host-7</h1>"})
         elif how == "not-json":
             await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
             await send({"type": "http.response.body", "body": b"hello"})
         else:
             if how in ("slow-first", "challenger-slow"):
                 await asyncio.sleep(0.15 if how == "challenger-slow" else 30)
+            if how == "slow-whole":
+                await asyncio.sleep(1.5)
             if value.get("stream"):
                 await self._events(how, value, send)
             else:

@@ -365,6 +365,24 @@ def test_what_the_upstream_refuses_passes_and_costs_nothing(running: Running) ->
     assert running.used(key) == 0
 
 
+def test_a_refusal_of_the_upstream_keeps_openais_format_and_says_when_to_come_again(running: Running) -> None:
+    key = running.key()
+    for model, code in (("plain-429", "upstream_refused"), ("own-429", "rate_limit_exceeded")):
+        response = running.ask(key, model)
+        assert (response.status_code, response.json()["error"]["code"]) == (429, code)
+        assert response.headers["retry-after"] == "1"
+        assert "secret-host" not in response.text
+    assert running.used(key) == 0
+
+
+def test_the_time_to_the_first_token_is_for_streams_alone(running: Running) -> None:
+    """The first byte of a whole answer comes when all of it is made (first_token_s is 1 here, total_s 3)."""
+    key = running.key()
+    assert running.ask(key, "slow-whole").status_code == 200
+    refused = running.ask(key, "slow-whole", stream=True)
+    assert (refused.status_code, error(refused)["code"]) == (503, "upstream_timeout")
+
+
 def test_a_stream_that_breaks_ends_with_an_error_that_clients_raise_on(running: Running) -> None:
     key = running.key()
     found = events(running.ask(key, "breaks", stream=True))

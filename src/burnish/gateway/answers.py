@@ -55,6 +55,16 @@ def read_answer(body: bytes, usage: Usage) -> None:
         usage.hear(text)
 
 
+def is_error(body: bytes) -> bool:
+    """Whether a body is an error object as OpenAI's clients read it."""
+    try:
+        value = jiter.from_json(body)
+    except ValueError:
+        return False
+    error: Any = cast("dict[str, Any]", value).get("error") if isinstance(value, dict) else None
+    return isinstance(error, dict) and isinstance(cast("dict[str, Any]", error).get("message"), str)
+
+
 class EventReader:
     """Takes a stream of server-sent events in pieces of any size and gives back whole events.
 

@@ -225,9 +225,13 @@ class Gateway:
 
     async def models(self, key: Key) -> list[dict[str, Any]]:
         """Return the models that a key may ask for: the upstream's, the routes, and auto."""
-        status, body = await call_for_json(
-            self.parts.upstream, "/v1/models", self.parts.settings.timeouts.first_token_s
-        )
+        try:
+            status, body = await call_for_json(
+                self.parts.upstream, "/v1/models", self.parts.settings.timeouts.first_token_s
+            )
+        except TimeoutError as error:
+            says = "the engine took too long to say which models it has"
+            raise Refusal(503, says, code="upstream_timeout") from error
         if status != 200:
             raise Refusal(503, "the engine does not say which models it has", code="upstream_failed")
         found: list[dict[str, Any]] = jiter.from_json(body)["data"]

@@ -12,7 +12,7 @@ from typing import NoReturn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from burnish.core.refusal import Headers, Refusal
-from burnish.gateway.answers import EventReader, Usage, read_answer
+from burnish.gateway.answers import EventReader, Usage, is_error, read_answer
 from burnish.gateway.settings import Timeouts
 
 log = logging.getLogger("burnish.gateway")
@@ -119,6 +119,10 @@ class Passage:
         body = b"".join(self._whole)
         if self.status == 200:
             read_answer(body, self.usage)
+        elif not is_error(body):
+            self._halt(Refusal(self.status, f"the engine refused this (status {self.status})", code="upstream_refused"))
+        if self.status == 429 and b"retry-after" not in dict(self._kept):
+            self._kept.append((b"retry-after", b"1"))
         length = (b"content-length", str(len(body)).encode())
         self.started = self.ended = True
         await self._send(
@@ -154,7 +158,7 @@ class _Stop:
     late: what took too long. gone: whether the client hung up before the answer ended. failed: what the upstream raised.
     """
 
-    def __init__(self, passage: Passage, timeouts: Timeouts) -> None:
+    def __init__(self, passage: Passage, timeouts: Timeouts, *, stream: bool) -> None:
         task = asyncio.current_task()
         assert task is not None, "a request is answered in a task"
         self._task, self._passage, self._over = task, passage, False
@@ -162,10 +166,9 @@ class _Stop:
         self.gone = False
         self.failed: BaseException | None = None
         later = asyncio.get_running_loop().call_later
-        self._timers = [
-            later(timeouts.first_token_s, self.expire, "its first token"),
-            later(timeouts.total_s, self.expire, "its answer"),
-        ]
+        self._timers = [later(timeouts.total_s, self.expire, "its answer")]
+        if stream:  # the first byte of a whole answer comes with its last token
+            self._timers.append(later(timeouts.first_token_s, self.expire, "its first token"))
 
     def expire(self, what: str) -> None:
         """End what takes too long."""
@@ -198,13 +201,14 @@ class _Stop:
 
 
 async def pass_through(
-    upstream: ASGIApp, scope: Scope, body: bytes, passage: Passage, receive: Receive, timeouts: Timeouts
-) -> None:
+    upstream: ASGIApp, scope: Scope, body: bytes, passage: Passage, receive: Receive, timeouts: Timeouts,
+    *, stream: bool,
+) -> None:  # fmt: skip
     """Let upstream answer. Raises Refusal before the first byte, ClientGone when the client hangs up.
 
     A stream that fails later ends with an error event, and raises Refusal after it, for the record.
     """
-    stop = _Stop(passage, timeouts)
+    stop = _Stop(passage, timeouts, stream=stream)
     watch = asyncio.create_task(_hung_up(receive))
     watch.add_done_callback(stop.hung_up)
     asyncio.get_running_loop().call_soon(passage.prepare)  # runs once the upstream has been asked

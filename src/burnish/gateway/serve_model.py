@@ -126,7 +126,8 @@ class ModelCalls:
             self._copy(choice.shadow, asked)
         failed = status = 0
         try:
-            await pass_through(parts.upstream, scope, body, passage, exchange.receive, parts.settings.timeouts)
+            timeouts = parts.settings.timeouts
+            await pass_through(parts.upstream, scope, body, passage, exchange.receive, timeouts, stream=asked.stream)
             status = passage.status
         except Refusal as refusal:
             status, failed = refusal.status, 1
