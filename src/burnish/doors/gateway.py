@@ -16,7 +16,7 @@ from burnish.doors.keys import CHAT_KEY, DATABASE_VARIABLE, gateway_folder
 from burnish.gateway.admin import load_routes
 from burnish.gateway.audit import record
 from burnish.gateway.content import ContentLog
-from burnish.gateway.database import check_secret, open_database
+from burnish.gateway.database import Database, check_secret, open_database
 from burnish.gateway.key_store import KeyStore
 from burnish.gateway.keys import server_secret, write_private
 from burnish.gateway.limits import Ledger
@@ -87,11 +87,7 @@ def serve(
     secret = server_secret(folder)
     database = open_database(settings.database, folder)
     check_secret(database, secret)
-    redis = None if settings.redis is None else RedisServer(settings.redis)
-    ledger: Ledger = SqlLedger(database) if redis is None else RedisLedger(redis)
-    attempts: SharedAttempts | None = None if database.local else SqlAttempts(database)
-    if redis is not None:
-        attempts = RedisAttempts(redis, DEFAULT_PREFIX)
+    ledger, attempts = _counts(settings, database)
     admin_key, chat_key_file = first_keys(KeyStore(database, secret), folder)
     engine: EngineApp | None = None
     try:
@@ -137,6 +133,14 @@ def serve(
             engine.close()
         ledger.close()
         database.close()
+
+
+def _counts(settings: Settings, database: Database) -> tuple[Ledger, SharedAttempts | None]:
+    """Return where limits are counted, and wrong keys by address where replicas count them together."""
+    if settings.redis is not None:
+        server = RedisServer(settings.redis)
+        return RedisLedger(server), RedisAttempts(server, DEFAULT_PREFIX)
+    return SqlLedger(database), None if database.local else SqlAttempts(database)
 
 
 def first_keys(store: KeyStore, folder: Path) -> tuple[str | None, Path]:
