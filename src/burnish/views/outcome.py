@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from burnish.core.artifacts import EvalReport, Plan, Score
+from burnish.core.artifacts import Adapter, EvalReport, Plan, Score
 from burnish.core.ids import short
 from burnish.core.recipe import Recipe
 from burnish.core.units import format_bytes, format_count, format_seconds
@@ -41,12 +41,18 @@ def print_outcome(outcome: Outcome, recipe: Recipe, home: Home) -> None:
         line(f"released {made.name} version {made.version} as {made.alias}  {short(made.id)}")
     if outcome.report_path is not None:
         line(f"report:  {outcome.report_path}")
-    if outcome.release is not None:
-        line(
-            f"talk:    burnish chat {recipe.name} --home {home.root}"
-            if home.root.name != ".burnish"
-            else f"talk:    .venv/bin/burnish chat {recipe.name}"
-        )
+    if outcome.release is not None and outcome.adapter is not None:
+        line(_how_to_use(outcome.adapter, recipe, home))
+
+
+def _how_to_use(adapter: Adapter, recipe: Recipe, home: Home) -> str:
+    """Say how to talk to what was made; where it is more than low-rank products, how to load it."""
+    if adapter.method.bias or adapter.method.dora:
+        folder = home.path(adapter.weights_file).parent
+        return f"load:    peft.PeftModel.from_pretrained(base, '{folder}'); biases and lengths of rows are not served"
+    if home.root.name != ".burnish":
+        return f"talk:    burnish chat {recipe.name} --home {home.root}"
+    return f"talk:    .venv/bin/burnish chat {recipe.name}"
 
 
 def print_predictions(outcome: Outcome) -> None:
