@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, Gemma2Config, MistralConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, MistralConfig, PreTrainedModel
 
 from burnish.core.artifacts import MethodPlan
 from burnish.core.errors import ResourceError
@@ -31,7 +31,7 @@ Tiny = Callable[..., PreTrainedModel]
 
 
 def base(make_tiny: Tiny, family: str) -> PreTrainedModel:
-    if family not in ("mistral", "gemma2"):
+    if family not in ("mistral", "gemma2", "llama with biases"):
         return make_tiny(family)
     sizes = {
         "vocab_size": 131, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
@@ -39,12 +39,19 @@ def base(make_tiny: Tiny, family: str) -> PreTrainedModel:
         "sliding_window": 6,
     }  # fmt: skip
     torch.manual_seed(0)
-    config = MistralConfig(**sizes) if family == "mistral" else Gemma2Config(**sizes, query_pre_attn_scalar=16)
+    if family == "llama with biases":
+        del sizes["sliding_window"]
+        config = LlamaConfig(**sizes, attention_bias=True, mlp_bias=True)
+    else:
+        config = MistralConfig(**sizes) if family == "mistral" else Gemma2Config(**sizes, query_pre_attn_scalar=16)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 2:
                 parameter.mul_(4)
+        for name, parameter in model.named_parameters():
+            if name.endswith(".bias"):
+                parameter.normal_(std=0.1)
     return model.eval().requires_grad_(False)
 
 
@@ -211,13 +218,16 @@ def test_rslora_equals_that_of_peft(make_tiny: Tiny, make_method: Make) -> None:
 
 @pytest.mark.parametrize("form", ["one by one", "joined", "nf4 joined"])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_biases_train_in_fused_layers_as_in_peft(make_tiny: Tiny, make_method: Make, form: str, dropout: float) -> None:
-    ours, theirs = make_tiny("qwen2"), make_tiny("qwen2")
+@pytest.mark.parametrize(("family", "count"), [("qwen2", 3), ("llama with biases", 7)])
+def test_biases_train_in_fused_layers_as_in_peft(
+    make_tiny: Tiny, make_method: Make, family: str, count: int, form: str, dropout: float
+) -> None:
+    ours, theirs = base(make_tiny, family), base(make_tiny, family)
     for model in (ours, theirs) if "nf4" in form else ():
         quantise_nf4(model, double_quantisation=True, device="cpu", dtype=torch.float32)
     adapted(ours, make_method(bias="lora_only", dropout=dropout))
     names = list(lora_parameters(ours))
-    assert sum(name.endswith(".bias") for name in names) == 3 * ours.config.num_hidden_layers
+    assert sum(name.endswith(".bias") for name in names) == count * ours.config.num_hidden_layers
     targets = sorted(lora_layers(ours))
     settings = LoraConfig(
         r=4, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM", bias="lora_only", lora_dropout=dropout
