@@ -30,6 +30,7 @@ SAID_BY_THE_RECIPE = {
     "offloaded_layers",  # told where there are any
     "piece_tokens",
     "streamed_layers",  # told where there are any
+    "layers_by_device",
     "seed",
     "epochs",
     "preference",

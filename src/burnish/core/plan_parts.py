@@ -12,7 +12,8 @@ class Memory(Record):
     """Bytes. `weights_bytes` is the base as loaded; `peak_bytes` the most at once; `components` what it is made of.
 
     `limit_bytes`: how much of what is available training may fill before more layers are computed again. `host_bytes`: pinned
-    memory of the host, where a GPU leaves some there.
+    memory of the host, where a GPU leaves some there. `by_device`: the peak of each of several GPUs, of which `peak_bytes` and
+    `components` are those of the fullest.
     """
 
     weights_bytes: Count
@@ -21,6 +22,7 @@ class Memory(Record):
     available_bytes: Count | None = None
     limit_bytes: Count | None = None
     host_bytes: Count | None = None
+    by_device: tuple[Count, ...] | None = None
 
 
 class MethodPlan(Record):
@@ -68,11 +70,12 @@ class TrainPlan(Record):
     `checkpointed_layers` are computed again in backward; `feed_forward_again`: so many after them, but for their attention.
     `offloaded_layers`: what so many of them keep until then waits in the host's memory. `piece_tokens`: so many tokens of a row are
     in the feed-forward half of such a layer at once. `streamed_layers`: so many have their frozen weights in the host's memory.
+    `layers_by_device`: so many are on each of several GPUs, in order.
     """
 
     WHEN_SET: ClassVar[frozenset[str]] = frozenset({
         "mix", "preference", "optimizer", "optimizer_in_backward", "feed_forward_again", "offloaded_layers", "piece_tokens",
-        "streamed_layers",
+        "streamed_layers", "layers_by_device",
     })  # fmt: skip
     seed: int
     epochs: float
@@ -100,3 +103,4 @@ class TrainPlan(Record):
     offloaded_layers: int | None = None
     piece_tokens: int | None = None
     streamed_layers: int | None = None
+    layers_by_device: tuple[int, ...] | None = None

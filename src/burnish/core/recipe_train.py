@@ -113,6 +113,13 @@ class Train(Section):
         description="On a GPU, with lora and qlora: so many decoder layers have their frozen weights in the host's pinned memory "
         "and are copied to the device as they are needed. `auto`: none where the base fits, else as few as make it fit.",
     )
+    devices: int = Field(
+        1,
+        ge=1,
+        le=16,
+        description="With lora and qlora: over how many GPUs the layers of the base are placed, in order. One computes at a time: "
+        "what is gained is memory, not speed.",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to train.")
     mix: Mix = Field(default_factory=lambda: Mix.model_validate({}), description="How much of each source is drawn.")
     order: Order | None = Field(

@@ -67,6 +67,12 @@ class PackedLayout:
     positions_T: Tensor
     made: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
+    def on(self, device: torch.device) -> PackedLayout:
+        """Return the layout for layers on a device, made once for each."""
+        if self.positions_T.device == device:
+            return self
+        return _made(self, f"on {device}", lambda: PackedLayout(self.segments, self.positions_T.to(device)))
+
 
 def packed_attention(
     module: nn.Module,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -69,11 +69,11 @@ def read_base(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
 
 def quantise_nf4(
     model: PreTrainedModel, *, double_quantisation: bool, device: str, dtype: torch.dtype,
-    hosted: frozenset[str] = frozenset(),
+    elsewhere: Mapping[str, str] | None = None,
 ) -> None:  # fmt: skip
     """Replace every linear layer but the output head by bitsandbytes' NF4 layer, one at a time.
 
-    hosted: names of those that are quantised on the device and then lie in host memory.
+    elsewhere: devices of those, by name, that are quantised on `device` and lie on another then.
     """
     from bitsandbytes.nn import Linear4bit, Params4bit
 
@@ -99,7 +99,7 @@ def quantise_nf4(
         # a layout that cannot be read back here.
         small.support_avx512bf16_for_cpu = False
         small.to(device)
-        model.set_submodule(name, (small.to("cpu") if name in hosted else small).eval())
+        model.set_submodule(name, small.to((elsewhere or {}).get(name, device)).eval())
         linear.weight = None  # type: ignore[assignment]
     # What stays in float is still a view into the mapped weight file; a copy lets go of the whole file's pages.
     for parameter in model.parameters():

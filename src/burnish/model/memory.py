@@ -29,7 +29,7 @@ def _malloc_trim():
 
 
 class MemoryPeak:
-    """The most memory seen so far. Looked at after a forward pass, when all activations are held."""
+    """The most memory seen so far, of several GPUs that of the fullest. Looked at after a forward pass, with activations held."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -43,7 +43,7 @@ class MemoryPeak:
         self.rss_bytes = max(self.rss_bytes, resident)
         if self.device.type != "cuda":
             return resident
-        self.device_bytes = torch.cuda.max_memory_allocated(self.device)
+        self.device_bytes = max(torch.cuda.max_memory_allocated(index) for index in range(torch.cuda.device_count()))
         return self.device_bytes
 
     def again(self) -> None:
@@ -52,7 +52,8 @@ class MemoryPeak:
         self.rss_bytes = self.device_bytes = 0
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats(self.device)
+            for index in range(torch.cuda.device_count()):
+                torch.cuda.reset_peak_memory_stats(index)
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

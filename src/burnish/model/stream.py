@@ -50,7 +50,11 @@ def load_streamed(
     try:
         if quantisation == "nf4":
             quantise_nf4(
-                model, double_quantisation=double_quantisation, device=device, dtype=dtype, hosted=frozenset(hosted)
+                model,
+                double_quantisation=double_quantisation,
+                device=device,
+                dtype=dtype,
+                elsewhere=dict.fromkeys(hosted, "cpu"),
             )
         stream(model, list(chosen.values()), torch.device(device))
     except torch.OutOfMemoryError as error:

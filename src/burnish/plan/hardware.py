@@ -37,6 +37,7 @@ class Hardware:
     `cores` counts what affinity, the cgroup's quota and OMP_NUM_THREADS leave. `gemm_gflops` is the measured float32
     matrix product of NumPy on the CPU, in 1e9 operations a second. `cpu_bf16` says whether the CPU multiplies bfloat16 in
     its own units. `gpu_capability` is CUDA's compute capability, such as (9, 0). `rented`: the machine is paid by the hour.
+    `gpus`: how many CUDA may use, each taken for as large as the first.
     """
 
     cores: int
@@ -48,6 +49,7 @@ class Hardware:
     gpu_bytes: int | None = None
     gpu_capability: tuple[int, int] | None = None
     rented: bool = False
+    gpus: int = 1
 
     @property
     def device(self) -> Literal["cpu", "cuda"]:
@@ -68,7 +70,7 @@ def rented(gpu: Gpu) -> Hardware:
 
 def detect(*, probe: bool = True) -> Hardware:
     """Return this machine. With `probe`, some 50 ms go into measuring the CPU's matrix product."""
-    gpu_name, gpu_bytes, capability = _first_gpu()
+    gpu_name, gpu_bytes, capability, gpus = _first_gpu()
     return Hardware(
         cores=usable_cores(),
         ram_bytes=free_ram_bytes(),
@@ -78,6 +80,7 @@ def detect(*, probe: bool = True) -> Hardware:
         gpu_name=gpu_name,
         gpu_bytes=gpu_bytes,
         gpu_capability=capability,
+        gpus=gpus,
     )
 
 
@@ -170,18 +173,24 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _first_gpu() -> tuple[str | None, int | None, tuple[int, int] | None]:
-    """Name, free bytes and compute capability of the first visible NVIDIA GPU, as nvidia-smi tells them."""
+def _first_gpu() -> tuple[str | None, int | None, tuple[int, int] | None, int]:
+    """Name, free bytes and compute capability of the first visible NVIDIA GPU, as nvidia-smi tells them, and how many there are."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     program = shutil.which("nvidia-smi")
     if program is None or visible in ("", "-1"):
-        return None, None, None
+        return None, None, None, 1
     command = [program, "--query-gpu=name,memory.free,compute_cap", "--format=csv,noheader,nounits"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired, OSError):
-        return None, None, None
-    return parse_nvidia_smi(answer, first=visible)
+        return None, None, None, 1
+    return *parse_nvidia_smi(answer, first=visible), count_gpus(answer, visible)
+
+
+def count_gpus(answer: str, visible: str | None) -> int:
+    """Return how many GPUs of nvidia-smi's lines CUDA_VISIBLE_DEVICES leaves; one at least."""
+    lines = sum(line.count(",") >= 2 for line in answer.splitlines())
+    return max(1, min(lines, len(visible.split(","))) if visible else lines)
 
 
 def parse_nvidia_smi(answer: str, *, first: str | None = None) -> tuple[str | None, int | None, tuple[int, int] | None]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
-from functools import partial
 from typing import Any
 
 from burnish.core.artifacts import (
@@ -29,21 +28,20 @@ from burnish.core.packing import Length
 from burnish.core.recipe import Recipe
 from burnish.core.units import format_bytes, format_count, format_seconds
 from burnish.plan import time as clock
-from burnish.plan.activations import Device, Dtype, Workload, piece_tokens
+from burnish.plan.activations import Device, Dtype, Workload
 from burnish.plan.architecture import Architecture, read_architecture
 from burnish.plan.constants import constant
 from burnish.plan.cost import Spending, cost_of
 from burnish.plan.device import choose_device, choose_dtype
 from burnish.plan.evaluation import evaluation_work
 from burnish.plan.hardware import Hardware
-from burnish.plan.host import choose_offloaded, host_of, layer_seconds, tell_offloaded
 from burnish.plan.learning import learning_rate, preference
-from burnish.plan.memory import CHECKPOINT_BYTES, streamed, trained_tensors, training_components, weight_bytes
+from burnish.plan.memory import CHECKPOINT_BYTES, trained_tensors, training_components, weight_bytes
 from burnish.plan.method import check_optimizer, method_plan
 from burnish.plan.prices import Prices, read_prices
 from burnish.plan.probe import Measured, with_measured_peak
-from burnish.plan.recompute import Again, choose_again, peak_of, tell_again
-from burnish.plan.stream import choose_streamed, most_on_host, tell_streamed, with_streamed
+from burnish.plan.recompute import Again, tell_again
+from burnish.plan.settle import Asked, settle
 from burnish.plan.work import CHECKPOINTS, Dataset, Steps, checkpoint_every, cut, read_dataset
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
@@ -229,8 +227,8 @@ def _memory(run: _Run, because: dict[str, str]) -> tuple[Memory, Again, int]:
             optimizer_in_backward=run.recipe.train.optimizer_in_backward,
         )  # fmt: skip
 
-    again = _give_way(run, work, components, limit, because)
-    found = components(again.whole, again.feed_forward, again.offloaded, again.streamed)
+    asked = Asked(run.recipe, run.architecture, run.hardware, run.device, run.dtype, run.method, work=work, limit=limit)
+    again, found = settle(asked, components, because)
     peak = sum(found.values())
     because["train.checkpointed_layers"] = tell_again(again, run.architecture.layers, peak, share)
     stored = "NF4 linears at half a byte a weight, the rest" if run.method.quantisation == "nf4" else "every weight"
@@ -246,41 +244,9 @@ def _memory(run: _Run, because: dict[str, str]) -> tuple[Memory, Again, int]:
         because["memory.peak_bytes"] += f"; a probe here held {format_bytes(run.measured.took.peak_bytes)}"
     memory = Memory(
         weights_bytes=weights, peak_bytes=peak, components=found, available_bytes=available, limit_bytes=limit,
-        host_bytes=again.host_bytes or None,
+        host_bytes=again.host_bytes or None, by_device=again.peaks,
     )  # fmt: skip
     return memory, again, counted
-
-
-def _give_way(
-    run: _Run, work: Workload, components: Callable[..., dict[str, int]], limit: int | None, because: dict[str, str]
-) -> Again:
-    """Return what is computed again, and what of it and of frozen weights the host of a GPU holds; say so."""
-    architecture, method, asked = run.architecture, run.method, run.recipe.train
-    host = host_of(run.hardware, clock.rates(run.hardware, run.device))
-
-    def settled(count: int) -> Again:
-        if run.device == "cpu":
-            return choose_again(architecture, method, work, lambda whole, halves: components(whole, halves, 0), limit)
-        left = host.without(streamed(architecture, method, run.dtype, count).pinned)
-        fixed = partial(components, streamed=count)
-        return choose_offloaded(architecture, method, work, fixed, limit, left, run.dtype, asked.activation_offload)
-
-    def peak(count: int) -> int:
-        again = settled(count)
-        return peak_of(components, again.whole, again.feed_forward, again.offloaded, count)
-
-    most = most_on_host(architecture, method, run.dtype, host)
-    count = choose_streamed(run.recipe, architecture, method, run.device, most=most, peak=peak, limit=limit)
-    again = settled(count)
-    if again.offloaded:
-        because["train.offloaded_layers"] = tell_offloaded(again, host)
-    if count:
-        gone, seconds = streamed(architecture, method, run.dtype, count), layer_seconds(architecture, work, host)
-        again = with_streamed(architecture, again, gone, host, seconds)
-        why = tell_streamed(architecture, again, gone, host, seconds, asked=asked.streamed_layers != "auto")
-        because["train.streamed_layers"] = why
-    pieces = piece_tokens(architecture, method, run.device, work) if again.layers else None
-    return replace(again, piece_tokens=pieces)
 
 
 def _fits(memory: Memory) -> str:
@@ -322,6 +288,7 @@ def _train(run: _Run, again: Again, because: dict[str, str]) -> TrainPlan:
         offloaded_layers=again.offloaded or None,
         piece_tokens=again.piece_tokens,
         streamed_layers=again.streamed or None,
+        layers_by_device=again.layers_by_device,
         device=run.device,
         compute_dtype=run.dtype,
         threads=run.hardware.cores,

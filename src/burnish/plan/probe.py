@@ -18,6 +18,7 @@ SHAPE_OF_LOOP = ("row_tokens", "rows_per_step", "checkpointed_layers", "device",
 """Keys of `train` that speed and memory depend on."""
 SHAPE_WHERE_SET = (
     "optimizer", "optimizer_in_backward", "feed_forward_again", "offloaded_layers", "piece_tokens", "streamed_layers",
+    "layers_by_device",
 )  # fmt: skip
 """Others, which count where they are set, so that probes made before they were there stay what they were."""
 

@@ -21,7 +21,7 @@ class Again:
     `layers`: how many whole layers that takes the time of. `offloaded`: so many of both leave on the host what they keep, which is
     `host_bytes` in all, `layer_bytes` of the layer that leaves most; `exposed_seconds` of a row are copies that nothing hides.
     `piece_tokens`: so many tokens of a long row are in a feed-forward half at once. `streamed`: so many layers have their frozen
-    weights on the host, which `host_bytes` and `exposed_seconds` hold too.
+    weights on the host, which `host_bytes` and `exposed_seconds` hold too. `layers_by_device`, `peaks`: of several GPUs.
     """
 
     whole: int
@@ -33,6 +33,8 @@ class Again:
     exposed_seconds: float = 0.0
     piece_tokens: int | None = None
     streamed: int = 0
+    layers_by_device: tuple[int, ...] | None = None
+    peaks: tuple[int, ...] | None = None
 
 
 def choose_again(

@@ -52,24 +52,34 @@ def open_base(name: str, emit: Emit, variables: Mapping[str, Any] | None = None)
     return Base(files, tokenizer)
 
 
-def load_planned(plan: Plan, base: Base, emit: Emit, *, folder: Path | None = None) -> PreTrainedModel:
-    """Load the base, or the weights of `folder` in its place, with the quantisation, device and number type of the plan."""
+def load_planned(
+    plan: Plan, base: Base, emit: Emit, *, folder: Path | None = None, alone: bool = False
+) -> PreTrainedModel:
+    """Load the base, or the weights of `folder` in its place, with the quantisation, devices and number type of the plan.
+
+    alone: on the first device, whatever the plan places on others.
+    """
     import torch
 
     from burnish.model.memory import trim_heap
+    from burnish.model.place import load_placed
     from burnish.model.stream import load_streamed
 
     trim_heap()
     emit(Progress("train", "loading the base model", 0, 1, "models"))
     torch.set_num_threads(plan.train.threads)
-    model = load_streamed(
-        folder or base.files.folder,
-        streamed_layers=plan.train.streamed_layers or 0,
-        quantisation=plan.method.quantisation,
-        double_quantisation=plan.method.double_quantisation,
-        device=plan.train.device,
-        dtype=getattr(torch, plan.train.compute_dtype),
-    )
+    files, numbers = folder or base.files.folder, plan.train
+    stored = {
+        "quantisation": plan.method.quantisation, "double_quantisation": plan.method.double_quantisation,
+        "dtype": getattr(torch, numbers.compute_dtype),
+    }  # fmt: skip
+    if numbers.layers_by_device is not None and not alone:
+        devices = [f"{numbers.device}:{index}" for index in range(len(numbers.layers_by_device))]
+        model = load_placed(files, devices=devices, layers_by_device=numbers.layers_by_device, **stored)
+    else:  # one device without the others streams the layers that it does not hold
+        elsewhere = sum(numbers.layers_by_device[1:]) if numbers.layers_by_device else 0
+        streamed = numbers.streamed_layers or elsewhere
+        model = load_streamed(files, streamed_layers=streamed, device=numbers.device, **stored)
     trim_heap()  # reading and quantising leave holes that activations do not fit: 0.4 GB for SmolLM2-135M
     emit(Progress("train", "loading the base model", 1, 1, "models"))
     return model
@@ -84,5 +94,5 @@ def load_for_serving(base: Base, plan: Plan | None, emit: Emit) -> PreTrainedMod
 
     if plan is None:
         return load_base(base.files.folder)
-    model = load_planned(plan, base, emit)
+    model = load_planned(plan, base, emit, alone=True)
     return dequantised(model) if plan.train.device == "cpu" else model

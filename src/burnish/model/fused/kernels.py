@@ -33,9 +33,10 @@ def rounded(x_TI: Tensor) -> tuple[Tensor, Tensor]:
     out_TI = torch.empty(tokens, width, device=x_TI.device, dtype=torch.float8_e4m3fn)
     scale_T1 = torch.empty(tokens, 1, device=x_TI.device, dtype=torch.float32)
     block = triton.next_power_of_2(width)
-    _round_rows[(tokens,)](
-        x_TI, out_TI, scale_T1, width, x_TI.stride(0), BLOCK=block, num_warps=16 if block > 8192 else 8
-    )
+    with torch.cuda.device(x_TI.device):  # Triton launches on the current one
+        _round_rows[(tokens,)](
+            x_TI, out_TI, scale_T1, width, x_TI.stride(0), BLOCK=block, num_warps=16 if block > 8192 else 8
+        )
     return out_TI, scale_T1
 
 
@@ -57,14 +58,15 @@ def unpack(weight: Tensor, state, out_OI: Tensor) -> None:
     """Write an NF4 weight with doubly quantised scales (bitsandbytes' QuantState) into `out_OI`, in one pass."""
     count = weight.numel()
     nested = state.state2
-    _unpack[(triton.cdiv(count, UNPACKED_AT_ONCE),)](
-        weight,
-        state.absmax,
-        nested.code,
-        nested.absmax,
-        state.offset,
-        state.code,
-        out_OI,
-        count,
-        BLOCK=UNPACKED_AT_ONCE,
-    )
+    with torch.cuda.device(out_OI.device):
+        _unpack[(triton.cdiv(count, UNPACKED_AT_ONCE),)](
+            weight,
+            state.absmax,
+            nested.code,
+            nested.absmax,
+            state.offset,
+            state.code,
+            out_OI,
+            count,
+            BLOCK=UNPACKED_AT_ONCE,
+        )

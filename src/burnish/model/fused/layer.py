@@ -35,6 +35,7 @@ from burnish.model.fused.functions import (
 from burnish.model.fused.group import AdaptedGroup
 from burnish.model.load import is_nf4
 from burnish.model.lora_linear import LoraLinear
+from burnish.model.place import PlacedPart
 from burnish.model.stream import StreamedPart
 
 SANDWICHED = (Gemma2DecoderLayer, Gemma3DecoderLayer)
@@ -81,6 +82,8 @@ class FusedLayer(GradientCheckpointingLayer):
             if isinstance(child, StreamedPart):
                 child.attach(self)
                 child.bring()  # weights that are joined are looked at below
+            elif isinstance(child, PlacedPart):
+                child.attach(self)
         self.train(layer.training)
         self.formulas, self.kernel = formulas, kernel
         self.feed_forward_again: Callable[..., Tensor] | None = None

@@ -1,0 +1,95 @@
+"""What gives way so that a run fits: layers computed again, activations and weights on the host, layers on other devices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+from burnish.core.artifacts import MethodPlan
+from burnish.core.recipe import Recipe
+from burnish.plan.activations import Device, Dtype, Workload, piece_tokens
+from burnish.plan.architecture import Architecture
+from burnish.plan.hardware import Hardware
+from burnish.plan.host import Host, choose_offloaded, host_of, layer_seconds, tell_offloaded
+from burnish.plan.memory import streamed
+from burnish.plan.place import check_devices, handing_seconds, placed, tell_placed
+from burnish.plan.recompute import Again, choose_again, peak_of
+from burnish.plan.stream import choose_streamed, most_on_host, tell_streamed, with_streamed
+from burnish.plan.time import rates
+
+Counted = Callable[..., dict[str, int]]
+"""Bytes by component with so many layers computed again whole, by halves, of both on the host; `streamed`: without weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is decided about a run before its memory is."""
+
+    recipe: Recipe
+    architecture: Architecture
+    hardware: Hardware
+    device: Device
+    dtype: Dtype
+    method: MethodPlan
+    work: Workload
+    limit: int | None
+
+
+def settle(asked: Asked, components: Counted, because: dict[str, str]) -> tuple[Again, dict[str, int]]:
+    """Return what gives way, and the components of the peak, of several devices those of the fullest. Says why."""
+    devices = check_devices(asked.recipe, asked.method, asked.device, asked.hardware)
+    host = host_of(asked.hardware, rates(asked.hardware, asked.device))
+    if devices > 1:
+        return _on_devices(asked, components, devices, host, because)
+    again = _on_one(asked, components, host, because)
+    pieces = piece_tokens(asked.architecture, asked.method, asked.device, asked.work) if again.layers else None
+    again = replace(again, piece_tokens=pieces)
+    return again, components(again.whole, again.feed_forward, again.offloaded, again.streamed)
+
+
+def _on_one(asked: Asked, components: Counted, host: Host, because: dict[str, str]) -> Again:
+    architecture, method, work, limit, train = (
+        asked.architecture, asked.method, asked.work, asked.limit, asked.recipe.train,
+    )  # fmt: skip
+
+    def settled(count: int) -> Again:
+        if asked.device == "cpu":
+            return choose_again(architecture, method, work, lambda whole, halves: components(whole, halves, 0), limit)
+        left = host.without(streamed(architecture, method, asked.dtype, count).pinned)
+        fixed = partial(components, streamed=count)
+        return choose_offloaded(architecture, method, work, fixed, limit, left, asked.dtype, train.activation_offload)
+
+    def peak(count: int) -> int:
+        again = settled(count)
+        return peak_of(components, again.whole, again.feed_forward, again.offloaded, count)
+
+    most = most_on_host(architecture, method, asked.dtype, host)
+    count = choose_streamed(asked.recipe, architecture, method, asked.device, most=most, peak=peak, limit=limit)
+    again = settled(count)
+    if again.offloaded:
+        because["train.offloaded_layers"] = tell_offloaded(again, host)
+    if not count:
+        return again
+    gone, seconds = streamed(architecture, method, asked.dtype, count), layer_seconds(architecture, work, host)
+    again = with_streamed(architecture, again, gone, host, seconds)
+    why = tell_streamed(architecture, again, gone, host, seconds, asked=train.streamed_layers != "auto")
+    because["train.streamed_layers"] = why
+    return again
+
+
+def _on_devices(
+    asked: Asked, components: Counted, devices: int, host: Host, because: dict[str, str]
+) -> tuple[Again, dict[str, int]]:
+    architecture, method, work = asked.architecture, asked.method, asked.work
+    on_one = partial(components, offloaded=0)
+    on_all = partial(placed, architecture, method, asked.dtype, on_one, devices=devices)
+    again = choose_again(architecture, method, work, lambda whole, halves: on_all(whole, halves).fullest, asked.limit)
+    found = on_all(again.whole, again.feed_forward)
+    seconds = handing_seconds(architecture, asked.dtype, work, devices, host.bytes_per_second)
+    because["train.layers_by_device"] = tell_placed(found, seconds, host.bytes_per_second)
+    pieces = piece_tokens(architecture, method, asked.device, work) if again.layers else None
+    again = replace(
+        again, piece_tokens=pieces, exposed_seconds=seconds, layers_by_device=found.layers, peaks=found.peaks
+    )
+    return again, found.fullest

@@ -1,0 +1,99 @@
+"""Layers over several devices: the numbers of a model that is all on one, and what is where."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from burnish.core.artifacts import MethodPlan
+from burnish.core.errors import BaseModelError
+from burnish.model.attention import PackedLayout, Segment
+from burnish.model.fused.replace import fused
+from burnish.model.load import load_base
+from burnish.model.lora import attach_lora, lora_parameters
+from burnish.model.place import PlacedPart, layer_homes, load_placed, moved, place
+from burnish.model.recompute import Recomputation
+
+IDS = torch.tensor([[5, 17, 90, 3, 44, 8, 101, 2, 9, 9, 30], [7, 7, 12, 60, 61, 62, 1, 0, 5, 100, 31]])
+Make = Callable[..., MethodPlan]
+Tiny = Callable[..., PreTrainedModel]
+
+
+@pytest.fixture(params=["llama", "gemma3"])
+def folder(request: pytest.FixtureRequest, make_tiny: Tiny, tmp_path: Path) -> Path:
+    make_tiny(request.param).save_pretrained(tmp_path / request.param)
+    return tmp_path / request.param
+
+
+def loss_and_gradients(model: PreTrainedModel) -> tuple[float, torch.Tensor]:
+    loss = model(input_ids=IDS, labels=IDS).loss
+    loss.backward()
+    parameters = lora_parameters(model).values()
+    return loss.item(), torch.cat([parameter.grad.flatten() for parameter in parameters if parameter.grad is not None])
+
+
+@pytest.mark.parametrize("quantisation", ["none", "nf4"])
+@pytest.mark.parametrize("fast", [True, False])
+def test_placed_layers_give_the_same_bits(folder: Path, make_method: Make, quantisation: str, fast: bool) -> None:
+    """Both devices are the CPU: the same hooks, with nothing to copy."""
+    found = []
+    for split in (False, True):
+        if split:
+            model = load_placed(folder, devices=["cpu", "cpu"], layers_by_device=[1, 2], quantisation=quantisation)  # type: ignore[arg-type]
+            assert sum(isinstance(module, PlacedPart) for module in model.modules()) == 3
+        else:
+            model = load_base(folder, quantisation=quantisation)  # type: ignore[arg-type]
+        attach_lora(model, make_method(quantisation=quantisation), seed=0)
+        with torch.no_grad():
+            for parameter in lora_parameters(model).values():
+                parameter.add_(0.01)
+        if fast:
+            with fused(model.train()), Recomputation(model, 1, 1):
+                found.append(loss_and_gradients(model))
+        else:
+            found.append(loss_and_gradients(model.train()))
+    assert found[0][0] == found[1][0]
+    assert torch.equal(found[0][1], found[1][1])
+
+
+def test_layers_lie_where_they_are_placed_and_everything_else_is_on_the_first(make_tiny: Tiny) -> None:
+    model = make_tiny("qwen3")
+    place(model, layer_homes(model, ["cpu", "meta"], [1, 2]), "cpu")
+    where = {name: parameter.device.type for name, parameter in model.named_parameters()}
+    assert {device for name, device in where.items() if ".layers.0." in name} == {"cpu"}
+    assert {device for name, device in where.items() if ".layers.1." in name or ".layers.2." in name} == {"meta"}
+    assert {device for name, device in where.items() if ".layers." not in name} == {"cpu"}
+    assert model.device.type == "cpu"
+
+
+def test_hidden_states_are_carried_to_each_layer_and_back(make_tiny: Tiny) -> None:
+    """On devices without numbers shapes and places can be followed: what enters each layer, and what comes back."""
+    model = make_tiny()
+    place(model, layer_homes(model, ["cpu", "meta"], [1, 2]), "cpu")
+    seen: list[tuple[str, str]] = []
+    for layer in model.model.layers:
+        layer.register_forward_pre_hook(
+            lambda _, args, kwargs: seen.append((args[0].device.type, kwargs["position_embeddings"][0].device.type)),
+            with_kwargs=True,
+        )
+    with pytest.raises(NotImplementedError, match="meta"):  # nothing can be copied out of it
+        model.model(input_ids=IDS)
+    assert seen == [("cpu", "cpu"), ("meta", "meta"), ("meta", "meta")]
+
+
+def test_the_layout_of_a_packed_row_is_made_once_for_each_device() -> None:
+    layout = PackedLayout((Segment(0, 3),), torch.arange(3))
+    assert moved({"packed": layout}, torch.device("cpu"))["packed"] is layout
+    there = layout.on(torch.device("meta"))
+    assert there.positions_T.device.type == "meta"
+    assert there.segments == layout.segments
+    assert layout.on(torch.device("meta")) is there
+
+
+def test_another_number_of_layers_is_refused(make_tiny: Tiny) -> None:
+    with pytest.raises(BaseModelError, match="the plan places 4 layers, and LlamaForCausalLM has 3"):
+        layer_homes(make_tiny(), ["cpu", "cpu"], [2, 2])
