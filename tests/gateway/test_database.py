@@ -12,6 +12,9 @@ import pytest
 from burnish.core.errors import StoreError
 from burnish.gateway import database as storage
 from burnish.gateway.database import Busy, Database, open_database
+from burnish.gateway.limits import SECOND, Ask, Granted, Limits
+from burnish.gateway.sql_ledger import SqlLedger
+from burnish.gateway.tables import IN_SQLITE, TABLES
 
 ADD = "INSERT INTO gateway_spent VALUES (?, ?, 1, 0)"
 COUNT = "SELECT count(*) FROM gateway_spent"
@@ -91,3 +94,19 @@ def add_and_fail(database: Database) -> None:
     with database.transaction(wait=False) as cursor:
         cursor.execute(ADD, ("one", 1))
         cursor.execute("SELECT 1 FROM nowhere")
+
+
+def test_a_file_with_rowids_from_before_counts_as_a_new_one_does(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "gateway.db") as before:
+        before.executescript(TABLES.format(**{**IN_SQLITE, "clustered": ""}))
+    before.close()
+    database = open_database(None, tmp_path)
+    ledger = SqlLedger(database)
+    limits = Limits(requests_per_minute=3, tokens_per_day=100)
+    granted = [ledger.reserve("one", limits, Ask(30, 0, SECOND)) for _ in range(4)]
+    assert [isinstance(each, Granted) for each in granted] == [True, True, True, False]
+    for each in granted[:3]:
+        assert isinstance(each, Granted)
+        ledger.settle("one", each.hold, 5, 0)
+    assert {tokens for tokens, _ in ledger.used("one").values()} == {15}
+    database.close()

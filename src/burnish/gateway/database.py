@@ -16,7 +16,15 @@ from typing import Any, Protocol, cast
 from urllib.parse import urlsplit
 
 from burnish.core.errors import ResourceError, StoreError, UsageError
-from burnish.gateway.tables import POSTGRES_APPEND_ONLY, POSTGRES_ATTEMPTS, SQLITE_APPEND_ONLY, TABLES, VERSION
+from burnish.gateway.tables import (
+    IN_POSTGRES,
+    IN_SQLITE,
+    POSTGRES_APPEND_ONLY,
+    POSTGRES_ATTEMPTS,
+    SQLITE_APPEND_ONLY,
+    TABLES,
+    VERSION,
+)
 from burnish.store.files import unwritable
 
 Clock = Callable[[], int]
@@ -210,7 +218,7 @@ class SqliteDatabase:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
             with self._turn:
-                self._session().connection.executescript(TABLES.format(bytes="BLOB") + ";" + SQLITE_APPEND_ONLY)
+                self._session().connection.executescript(TABLES.format(**IN_SQLITE) + ";" + SQLITE_APPEND_ONLY)
         except OSError as error:
             raise unwritable(path, error) from error
         except sqlite3.DatabaseError as error:
@@ -317,7 +325,7 @@ class PostgresDatabase:
             cursor.execute("SELECT pg_advisory_xact_lock(7150873)")  # two replicas may start at once
             cursor.execute("SELECT to_regclass('gateway_meta') IS NULL")
             if cursor.fetchall() == [(True,)]:  # CREATE INDEX locks its table even where the index is there: a replica
-                cursor.execute(TABLES.format(bytes="BYTEA"))  # that starts beside one at work would end in a deadlock
+                cursor.execute(TABLES.format(**IN_POSTGRES))  # that starts beside one at work would end in a deadlock
                 cursor.execute(POSTGRES_APPEND_ONLY)
             cursor.execute("SELECT to_regclass('gateway_accepted_keys') IS NULL")
             if cursor.fetchall() == [(True,)]:  # likewise, and newer than the others

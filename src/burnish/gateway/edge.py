@@ -59,7 +59,7 @@ def _own_host(given: bytes, hosts: frozenset[str]) -> str:
 def check_url(scope: Scope) -> None:
     """Raise Refusal when the URL holds a key: URLs are kept in histories and logs."""
     query = bytes(scope["query_string"])
-    if _KEY_IN_URL.search(query) or b"bk_" in bytes(scope.get("raw_path") or b""):
+    if (query and _KEY_IN_URL.search(query)) or b"bk_" in bytes(scope.get("raw_path") or b""):
         raise Refusal(
             400, "a key must not stand in a URL, where it is logged and remembered: send it as `Authorization: Bearer`, "
             "and rotate this one", code="key_in_url",

@@ -158,17 +158,34 @@ class _Stop:
     late: what took too long. gone: whether the client hung up before the answer ended. failed: what the upstream raised.
     """
 
-    def __init__(self, passage: Passage, timeouts: Timeouts, *, stream: bool) -> None:
+    def __init__(self, passage: Passage, receive: Receive, timeouts: Timeouts, *, stream: bool) -> None:
         task = asyncio.current_task()
         assert task is not None, "a request is answered in a task"
-        self._task, self._passage, self._over = task, passage, False
+        self._task, self._passage, self._receive, self._over = task, passage, receive, False
+        self._seconds = [(timeouts.total_s, "its answer")]
+        if stream:  # the first byte of a whole answer comes with its last token
+            self._seconds.append((timeouts.first_token_s, "its first token"))
+        self._timers: list[asyncio.TimerHandle] = []
+        self._watch: asyncio.Task[None] | None = None
         self.late: str | None = None
         self.gone = False
         self.failed: BaseException | None = None
+
+    def begin(self) -> None:
+        """Begin to watch clock and client, and to work out headers: once the upstream has been asked, which takes no time."""
+        if self._over:
+            return
         later = asyncio.get_running_loop().call_later
-        self._timers = [later(timeouts.total_s, self.expire, "its answer")]
-        if stream:  # the first byte of a whole answer comes with its last token
-            self._timers.append(later(timeouts.first_token_s, self.expire, "its first token"))
+        self._timers = [later(seconds, self.expire, what) for seconds, what in self._seconds]
+        self.watch()
+        self._passage.prepare()
+
+    def watch(self) -> asyncio.Task[None]:
+        """Return the task that ends when the client has hung up."""
+        if self._watch is None:
+            self._watch = asyncio.create_task(_hung_up(self._receive))
+            self._watch.add_done_callback(self.hung_up)
+        return self._watch
 
     def expire(self, what: str) -> None:
         """End what takes too long."""
@@ -185,13 +202,16 @@ class _Stop:
         self._task.cancel()
 
     def __enter__(self) -> None:
-        """Begin to watch."""
+        """Let the watching begin as soon as the upstream waits for something."""
+        asyncio.get_running_loop().call_soon(self.begin)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
         """Keep how the upstream ended, and take back the cancelling that was done here; any other cancelling goes on."""
         self._over = True
         for timer in self._timers:
             timer.cancel()
+        if self._watch is not None:
+            self._watch.cancel()
         ours = self.gone or self.late is not None
         others = self._task.uncancel() if ours else self._task.cancelling()
         if ours and others and error is None:
@@ -208,10 +228,7 @@ async def pass_through(
 
     A stream that fails later ends with an error event, and raises Refusal after it, for the record.
     """
-    stop = _Stop(passage, timeouts, stream=stream)
-    watch = asyncio.create_task(_hung_up(receive))
-    watch.add_done_callback(stop.hung_up)
-    asyncio.get_running_loop().call_soon(passage.prepare)  # runs once the upstream has been asked
+    stop = _Stop(passage, receive, timeouts, stream=stream)
     sent = False
 
     async def give() -> Message:
@@ -219,7 +236,7 @@ async def pass_through(
         if not sent:
             sent = True
             return {"type": "http.request", "body": body, "more_body": False}
-        await asyncio.shield(watch)
+        await asyncio.shield(stop.watch())
         return {"type": "http.disconnect"}
 
     try:
@@ -233,8 +250,6 @@ async def pass_through(
     except Refusal as refusal:
         await passage.say_last(refusal)
         raise
-    finally:
-        watch.cancel()
 
 
 def _check_end(failed: BaseException | None, passage: Passage) -> None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 VERSION = 1
 """Of the tables; another one is not understood."""
+IN_SQLITE = {"bytes": "BLOB", "clustered": " WITHOUT ROWID"}
+"""Words of SQLite. Small rows that are found by their key lie in its tree: half the pages to read and write back. (A file
+that was made before has both a tree and an index; the same statements work on it.)"""
+IN_POSTGRES = {"bytes": "BYTEA", "clustered": ""}
 TABLES = """
 CREATE TABLE IF NOT EXISTS gateway_meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS gateway_keys (
@@ -11,17 +15,17 @@ CREATE TABLE IF NOT EXISTS gateway_keys (
   models TEXT, limits TEXT NOT NULL, created_us BIGINT NOT NULL, expires_us BIGINT, revoked_us BIGINT);
 CREATE TABLE IF NOT EXISTS gateway_accounts (
   account TEXT PRIMARY KEY, latest_us BIGINT NOT NULL DEFAULT 0, requests BIGINT NOT NULL DEFAULT 0,
-  tokens BIGINT NOT NULL DEFAULT 0, running BIGINT NOT NULL DEFAULT 0);
+  tokens BIGINT NOT NULL DEFAULT 0, running BIGINT NOT NULL DEFAULT 0){clustered};
 CREATE TABLE IF NOT EXISTS gateway_spent (
   account TEXT NOT NULL, at_us BIGINT NOT NULL, requests BIGINT NOT NULL, tokens BIGINT NOT NULL);
 CREATE INDEX IF NOT EXISTS gateway_spent_by_time ON gateway_spent (account, at_us);
 CREATE TABLE IF NOT EXISTS gateway_holds (
   id TEXT PRIMARY KEY, account TEXT NOT NULL, ends_us BIGINT NOT NULL, tokens BIGINT NOT NULL,
-  nano_usd BIGINT NOT NULL, day TEXT NOT NULL);
+  nano_usd BIGINT NOT NULL, day TEXT NOT NULL){clustered};
 CREATE INDEX IF NOT EXISTS gateway_holds_by_end ON gateway_holds (account, ends_us);
 CREATE TABLE IF NOT EXISTS gateway_budgets (
   account TEXT NOT NULL, period TEXT NOT NULL, tokens BIGINT NOT NULL, nano_usd BIGINT NOT NULL,
-  PRIMARY KEY (account, period));
+  PRIMARY KEY (account, period)){clustered};
 CREATE TABLE IF NOT EXISTS gateway_audit (
   number BIGINT PRIMARY KEY, at_us BIGINT NOT NULL, actor TEXT NOT NULL, action TEXT NOT NULL, subject TEXT NOT NULL,
   detail TEXT NOT NULL, hash TEXT NOT NULL);

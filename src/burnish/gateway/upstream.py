@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import aiohttp
 from starlette.types import Receive, Scope, Send
+from yarl import URL
 
 from burnish.core.refusal import Refusal
 
@@ -30,6 +31,7 @@ class HttpUpstream:
         self._headers: Mapping[str, str] = {} if key is None else {"authorization": f"Bearer {key}"}
         self._connect_s, self._retries, self._pool = connect_s, retries, pool
         self._session: aiohttp.ClientSession | None = None
+        self._urls: dict[str, URL] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request. Raises Refusal (503) when the upstream cannot be had or breaks off before its first byte.
@@ -56,7 +58,7 @@ class HttpUpstream:
             try:
                 return await self._open().request(
                     scope["method"],
-                    self._url + scope["path"],
+                    self._place(scope["path"]),
                     data=body or None,
                     headers=headers,
                     allow_redirects=False,
@@ -67,6 +69,12 @@ class HttpUpstream:
                     raise Refusal(503, says, code="upstream_unreachable") from error
             await asyncio.sleep(RETRY_PAUSE_S * 2**attempt)
             attempt += 1
+
+    def _place(self, path: str) -> URL:
+        """Return the URL of one of the few paths that are asked."""
+        if path not in self._urls:
+            self._urls[path] = URL(self._url + path)
+        return self._urls[path]
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
