@@ -23,7 +23,8 @@ def test_ordinary_models_pass(make_tiny: Callable[..., PreTrainedModel], archite
     check_base(make_tiny(architecture))
 
 
-def test_capped_scores_and_logits_are_computed_and_pass() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_capped_scores_and_logits_are_computed_and_pass(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     config = Gemma2Config(
         **SMALL, num_hidden_layers=2, head_dim=8, query_pre_attn_scalar=8, final_logit_softcapping=2.0,
@@ -36,7 +37,7 @@ def test_capped_scores_and_logits_are_computed_and_pass() -> None:
                 parameter.mul_(20)
         logits = model(input_ids=torch.tensor([[3, 10, 17]])).logits
     assert logits.abs().max() > 1.9, "nothing reaches the cap: the test shows nothing"
-    check_base(model)
+    check_base(model.to(dtype))
 
 
 def test_a_model_that_scales_its_logits_is_refused() -> None:

@@ -52,7 +52,7 @@ def read_base(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
         with quiet_transformers():
             model, info = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True,
-                attn_implementation="sdpa", output_loading_info=True,
+                output_loading_info=True,
             )  # fmt: skip
     except (ValueError, KeyError, OSError, RuntimeError, SafetensorError) as error:
         raise BaseModelError(f"transformers cannot load {folder} as a causal language model: {error}") from error
