@@ -75,10 +75,13 @@ def test_impossible_limits_say_which_and_by_how_much(recipe: str, capsys: pytest
 
 
 def test_gpus_give_a_table(recipe: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "220")
+    monkeypatch.setenv("COLUMNS", "80")
     assert main(["plan", recipe, "--gpus", "t4,l40s,a100,h100"]) == 0
     text = capsys.readouterr().out
     assert all(name in text for name in ("T4", "L40S", "A100", "H100 SXM", "fits", "USD"))
+    table, told = text.split("\nT4: ")
+    assert len(table.splitlines()) == 2 + 4, "a GPU is one line in a terminal of usual width"
+    assert "USD an hour at" in told
     assert main(["plan", recipe, "--gpus", "t4,h100", "--json"]) == 0
     rows = said(capsys)["gpus"]
     assert [row["gpu"] for row in rows] == ["T4", "H100 SXM"]

@@ -66,6 +66,12 @@ def test_each_rendering_is_a_token_row_and_the_last_answers_has_the_rows_id(tmp_
     ]
 
 
+def test_equal_token_ids_are_one_object_so_that_rows_in_memory_take_a_third(tmp_path: Path) -> None:
+    write(tmp_path, [row("a", rendering((40_000, 7), (0, 1), 0, 1)), row("b", rendering((8, 40_000), (0, 1), 0, 1))])
+    first, second = read_token_rows(tokens_path(tmp_path, "train"))
+    assert first.ids[0] is second.ids[1]
+
+
 def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
     a, b = (write(tmp_path / name, ROWS) for name in "ab")
     for path in (rows_path, tokens_path):

@@ -189,6 +189,13 @@ def test_situations_that_cannot_be_are_refused_with_every_problem(values: dict[s
         assert part in str(caught.value)
 
 
+def test_a_wrong_need_is_told_once() -> None:
+    with pytest.raises(SituationError) as caught:
+        read_situation({"needs": "formats, skill"})
+    [problem] = caught.value.problems
+    assert problem.found == "'formats'"
+
+
 def test_an_unknown_gpu_or_base_names_the_nearest() -> None:
     with pytest.raises(UsageError, match='Did you mean "a100"'):
         advise(read_situation({"needs": "style", "gpu": "a1000"}))

@@ -43,6 +43,7 @@ from burnish.data.sources.told import source_files
 from burnish.data.splits.assign import TEST, TRAIN
 from burnish.data.splits.positions import U64
 from burnish.data.spool import Spool
+from burnish.data.tables import release_unused
 from burnish.data.workers import processes_for, spread
 from burnish.data.write import Written, write
 from burnish.store.files import file_ref, write_json
@@ -108,6 +109,7 @@ def prepare(
         note_filters(found, emit)
         audited = audit(spool, fates, marks, sides, names)
     beside = {"leakage": proof.as_json(), "certificate": certified.to_json(), "filters": found, "audit": audited}
+    release_unused()
     return Manifest(
         sources=tuple(
             file

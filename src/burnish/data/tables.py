@@ -168,6 +168,11 @@ def _array(field: pa.Field, values: list[Any]) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat))
 
 
+def release_unused() -> None:
+    """Give back the memory that Arrow holds but nothing uses, which a stage that follows in this process would add to."""
+    pa.default_memory_pool().release_unused()
+
+
 def _frozen(batch: pa.RecordBatch) -> bytes:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema, options=_COMPRESSED) as writer:

@@ -44,6 +44,8 @@ from burnish.plan.recompute import Again, tell_again
 from burnish.plan.settle import Asked, settle
 from burnish.plan.work import CHECKPOINTS, Dataset, Steps, checkpoint_every, cut, read_dataset
 
+TOKEN_BYTES, ROW_BYTES = 16, 250
+"""Of a row in memory: the references of a token's id and mask, and the row's name, its tuples and their place in a list."""
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 """AdamW's defaults (Loshchilov and Hutter 2019; torch.optim.AdamW)."""
 
@@ -219,8 +221,10 @@ def _memory(run: _Run, because: dict[str, str]) -> tuple[Memory, Again, int]:
     cut = run.steps
     work = Workload(cut.fullest_row, cut.most_pairs, min(cut.fullest_row, trained), cut.row_shapes, cut.segment_shapes)
 
+    beside = _host_beside(run.data) if run.device == "cpu" else {}
+
     def components(whole: int, halves: int, offloaded: int, streamed: int = 0) -> dict[str, int]:
-        return training_components(
+        return beside | training_components(
             run.architecture, run.method, device=run.device, dtype=run.dtype, work=work, checkpointed_layers=whole,
             feed_forward_again=halves, offloaded_layers=offloaded, streamed_layers=streamed,
             reference_copy=run.reference_copy, optimizer=run.recipe.train.optimizer,
@@ -247,6 +251,15 @@ def _memory(run: _Run, because: dict[str, str]) -> tuple[Memory, Again, int]:
         host_bytes=again.host_bytes or None, by_device=again.peaks,
     )  # fmt: skip
     return memory, again, counted
+
+
+def _host_beside(data: Dataset) -> dict[str, int]:
+    """Return the components of a CPU's process that do not depend on how it trains."""
+    tokens = data.tokens if data.lengths is None else sum(prefix + own for _, prefix, own in data.lengths)
+    return {
+        "prepared": round(constant("cpu_prepared_bytes")),
+        "rows": TOKEN_BYTES * tokens + ROW_BYTES * data.rows,
+    }
 
 
 def _fits(memory: Memory) -> str:

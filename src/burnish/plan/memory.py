@@ -68,6 +68,8 @@ GPU_LOGIT_BYTES = 256 * 2**20
 
 COMPONENTS: dict[str, str] = {
     "process": "Python with torch, transformers and bitsandbytes, before any weight",
+    "prepared": "what reading and cleaning the data leaves in the process that trains after it",
+    "rows": "token ids and masks of all rows, which training holds",
     "context": "what CUDA takes on the device before the first tensor",
     "weights": "the base model as loaded",
     "quantisation_constants": "scales and tables of NF4, which the footprint of the weights does not count",

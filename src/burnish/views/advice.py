@@ -76,11 +76,13 @@ def _money(advice: dict[str, Any]) -> None:
     if money["return"] is not None:
         gain = money["return"]
         inputs = gain["inputs"]
+        api = inputs["api_usd_per_month_spared"]
+        at_api = "" if api is None else f"{_band(api)} dollars a month at the API and "
         rows.append(
             (
                 f"gain over {inputs['horizon_months']:g} months, dollars",
                 _band(gain["net_usd"]),
-                f"{inputs['work_usd_per_month_spared']:,.0f} of work a month spared, "
+                f"{at_api}{inputs['work_usd_per_month_spared']:,.0f} dollars of work a month spared, "
                 f"{inputs['prompt_tokens_per_month_spared']:,.0f} prompt tokens a month",
             )
         )

@@ -46,10 +46,7 @@ def print_gpus(recipe: Recipe, rows: Sequence[GpuRow]) -> None:
         plan, option = row.plan, row.solution.option
         changes: Mapping[str, Any] = {} if option is None else option.changes
         usd, spot = (None, None) if plan.cost is None else (plan.cost.usd, plan.cost.spot_usd)
-        with_ = ", ".join(f"{key}={value}" for key, value in changes.items()) or "as it is"
-        because = (
-            " ".join(binding.text for binding in row.solution.binding) or plan.because["train.checkpointed_layers"]
-        )
+        with_ = ", ".join(f"{key.removeprefix('method.')}={value}" for key, value in changes.items()) or "as it is"
         time = plan.time.total
         cells.append(
             (
@@ -58,16 +55,22 @@ def print_gpus(recipe: Recipe, rows: Sequence[GpuRow]) -> None:
                 with_ if option is not None else "-",
                 format_bytes(plan.memory.peak_bytes),
                 str(plan.train.checkpointed_layers),
-                f"{format_seconds(time.mid)} ({format_seconds(time.low)} to {format_seconds(time.high)})",
-                "-" if usd is None else f"{usd.mid:.2f} ({usd.low:.2f} to {usd.high:.2f})",
+                format_seconds(time.mid),
+                "-" if usd is None else f"{usd.mid:.2f}",
                 "-" if spot is None else f"{spot.mid:.2f}",
-                because,
             )
         )
-    columns = ("GPU", "fits", "recipe", "peak", "recomputed", "time", "USD", "spot USD", "because")
+    columns = ("GPU", "fits", "recipe", "peak", "recomputed", "time", "USD", "spot USD")
     table(f"{recipe.name} on rented GPUs", columns, cells)
     for row in rows:
-        line(f"{row.gpu.name}: {row.plan.because['cost.usd']} [plan {short(row.plan.id)}]")
+        plan, binding = row.plan, " ".join(each.text for each in row.solution.binding)
+        time, usd = plan.time.total, None if plan.cost is None else plan.cost.usd
+        money = "" if usd is None else f", {usd.low:.2f} to {usd.high:.2f} USD"
+        line(f"{row.gpu.name}: {format_seconds(time.low)} to {format_seconds(time.high)}{money} [plan {short(plan.id)}]")
+        if row.solution.option is not None and row.solution.option.changes:
+            line("  the recipe with " + ", ".join(f"{key}={value}" for key, value in row.solution.option.changes.items()))
+        line(f"  {binding or plan.because['train.checkpointed_layers']}")
+        line(f"  {plan.because['cost.usd']}")
 
 
 def print_methods(gpu: Gpu, rows: Sequence[MethodRow]) -> None:

@@ -233,7 +233,7 @@ def economics(architecture: Architecture, asked: Situation, gpu: Gpu, build: Pri
         month = asked.requests_per_day * DAYS * api_request
         api = Band(month, month) + prior("run_hours_per_month", "api").times(wage)
         because["api.month"] = (
-            f"{asked.requests_per_day:g} requests a day at {api_request:.6f} dollars, and people's hours"
+            f"{asked.requests_per_day:,g} requests a day at {api_request:.6f} dollars, and people's hours"
         )
     if not asked.data_may_leave:
         because["api.month"] = "requests must not leave, so there is no hosted API to compare with"

@@ -110,7 +110,11 @@ def read_situation(values: Mapping[str, Any]) -> Situation:
     try:
         found = Situation.model_validate(dict(values))
     except ValidationError as error:
-        raise SituationError([_problem(item) for item in error.errors(include_url=False)]) from error
+        found_wrong = error.errors(include_url=False)
+        words = [item for item in found_wrong if item["type"] == "literal_error"]
+        asked = {item["loc"][0] for item in words}  # of a list with a wrong word pydantic says too that it is too short
+        rest = [item for item in found_wrong if item["loc"][0] not in asked]
+        raise SituationError([_problem(item) for item in [*words, *rest]]) from error
     problems = list(_contradictions(found))
     if problems:
         raise SituationError(problems)
