@@ -66,9 +66,13 @@ def print_gpus(recipe: Recipe, rows: Sequence[GpuRow]) -> None:
         plan, binding = row.plan, " ".join(each.text for each in row.solution.binding)
         time, usd = plan.time.total, None if plan.cost is None else plan.cost.usd
         money = "" if usd is None else f", {usd.low:.2f} to {usd.high:.2f} USD"
-        line(f"{row.gpu.name}: {format_seconds(time.low)} to {format_seconds(time.high)}{money} [plan {short(plan.id)}]")
+        line(
+            f"{row.gpu.name}: {format_seconds(time.low)} to {format_seconds(time.high)}{money} [plan {short(plan.id)}]"
+        )
         if row.solution.option is not None and row.solution.option.changes:
-            line("  the recipe with " + ", ".join(f"{key}={value}" for key, value in row.solution.option.changes.items()))
+            line(
+                "  the recipe with " + ", ".join(f"{key}={value}" for key, value in row.solution.option.changes.items())
+            )
         line(f"  {binding or plan.because['train.checkpointed_layers']}")
         line(f"  {plan.because['cost.usd']}")
 
