@@ -8,7 +8,7 @@ from functools import partial
 
 from burnish.core.artifacts import MethodPlan
 from burnish.core.recipe import Recipe
-from burnish.plan.activations import Device, Dtype, Workload, piece_tokens
+from burnish.plan.activations import Device, Dtype, Workload, is_fused, piece_tokens
 from burnish.plan.architecture import Architecture
 from burnish.plan.hardware import Hardware
 from burnish.plan.host import Host, choose_offloaded, host_of, layer_seconds, tell_offloaded
@@ -39,7 +39,8 @@ class Asked:
 def settle(asked: Asked, components: Counted, because: dict[str, str]) -> tuple[Again, dict[str, int]]:
     """Return what gives way, and the components of the peak, of several devices those of the fullest. Says why."""
     devices = check_devices(asked.recipe, asked.method, asked.device, asked.hardware)
-    host = host_of(asked.hardware, rates(asked.hardware, asked.device))
+    fused = is_fused(asked.architecture, asked.method)
+    host = host_of(asked.hardware, rates(asked.hardware, asked.device), fused=fused)
     if devices > 1:
         return _on_devices(asked, components, devices, host, because)
     again = _on_one(asked, components, host, because)
