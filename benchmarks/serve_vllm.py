@@ -27,6 +27,7 @@ import torch
 
 from burnish.core.events import Event, Note, discard
 from burnish.core.ids import file_sha256
+from burnish.doors.serving import HUGE_PAGES
 from burnish.model.bases import resolve_base
 from burnish.model.load import load_base
 from burnish.model.lora import CONFIG, WEIGHTS
@@ -95,6 +96,7 @@ def main() -> None:
     parser.add_argument("--adapters", type=int, default=4)
     parser.add_argument("--new-tokens", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--arms", default="burnish,vllm,vllm behind burnish", help="which of these, vllm among them")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     base = resolve_base(BASE).folder
@@ -110,7 +112,7 @@ def main() -> None:
             base, options.vllm, emit=discard, rows=16, slots=options.adapters, rank_limit=8,
             arguments=("--enforce-eager", "--dtype", "float32", "--max-num-batched-tokens", "2048", "--max-model-len", "2048"),
             environment={
-                "VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": str(options.threads),
+                "VLLM_CPU_KVCACHE_SPACE": "1", HUGE_PAGES: os.environ[HUGE_PAGES], "OMP_NUM_THREADS": str(options.threads),
                 "VLLM_CPU_OMP_THREADS_BIND": "0" if options.threads == 1 else f"0-{options.threads - 1}",
             },
         )  # fmt: skip
@@ -130,6 +132,7 @@ def main() -> None:
             },
             "vllm behind burnish": {"url": listen(theirs, base, names), "models": names, "headers": {}, "more": usage},
         }  # fmt: skip
+        arms = {name: arms[name] for name in options.arms.split(",")}
         found = measure(arms, options, psutil.Process(theirs._process._process.pid))
         theirs.close(drain=False)
     result = {

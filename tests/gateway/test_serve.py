@@ -246,10 +246,13 @@ def test_graphs_of_decoding_steps_are_a_flag(
             asked.append(graphs)
             super().__init__(model, graphs=graphs)
 
+    monkeypatch.setenv(serving.HUGE_PAGES, "")  # put back after the test
+    monkeypatch.delenv(serving.HUGE_PAGES)
     monkeypatch.setattr(engine, "Engine", Watched)
     monkeypatch.setattr(serving, "DEFAULT_BASE", str(tiny_base))
     serving.open_engine_app(Home(tmp_path), discard, graphs=graphs).close()
     assert asked == [graphs]
+    assert os.environ[serving.HUGE_PAGES] == "1", "an engine without huge pages"
 
 
 def test_graphs_are_nothing_to_another_engine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -62,7 +62,8 @@ class SharedInput:
         y_NO = self.packed(x_NI)
         parts = self._banked.parts
         if parts:
-            pieces = y_NO.split(self.packed.out_features, dim=-1)
+            sizes = self.packed.out_features
+            pieces = y_NO.split_with_sizes(sizes, dim=-1) if len(sizes) > 1 else (y_NO,)
             for part in parts:
                 h = part.down(x_NI, self._group)
                 for place, (piece_NO, member) in enumerate(zip(pieces, self._group.members, strict=True)):

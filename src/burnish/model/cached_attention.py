@@ -175,7 +175,7 @@ def attend(
     """
     step.layers_seen += 1
     rows = step.cache.layer(index, key_KND)
-    decoding = len(step.own_B)
+    decoding = step.own_B.shape[0]
     outputs: list[Tensor] = []
     if decoding:
         key_BKD, value_BKD = key_KND[:, :decoding].transpose(0, 1), value_KND[:, :decoding].transpose(0, 1)
