@@ -32,9 +32,10 @@ OWN: dict[str, tuple[float, float]] = {
     "cuda_pass_seconds": (1e-4, 2e-2),
     "cuda_recompute_share": (0.05, 1.5),
     "cuda_nf4_pass_seconds": (1e-5, 5e-3),
-    "cuda_fused_gain": (1.0, 2.4),
+    "cuda_train_share": (0.25, 0.45),
+    "cuda_fused_gain": (1.0, 1.8),
 }
-"""Bounds. Products at more than 0.8 of the data sheet are not seen on any card: cuda_train_share times the gain stays below."""
+"""Bounds. Products at more than 0.8 of the data sheet are not seen on any card: cuda_train_share times the gain stays about there."""
 PLAIN: dict[str, tuple[float, float]] = {
     "plain_product_share": (0.3, 0.8),
     "plain_attention_share": (0.1, 0.8),
