@@ -35,7 +35,7 @@ OWN: dict[str, tuple[float, float]] = {
     "cuda_train_share": (0.25, 0.45),
     "cuda_fused_gain": (1.0, 1.8),
 }
-"""Bounds. Products at more than 0.8 of the data sheet are not seen on any card: cuda_train_share times the gain stays about there."""
+"""Bounds. Products at more than 0.8 of the data sheet are not seen on any card: so much is cuda_train_share times the gain."""
 PLAIN: dict[str, tuple[float, float]] = {
     "plain_product_share": (0.3, 0.8),
     "plain_attention_share": (0.1, 0.8),
