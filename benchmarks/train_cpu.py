@@ -40,7 +40,7 @@ TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 def ours(home_folder: Path, rows: int) -> dict[str, Any]:
     """Train on the first rows as the plan says; rows are written beside for the peers."""
     from burnish import pipeline
-    from burnish.core.events import StepDone, discard
+    from burnish.core.events import Note, StepDone, discard
     from burnish.core.recipe_file import load_recipe
     from burnish.store.home import Home
     from burnish.train import sft
@@ -57,17 +57,24 @@ def ours(home_folder: Path, rows: int) -> dict[str, Any]:
     plan = made.plan.model_copy(update={"train": _steps_of(made.plan.train, chosen)})
     model = begin(plan, open_base(recipe.base, discard), home, discard)
     steps: list[StepDone] = []
+    notes: list[str] = []
+
+    def note(event: object) -> None:
+        if isinstance(event, StepDone):
+            steps.append(event)
+        elif isinstance(event, Note):
+            notes.append(event.text)
+
     with tempfile.TemporaryDirectory() as scratch:
         train(
-            plan, sft.objective(plan.train, chosen), model, folder=Path(scratch), stop=lambda: False,
-            emit=lambda event: steps.append(event) if isinstance(event, StepDone) else None,
+            plan, sft.objective(plan.train, chosen), model, folder=Path(scratch), stop=lambda: False, emit=note,
         )  # fmt: skip
     seconds, computed = sum(step.seconds for step in steps[1:]), sum(step.tokens for step in steps[1:])
     share = computed / sum(step.tokens for step in steps)
     return {
         "tok_s": share * sum(len(row.ids) for row in chosen) / seconds, "computed_tok_s": computed / seconds,
         "last_loss": steps[-1].loss, "steps": len(steps), "tokens_per_step": plan.train.tokens_per_step,
-        "checkpointed_layers": plan.train.checkpointed_layers, "threads": plan.train.threads,
+        "checkpointed_layers": plan.train.checkpointed_layers, "threads": plan.train.threads, "notes": notes,
     }  # fmt: skip
 
 
@@ -184,7 +191,7 @@ def _row(arm: str, found: list[dict[str, Any]], threads: int) -> dict[str, Any]:
         "checkpointed_layers": found[0]["checkpointed_layers"], "tokens_per_step": found[0]["tokens_per_step"],
         **{key: round(value, 1) for key, value in medians.items()}, "rounds": [round(each["tok_s"], 1) for each in found],
         "peak_gib": round(max(each["peak_gib"] for each in found), 2), "mfu": None, "last_loss": round(found[0]["last_loss"], 4),
-        "threads": threads, "device": _processor(), "date": date.today().isoformat(),
+        "threads": threads, "notes": found[0].get("notes", []), "device": _processor(), "date": date.today().isoformat(),
         "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
     }  # fmt: skip
 
