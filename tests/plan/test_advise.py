@@ -189,6 +189,20 @@ def test_situations_that_cannot_be_are_refused_with_every_problem(values: dict[s
         assert part in str(caught.value)
 
 
+def test_a_prompt_that_remains_since_all_else_is_forbidden_says_why() -> None:
+    advice = advise(read_situation({"needs": "skill", "prompt": "falls-short", "rows": 30}))
+    [stage] = advice["stages"]
+    assert stage["option"] == "prompt"
+    assert [reason["rule"] for reason in stage["reasons"]] == ["too-few-rows"]
+
+
+def test_a_return_is_not_told_where_nobody_said_what_is_spared() -> None:
+    situation = {"needs": "skill", "prompt": "falls-short", "rows": 3000}
+    assert advise(read_situation(situation))["economics"]["return"] is None
+    told = advise(read_situation({**situation, "hours_saved_per_month": 100}))["economics"]["return"]
+    assert told["inputs"]["work_usd_per_month_spared"] == 6000
+
+
 def test_a_wrong_need_is_told_once() -> None:
     with pytest.raises(SituationError) as caught:
         read_situation({"needs": "formats, skill"})

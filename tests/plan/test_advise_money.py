@@ -165,7 +165,7 @@ def test_more_budget_never_forbids_what_less_allowed(budget: float, more: float)
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.floats(0, 10**6), st.floats(0, 10**6), st.floats(0, 10**4), st.integers(0, 1000))
+@given(st.floats(0, 10**6), st.floats(1, 10**6), st.floats(0, 10**4), st.integers(0, 1000))
 def test_hours_and_shorter_prompts_only_help(requests: float, hours: float, more: float, saved: int) -> None:
     common = {"requests_per_day": requests, "prompt_tokens": 1000}
     a = advise(asked(**common, hours_saved_per_month=hours))["economics"]["return"]

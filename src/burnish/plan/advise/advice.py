@@ -103,6 +103,8 @@ def _said(rule: Rule) -> dict[str, str]:
 
 def _stage(stage: str, option: str, weighed: Weighed, price: Price) -> dict[str, Any]:
     rules = [*weighed.wanted.get(stage, []), *(r for r in weighed.reasons.get(option, []) if option in r.favours)]
+    if not rules:  # what remains since all that was asked for is forbidden
+        rules = [rule for wanted in STAGES if wanted in weighed.wanted for rule in _forbidding(wanted, weighed)]
     return {
         "stage": stage,
         "option": option,
@@ -143,11 +145,14 @@ def _not_now(weighed: Weighed, stages: list[tuple[str, str]]) -> list[dict[str, 
     found: list[dict[str, Any]] = []
     for stage in STAGES:
         if stage in weighed.wanted and stage not in taken:
-            rules = weighed.blocked.get(stage) or [
-                rule for option in TECHNIQUES.get(stage, ()) for rule in weighed.blocked.get(option, [])
-            ]
-            found.append({"stage": stage, "reasons": [_said(rule) for rule in _unique(rules)]})
+            found.append({"stage": stage, "reasons": [_said(rule) for rule in _unique(_forbidding(stage, weighed))]})
     return found
+
+
+def _forbidding(stage: str, weighed: Weighed) -> list[Rule]:
+    return weighed.blocked.get(stage) or [
+        rule for option in TECHNIQUES.get(stage, ()) for rule in weighed.blocked.get(option, [])
+    ]
 
 
 def _risks(weighed: Weighed, stages: list[tuple[str, str]]) -> list[dict[str, str]]:

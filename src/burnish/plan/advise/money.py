@@ -324,8 +324,11 @@ def _payback(
 
 
 def _return(asked: Situation, own: Band | None, api: Band | None, build: Band | None) -> dict[str, Any] | None:
-    """Return what is gained over the horizon beyond what the building and running cost, with the inputs."""
-    if own is None or build is None or build.low <= 0:
+    """Return what is gained over the horizon beyond what the building and running cost, with the inputs.
+
+    None where nobody said what is spared, neither an API's prices nor hours of work: a loss would be told that is none.
+    """
+    if own is None or build is None or build.low <= 0 or (api is None and not asked.hours_saved_per_month):
         return None
     hours = asked.hours_saved_per_month * asked.usd_per_work_hour
     spared = ZERO if api is None else api
