@@ -150,6 +150,9 @@ class BadUpstream:
                     }
                 )
 
+        if how.startswith("role-"):  # as engines do: who speaks is told before anything is worked out
+            await event([{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}])
+            await asyncio.sleep(30 if how == "role-then-silence" else 0.2)
         for at, word in enumerate(self.words.get(how, WORDS) * (400 if how in ("endless", "flood") else 1)):
             if how == "breaks" and at == 2:
                 raise RuntimeError("the upstream's process dies here")

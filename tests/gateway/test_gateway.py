@@ -18,7 +18,7 @@ from gateway_storage import REDIS
 
 from burnish.gateway.redis_ledger import RedisLedger
 from burnish.gateway.redis_server import RedisServer
-from burnish.gateway.settings import Settings
+from burnish.gateway.settings import Settings, Timeouts
 
 ANSWER = "".join(WORDS)
 
@@ -381,6 +381,26 @@ def test_the_time_to_the_first_token_is_for_streams_alone(running: Running) -> N
     assert running.ask(key, "slow-whole").status_code == 200
     refused = running.ask(key, "slow-whole", stream=True)
     assert (refused.status_code, error(refused)["code"]) == (503, "upstream_timeout")
+
+
+def test_the_role_that_engines_tell_at_once_is_no_first_token(upstream: BadUpstream, tmp_path: Path) -> None:
+    settings = Settings(metrics_public=True, timeouts=Timeouts(first_token_s=1, total_s=20))
+    running = Running(upstream.url, tmp_path, settings)
+    try:
+        key = running.key()
+        refused = running.ask(key, "role-then-silence", stream=True)
+        found = events(running.ask(key, "role-then-word", stream=True))
+        assert running.ask(key, "ok").status_code == running.ask(key, "unknown").status_code - 204 == 200
+        text = running.client.get("/metrics").text
+    finally:
+        running.close()
+    assert (refused.status_code, error(refused)["code"]) == (503, "upstream_timeout")
+    assert found[0]["choices"][0]["delta"]["role"] == "assistant"
+    assert found[-1] == "[DONE]"
+    assert 'burnish_first_token_seconds_bucket{le="0.1",model="role-then-word"} 0.0' in text
+    assert 'burnish_first_token_seconds_count{model="role-then-word"} 1.0' in text
+    assert 'burnish_first_token_seconds_count{model="ok"}' not in text
+    assert 'burnish_first_token_seconds_count{model="other"}' not in text
 
 
 def test_a_stream_that_breaks_ends_with_an_error_that_clients_raise_on(running: Running) -> None:

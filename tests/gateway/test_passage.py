@@ -96,6 +96,12 @@ def test_events_in_pieces_tell_errors_and_the_end() -> None:
     assert reader.done
 
 
+def test_an_error_that_is_the_requests_is_not_held_against_a_version() -> None:
+    reader = EventReader(Usage(), keep_usage=True)
+    reader.add(b'data: {"error": {"message": "x", "type": "invalid_request_error"}}\n\n')
+    assert (reader.failed, reader.begun) == (False, True)
+
+
 @pytest.mark.parametrize(
     ("model", "alias", "price"),
     [

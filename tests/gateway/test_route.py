@@ -95,6 +95,18 @@ def test_a_version_that_is_twice_as_slow_is_taken_out() -> None:
     assert "0.21 s (median), the champion's 0.10 s" in router.out_of_traffic("a")["challenger"]
 
 
+def test_whole_answers_are_not_held_against_first_tokens() -> None:
+    router = Router({"a": route()})
+    for _ in range(30):
+        router.note(Choice("a", "champion"), good=True, first_s=0.1)
+        router.note(Choice("a", "challenger"), good=True, first_s=2.0, whole=True)
+    assert router.out_of_traffic("a") == {}
+    for _ in range(30):
+        router.note(Choice("a", "champion"), good=True, first_s=0.9, whole=True)
+        router.note(Choice("a", "challenger"), good=True, first_s=2.0, whole=True)
+    assert "its whole answer takes 2.00 s" in router.out_of_traffic("a")["challenger"]
+
+
 def test_a_champion_is_never_taken_out() -> None:
     router = Router({"a": route()})
     for _ in range(100):

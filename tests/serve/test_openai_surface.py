@@ -134,6 +134,15 @@ def test_json_mode_and_vllms_forms(client: openai.OpenAI) -> None:
         assert answer.choices[0].message.content in allowed
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_form_that_allows_nothing_is_the_requests_own_fault(client: openai.OpenAI, stream: bool) -> None:
+    """It is found out at the first token, when a stream has sent nothing yet."""
+    endless: Any = {"type": "json_schema", "json_schema": {"name": "endless", "schema": {"$ref": "#"}}}
+    with pytest.raises(openai.BadRequestError, match="cannot keep to the form") as refused:
+        client.chat.completions.create(model="base", messages=[USER], response_format=endless, stream=stream)
+    assert refused.value.code == "form_not_kept"
+
+
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}])
 def test_a_demanded_call_has_the_functions_arguments(client: openai.OpenAI, choice: Any) -> None:
     tools = [WEATHER] if choice == "required" else [CLOCK, WEATHER]

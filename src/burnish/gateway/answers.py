@@ -68,13 +68,15 @@ def is_error(body: bytes) -> bool:
 class EventReader:
     """Takes a stream of server-sent events in pieces of any size and gives back whole events.
 
-    done: its last word has come. failed: an event told an error, as an engine does whose answer breaks off.
+    begun: a part of the answer has come; engines tell the role of who speaks before they work on it. done: its last
+    word has come. failed: an event told an error that is the engine's, as one does whose answer breaks off.
     """
 
     def __init__(self, usage: Usage, *, keep_usage: bool) -> None:
         """keep_usage: whether the event that holds the usage alone is for the client too."""
         self._usage, self._keep_usage = usage, keep_usage
         self._rest = b""
+        self.begun = False
         self.done = False
         self.failed = False
 
@@ -104,18 +106,29 @@ class EventReader:
             return True
         data = event[5:].strip()
         if data == b"[DONE]":
-            self.done = True
+            self.begun = self.done = True
             return True
         try:
             value = jiter.from_json(data)
         except ValueError:
             return True
         self._usage.read(value)
-        self.failed |= isinstance(value, dict) and "error" in value
+        error: Any = cast("dict[str, Any]", value).get("error") if isinstance(value, dict) else None
+        asked_wrong = isinstance(error, dict) and cast("dict[str, Any]", error).get("type") == "invalid_request_error"
+        self.failed |= error is not None and not asked_wrong
         for text in _texts(value, "delta"):
+            self.begun |= text != ""
             self._usage.hear(text)
+        self.begun |= error is not None or _says_more(value)
         alone = isinstance(value, dict) and cast("dict[str, Any]", value).get("choices") == [] and "usage" in value
         return self._keep_usage or not alone
+
+
+def _says_more(value: Any) -> bool:
+    """Whether an event without text is part of an answer: it ends a choice, or tells of a token that shows no text yet."""
+    choices = cast("dict[str, Any]", value).get("choices") if isinstance(value, dict) else None
+    each = [cast("dict[str, Any]", choice) for choice in cast("list[Any]", choices or []) if isinstance(choice, dict)]
+    return any(choice.get(name) is not None for choice in each for name in ("finish_reason", "logprobs"))
 
 
 def _texts(value: Any, part: str) -> list[str]:
@@ -129,7 +142,7 @@ def _texts(value: Any, part: str) -> list[str]:
             texts = [each.get("text")]
             if isinstance(inner, dict):
                 said = cast("dict[str, Any]", inner)
-                texts += [said.get("content"), said.get("reasoning_content")]
+                texts += [said.get(name) for name in ("content", "reasoning_content", "reasoning")]
                 if said.get("tool_calls"):
                     texts.append(str(said["tool_calls"]))
             found += [text for text in texts if isinstance(text, str)]

@@ -12,7 +12,7 @@ from typing import NoReturn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from burnish.core.refusal import Headers, Refusal
-from burnish.gateway.answers import EventReader, Usage, is_error, read_answer
+from burnish.gateway.answers import MOST_HELD, EventReader, Usage, is_error, read_answer
 from burnish.gateway.settings import Timeouts
 
 log = logging.getLogger("burnish.gateway")
@@ -30,7 +30,8 @@ class Passage:
     """The `send` that an upstream is given.
 
     Nothing is sent before the first byte of an answer, so that all that goes wrong before it becomes a proper error.
-    refusal: why the answer cannot be passed on. It is kept here, because what an upstream makes of an error that its
+    first_s: seconds until the first token of a stream, or until a whole answer; engines tell a role at once, which is
+    kept until then. refusal: why the answer cannot be passed on. It is kept here, because what an upstream makes of an error that its
     `send` raises is its own affair: an engine in this process handles refusals itself.
     """
 
@@ -42,6 +43,7 @@ class Passage:
         self._reader = EventReader(usage, keep_usage=keep_usage)
         self._kept: Headers = []
         self._whole: list[bytes] = []
+        self._early = b""
         self._size = 0
         self._events = False
         self.status = 0
@@ -55,6 +57,11 @@ class Passage:
         """Work out what is told beside the upstream's headers, if that was not done yet."""
         if self._headers is not None:
             self._own, self._headers = self._headers(), None
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the answer comes as events."""
+        return self._events
 
     @property
     def failed(self) -> bool:
@@ -75,11 +82,11 @@ class Passage:
             self._events = self.status == 200 and kind.startswith(b"text/event-stream")
             return
         body, more = message.get("body", b""), message.get("more_body", False)
-        if body and self.first_s is None:
-            self.first_s = time.perf_counter() - self.began
         if self._events:
             await self._pass(body, more=more)
             return
+        if body and self.first_s is None:
+            self.first_s = time.perf_counter() - self.began
         self._whole.append(body)
         self._size += len(body)
         if self._size > ANSWER_BYTES:
@@ -96,8 +103,11 @@ class Passage:
             out += self._reader.finish()
             if not self._reader.done:  # without its last word nobody could tell a whole answer from a part
                 self._halt(Refusal(503, "the engine ended before its answer did", code="upstream_broke_off"))
+        if self.first_s is None and self._reader.begun:
+            self.first_s = time.perf_counter() - self.began
         if not self.started:
-            if not out and more:
+            self._early = out = self._early + out
+            if more and not (out and self._reader.begun) and len(out) < MOST_HELD:
                 return
             self.started = True
             headers = [*self._kept, (b"cache-control", b"no-store"), (b"x-accel-buffering", b"no"), *self._own]

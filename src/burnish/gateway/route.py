@@ -22,6 +22,15 @@ OnRollback = Callable[[str, str, str], None]
 
 
 @dataclass(frozen=True, slots=True)
+class Seen:
+    """How an answer went: seconds to the first token of a stream, or until a whole answer."""
+
+    good: bool
+    first_s: float
+    whole: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Choice:
     """What is asked of the upstream; `alias` is what the client asked for. shadow: a second version that gets a copy."""
 
@@ -36,7 +45,7 @@ class Router:
     def __init__(self, routes: Mapping[str, Route], resolve: Resolve | None = None) -> None:
         self._routes, self._resolve = dict(routes), resolve
         self._told: OnRollback | None = None
-        self._seen: dict[tuple[str, str], deque[tuple[bool, float]]] = {}
+        self._seen: dict[tuple[str, str], deque[Seen]] = {}
         self._out: dict[str, dict[str, str]] = {}
         self._marks: dict[str, str] = {}
 
@@ -97,13 +106,13 @@ class Router:
         shadowed = route.shadow is not None and _share(f"shadow\x00{alias}\x00{sticky}") < route.shadow_share
         return Choice(alias, self._resolved(model), route.shadow if shadowed and route.shadow != model else None)
 
-    def note(self, choice: Choice, *, good: bool, first_s: float | None) -> None:
+    def note(self, choice: Choice, *, good: bool, first_s: float | None, whole: bool = False) -> None:
         """Remember how an answer went; a version that does worse than the champion is taken out of traffic."""
         route = self._routes.get(choice.alias)
         if route is None:
             return
         seen = self._seen.setdefault((choice.alias, choice.model), deque(maxlen=route.window))
-        seen.append((good, first_s if first_s is not None else 0.0))
+        seen.append(Seen(good, first_s if first_s is not None else 0.0, whole))
         champion = self._resolved(route.champion)
         if choice.model == champion or len(seen) < FEWEST:
             return
@@ -124,16 +133,23 @@ def _share(text: str) -> float:
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "replace")).digest()[:8], "big") / 2**64
 
 
-def _worse(seen: deque[tuple[bool, float]], champion: deque[tuple[bool, float]], route: Route) -> str | None:
-    """Say how a version does worse than the champion, or None. Errors are held against 5% where the champion has fewer."""
-    errors = sum(not good for good, _ in seen) / len(seen)
-    usual = sum(not good for good, _ in champion) / len(champion) if champion else 0.0
+def _worse(seen: deque[Seen], champion: deque[Seen], route: Route) -> str | None:
+    """Say how a version does worse than the champion, or None. Errors are held against 5% where the champion has fewer.
+
+    Streams are compared with streams and whole answers with whole ones: who sticks to a version may ask for either alone.
+    """
+    errors = sum(not each.good for each in seen) / len(seen)
+    usual = sum(not each.good for each in champion) / len(champion) if champion else 0.0
     if errors > route.errors_factor * max(usual, TOLERATED):
         return f"{errors:.0%} of its last {len(seen)} answers failed; the champion's: {usual:.0%}"
-    mine = [first for good, first in seen if good and first > 0]
-    its = [first for good, first in champion if good and first > 0]
-    if len(mine) >= FEWEST and len(its) >= FEWEST:
+    for whole, what in ((False, "first token takes"), (True, "whole answer takes")):
+        mine, its = (
+            [each.first_s for each in found if each.whole == whole and each.good and each.first_s > 0]
+            for found in (seen, champion)
+        )
+        if len(mine) < FEWEST or len(its) < FEWEST:
+            continue
         slow, pace = statistics.median(mine), statistics.median(its)
         if slow > route.latency_factor * pace:
-            return f"its first token takes {slow:.2f} s (median), the champion's {pace:.2f} s"
+            return f"its {what} {slow:.2f} s (median), the champion's {pace:.2f} s"
     return None

@@ -147,7 +147,8 @@ class ModelCalls:
             gateway.start(asyncio.get_running_loop().create_task(settle))
             self._count(exchange, choice, passage, status, spent)
             if status != 499 and not 400 <= status < 500:
-                parts.router.note(choice, good=not failed and not passage.failed, first_s=passage.first_s)
+                good = not failed and not passage.failed
+                parts.router.note(choice, good=good, first_s=passage.first_s, whole=not asked.stream)
             if parts.content is not None and usage.pieces and answered:
                 keep = asyncio.to_thread(
                     parts.content.keep, exchange.id, key.id, choice.model, asked.sent, "".join(usage.pieces)
@@ -162,12 +163,12 @@ class ModelCalls:
         metrics.requests.labels(exchange.scope["path"], model, str(status)).inc()
         seconds = time.perf_counter() - exchange.began
         metrics.seconds.labels(model).observe(seconds)
+        first_s = passage.first_s if passage.streamed else None
         tracing = self._gateway.parts.tracing
         if tracing is not None:
-            path, first_s = exchange.scope["path"], passage.first_s
-            tracing.record(exchange.headers, path, choice, status, seconds, first_s, spent)
-        if passage.first_s is not None:
-            metrics.first.labels(model).observe(passage.first_s)
+            tracing.record(exchange.headers, exchange.scope["path"], choice, status, seconds, first_s, spent)
+        if first_s is not None:
+            metrics.first.labels(model).observe(first_s)
         if spent != (0, 0):
             metrics.tokens.labels(model, "prompt").inc(spent[0])
             metrics.tokens.labels(model, "answer").inc(spent[1])

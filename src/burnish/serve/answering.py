@@ -16,6 +16,7 @@ from burnish.core.errors import BurnishError
 from burnish.core.refusal import Refusal
 from burnish.serve.bodies import Said, Told, chat_chunk, chat_completion, chat_logprobs, text_completion, usage
 from burnish.serve.bodies import tool_call_deltas as call_deltas
+from burnish.serve.request import FormNotKept
 from burnish.serve.stream import End, Stream
 from burnish.serve.text_stream import TextStream
 from burnish.serve.tools import ToolReader
@@ -198,7 +199,7 @@ class Whole(Watched):
         try:
             said = await answer.whole()
         except BurnishError as error:
-            await JSONResponse(Refusal(500, str(error)).body, status_code=500)(scope, receive, send)
+            await _refuse(error, scope, receive, send)
             return
         await JSONResponse(self._body(answer.head, said, answer.usage, answer.tokenizer))(scope, receive, send)
 
@@ -212,7 +213,13 @@ class Streamed(Watched):
         self.more: dict[str, Any] = {"usage": None} if include_usage else {}
 
     async def respond(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send each event as soon as it is there."""
+        """Send each event as soon as it is there. The head waits for the first token: what fails before it has a status."""
+        deltas = self.answer.deltas()
+        try:
+            first = await anext(deltas)
+        except BurnishError as error:
+            await _refuse(error, scope, receive, send)
+            return
         headers = [
             (b"content-type", b"text/event-stream; charset=utf-8"),
             (b"cache-control", b"no-store"),
@@ -220,16 +227,16 @@ class Streamed(Watched):
         ]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         try:
-            for event in self.begin():
+            for event in (*self.begin(), *self.events(first)):
                 await send({"type": "http.response.body", "body": _sse(event), "more_body": True})
-            async for delta in self.answer.deltas():
+            async for delta in deltas:
                 for event in self.events(delta):
                     await send({"type": "http.response.body", "body": _sse(event), "more_body": True})
             if self.include_usage:
                 await send({"type": "http.response.body", "body": _sse(self.last()), "more_body": True})
         except BurnishError as error:
             # The status line is sent already: OpenAI's clients raise on an event that holds an error.
-            await send({"type": "http.response.body", "body": _sse(Refusal(500, str(error)).body), "more_body": True})
+            await send({"type": "http.response.body", "body": _sse(_refusal(error).body), "more_body": True})
         await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": False})
 
     def begin(self) -> list[dict[str, Any]]:
@@ -272,6 +279,18 @@ class StreamedText(Streamed):
     def last(self) -> dict[str, Any]:
         """Return the event that tells the usage."""
         return text_completion(self.answer.head, [], self.answer.usage, self.answer.tokenizer)
+
+
+def _refusal(error: BurnishError) -> Refusal:
+    """Say whose fault it is that an answer does not end: that of a form that cannot be kept is the request's."""
+    if isinstance(error, FormNotKept):
+        return Refusal(400, str(error), code="form_not_kept")
+    return Refusal(500, str(error))
+
+
+async def _refuse(error: BurnishError, scope: Scope, receive: Receive, send: Send) -> None:
+    refusal = _refusal(error)
+    await JSONResponse(refusal.body, status_code=refusal.status)(scope, receive, send)
 
 
 def _sse(event: Mapping[str, Any]) -> bytes:

@@ -26,7 +26,7 @@ from burnish.model.hidden import mean_hidden
 from burnish.model.sampling import Constraint, Sampling
 from burnish.model.sequences import Emitted, Finish, check_fits
 from burnish.serve.adapters import Adapters, AdapterSource, Claim
-from burnish.serve.request import Embedding, EngineStopped, Load, QueueFull, Request
+from burnish.serve.request import Embedding, EngineStopped, FormNotKept, Load, QueueFull, Request
 from burnish.serve.stream import End, Stream
 
 REMEMBERED_PROMPTS = 64
@@ -377,9 +377,9 @@ class Engine:
             future.set_exception(error)
 
 
-def _failure(request: Request) -> ServeError:
+def _failure(request: Request) -> FormNotKept:
     why = request.constraint.failure if request.constraint is not None else None
-    return ServeError(f"the answer cannot keep to the form that was asked for: {why}")
+    return FormNotKept(f"the answer cannot keep to the form that was asked for: {why}")
 
 
 def _common(a: Tensor, b: Tensor) -> int:

@@ -22,6 +22,10 @@ class EngineStopped(ServeError):
     """The engine is closing, closed or broken."""
 
 
+class FormNotKept(ServeError):
+    """The form that was asked for allows nothing from here on, or became too complex to follow."""
+
+
 @dataclass(slots=True, eq=False)
 class Request:
     """A submitted request. `number` is the decoder's, once it runs there."""
