@@ -31,7 +31,8 @@ class Passage:
 
     Nothing is sent before the first byte of an answer, so that all that goes wrong before it becomes a proper error.
     first_s: seconds until the first token of a stream, or until a whole answer; engines tell a role at once, which is
-    kept until then. refusal: why the answer cannot be passed on. It is kept here, because what an upstream makes of an error that its
+    kept until then.
+    refusal: why the answer cannot be passed on. It is kept here, because what an upstream makes of an error that its
     `send` raises is its own affair: an engine in this process handles refusals itself.
     """
 
