@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from datetime import date
 from typing import Any
 
@@ -139,7 +140,8 @@ def test_a_gpu_that_keeps_no_limit_is_shown_as_it_would_be_within_the_memory() -
 
 def test_a_memory_that_holds_no_row_is_said_so() -> None:
     asked = inputs("llama-3.1-70b-instruct")
-    found = largest_context(asked, asked.plan(rented(get_gpu("t4"))))
+    machine = rented(get_gpu("t4"))
+    found = largest_context(asked, asked.plan(machine), machine)
     assert found is not None
     assert found[0] == 0
     assert "hold no row at all" in found[1]
@@ -147,19 +149,35 @@ def test_a_memory_that_holds_no_row_is_said_so() -> None:
 
 def test_the_longest_context_fits_and_a_little_more_does_not() -> None:
     asked = inputs("llama-3.1-8b-instruct", "qlora")
-    machine = rented(get_gpu("l4"))
+    machine = rented(get_gpu("t4"))
     plan = asked.plan(machine)
-    found = largest_context(asked, plan)
+    found = largest_context(asked, plan, machine)
     assert found is not None
     tokens, why = found
     assert 4096 < tokens < 131_072
-    assert "every layer recomputed" in why
+    assert "every layer recomputed, what they keep in the host's memory" in why
     small = inputs("smollm2-135m-instruct", "qlora")
-    assert largest_context(small, small.plan(H100)) == (
+    assert largest_context(small, small.plan(H100), H100) == (
         8192,
         "the model's own context; it fits with every layer recomputed",
     )
-    assert largest_context(small, small.plan(Hardware(cores=2))) is None
+    two_cores = Hardware(cores=2)
+    assert largest_context(small, small.plan(two_cores), two_cores) is None
+
+
+def test_the_host_lengthens_the_context_where_it_may_and_has_the_room() -> None:
+    machine = rented(get_gpu("l4"))
+    found: dict[str, int] = {}
+    for name, offload, ram in (("auto", "auto", None), ("never", "never", None), ("small host", "auto", GIB)):
+        asked = inputs("llama-3.1-8b-instruct", "qlora")
+        train = asked.recipe.train.model_copy(update={"activation_offload": offload})
+        asked = replace(asked, recipe=asked.recipe.model_copy(update={"train": train}))
+        here = replace(machine, ram_bytes=ram)
+        longest = largest_context(asked, asked.plan(here), here)
+        assert longest is not None
+        found[name] = longest[0]
+    assert found["auto"] > 1.3 * found["never"]
+    assert found["small host"] == found["never"]
 
 
 def test_the_largest_model_grows_with_the_memory() -> None:

@@ -74,7 +74,7 @@ def plan_for(recipe: Recipe, home: Home, asked: Asked) -> Planned:
             machine = rented(machine_for(asked.memory_bytes))
     solution = solve(inputs, machine, limits) if asked.limited else None
     plan = inputs.plan(machine) if solution is None else require(solution, f"recipe {recipe.name}").plan
-    context = largest_context(inputs, plan)
+    context = largest_context(inputs, plan, machine)
     return Planned(plan, solution, context, largest_model(plan, plan.memory.available_bytes))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any, Literal
@@ -15,17 +15,19 @@ from burnish.core.mix import RunOrder
 from burnish.core.packing import Length
 from burnish.core.recipe import Recipe
 from burnish.core.units import format_bytes, format_seconds
-from burnish.plan.activations import Workload
+from burnish.plan.activations import Workload, is_fused, moved_bytes
 from burnish.plan.adapters import ALL_LINEAR, resolve_targets
 from burnish.plan.architecture import read_architecture
 from burnish.plan.bases import KnownModel, known_models
 from burnish.plan.calibrate import Correction, calibrated
 from burnish.plan.gpus import Gpu, gpus
 from burnish.plan.hardware import Hardware, rented
+from burnish.plan.host import host_of
 from burnish.plan.make import make_plan
 from burnish.plan.memory import training_components
 from burnish.plan.prices import Prices
 from burnish.plan.probe import probe_shape
+from burnish.plan.time import rates
 
 ROW_TOKENS = (256, 512, 1024, 2048, 4096, 8192, 16_384)
 """Sizes of a packed row that are tried: what one pass computes at once."""
@@ -296,34 +298,53 @@ def _failed(plan: Plan, limits: Limits) -> str:
 # ------------------------------------------------------------------------------------------------------------- the largest
 
 
-def largest_context(inputs: Inputs, plan: Plan) -> tuple[int, str] | None:
-    """Return the longest row that training could hold with every layer recomputed, and why; None without a limit.
+def largest_context(inputs: Inputs, plan: Plan, machine: Hardware) -> tuple[int, str] | None:
+    """Return the longest row that training could hold, and why; None without a limit.
 
-    At most the model's own context; 0 when not even a short row fits.
+    Every layer is computed again; what they keep goes to the host's memory where the row fits no other way, the recipe allows
+    it and the host holds it. At most the model's own context; 0 when not even a short row fits.
     """
-    available = plan.memory.available_bytes
+    available, device = plan.memory.available_bytes, plan.train.device
     if available is None:
         return None
-    architecture = read_architecture(inputs.config)
+    architecture, dtype = read_architecture(inputs.config), plan.train.compute_dtype
+    host = host_of(machine, rates(machine, device), fused=is_fused(architecture, plan.method))
 
-    def peak(tokens: int) -> int:
+    def holds(tokens: int, offloaded: int) -> bool:
         work = Workload(tokens, tokens * tokens, tokens)
-        return sum(
-            training_components(
-                architecture, plan.method, device=plan.train.device, dtype=plan.train.compute_dtype, work=work,
-                checkpointed_layers=architecture.layers,
-            ).values()
+        parts = training_components(
+            architecture, plan.method, device=device, dtype=dtype, work=work, checkpointed_layers=architecture.layers,
+            offloaded_layers=offloaded,
         )  # fmt: skip
+        return sum(parts.values()) <= available and (host.bytes is None or on_host(tokens, offloaded) <= host.bytes)
 
-    low, high = 0, architecture.context
-    if peak(high) <= available:
-        return high, "the model's own context; it fits with every layer recomputed"
+    def on_host(tokens: int, offloaded: int) -> int:
+        work = Workload(tokens, tokens * tokens, tokens)
+        return moved_bytes(architecture, dtype, work, whole=architecture.layers, halves=0, offloaded=offloaded)[0]
+
+    ways = [0] if device == "cpu" or inputs.recipe.train.activation_offload == "never" else [0, architecture.layers]
+    found = {offloaded: _longest(lambda tokens, way=offloaded: holds(tokens, way), architecture.context) for offloaded in ways}
+    offloaded = max(found, key=lambda way: (found[way], -way))
+    tokens = found[offloaded]
+    how = "with every layer recomputed"
+    if offloaded:
+        how = f"{how}, what they keep in the host's memory ({format_bytes(on_host(tokens, offloaded))}),"
+    if tokens == architecture.context:
+        return tokens, f"the model's own context; it fits {how.removesuffix(',')}"
+    if tokens == 0:
+        return 0, f"{format_bytes(available)} hold no row at all, with every layer recomputed and {plan.method.kind}"
+    return tokens, f"{format_bytes(available)} hold it {how} and {plan.method.kind}; nothing longer"
+
+
+def _longest(holds: Callable[[int], bool], most: int) -> int:
+    """Return the longest row that is held, to SHORTEST_CONTEXT tokens; 0 for none, `most` at most."""
+    if holds(most):
+        return most
+    low, high = 0, most
     while high - low > SHORTEST_CONTEXT:
         middle = (low + high) // 2
-        low, high = (middle, high) if peak(middle) <= available else (low, middle)
-    if low == 0:
-        return 0, f"{format_bytes(available)} hold no row at all, with every layer recomputed and {plan.method.kind}"
-    return low, f"{format_bytes(available)} hold it with every layer recomputed and {plan.method.kind}; nothing longer"
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low
 
 
 def largest_model(plan: Plan, available: int | None) -> tuple[KnownModel, str] | None:
