@@ -323,7 +323,10 @@ def largest_context(inputs: Inputs, plan: Plan, machine: Hardware) -> tuple[int,
         return moved_bytes(architecture, dtype, work, whole=architecture.layers, halves=0, offloaded=offloaded)[0]
 
     ways = [0] if device == "cpu" or inputs.recipe.train.activation_offload == "never" else [0, architecture.layers]
-    found = {offloaded: _longest(lambda tokens, way=offloaded: holds(tokens, way), architecture.context) for offloaded in ways}
+    found = {
+        offloaded: _longest(lambda tokens, way=offloaded: holds(tokens, way), architecture.context)
+        for offloaded in ways
+    }
     offloaded = max(found, key=lambda way: (found[way], -way))
     tokens = found[offloaded]
     how = "with every layer recomputed"
