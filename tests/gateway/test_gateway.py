@@ -18,6 +18,7 @@ from gateway_storage import REDIS
 
 from burnish.gateway.redis_ledger import RedisLedger
 from burnish.gateway.redis_server import RedisServer
+from burnish.gateway.route import Router
 from burnish.gateway.settings import Settings, Timeouts
 
 ANSWER = "".join(WORDS)
@@ -126,7 +127,8 @@ def test_scopes(running: Running) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/models?api_key=x", "/v1/models?key=bk_aaaaaaaaaaaa_x", "/v1/models?a=1&access_token=y",
-                                  "/bk_aaaaaaaaaaaa_" + "a" * 43])  # fmt: skip
+                                  "/bk_aaaaaaaaaaaa_" + "a" * 43, "/v1/models?x=%62k_aaaaaaaaaaaa_x", "/v1/models?k%65y=x",
+                                  "/v1/models/%62k_aaaaaaaaaaaa_x"])  # fmt: skip
 def test_a_key_in_a_url_is_refused_even_beside_a_valid_one(running: Running, path: str) -> None:
     response = running.client.get(path, headers={"authorization": f"Bearer {running.admin}"})
     assert (response.status_code, error(response)["code"]) == (400, "key_in_url")
@@ -268,6 +270,42 @@ def test_a_missing_length_of_the_answer_is_set_and_upstream_gets_no_key(
     assert "authorization" not in upstream.headers[-1]
     assert upstream.headers[-1]["x-request-id"] == "abc.1"
     assert running.ask(running.key(), headers={"x-request-id": "a b"}).headers["x-request-id"] != "a b"
+
+
+def test_who_balances_load_may_ask_for_the_heads_of_health_alone(running: Running) -> None:
+    for path in ("/health/live", "/health/ready"):
+        answer = running.client.head(path)
+        assert (answer.status_code, answer.content) == (200, b"")
+
+
+def test_a_version_is_found_by_its_name_and_not_listed(upstream: BadUpstream, tmp_path: Path) -> None:
+    running = Running(upstream.url, tmp_path, extra={"router": Router({}, {"ok:7": "ok:7"}.get)})
+    try:
+        own, other = ({"authorization": f"Bearer {running.key(models=(name,))}"} for name in ("ok*", "base"))
+        assert running.client.get("/v1/models/ok:7", headers=own).json()["id"] == "ok:7"
+        assert running.client.get("/v1/models/ok:8", headers=own).status_code == 404
+        assert running.client.get("/v1/models/ok:7", headers=other).status_code == 404
+        listed = running.client.get("/v1/models", headers=own).json()["data"]
+        assert [card["id"] for card in listed] == ["ok"]
+    finally:
+        running.close()
+
+
+def test_auto_is_listed_where_there_is_a_choice(tmp_path: Path) -> None:
+    alone, several = BadUpstream(), BadUpstream()
+    alone.models = ["base"]
+    try:
+        for upstream, listed in ((alone, False), (several, True)):
+            running = Running(upstream.url, tmp_path / str(listed), extra={"pick": lambda text: []})
+            try:
+                own = {"authorization": f"Bearer {running.key()}"}
+                data = running.client.get("/v1/models", headers=own).json()["data"]
+                assert ("auto" in {card["id"] for card in data}) == listed
+            finally:
+                running.close()
+    finally:
+        alone.close()
+        several.close()
 
 
 @pytest.mark.parametrize(("method", "path", "status"), [("GET", "/v1/chat/completions", 405), ("POST", "/v1/models", 405),

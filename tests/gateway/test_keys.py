@@ -252,7 +252,8 @@ def test_keys_from_the_command_line(capsys: pytest.CaptureFixture[str], tmp_path
 @pytest.mark.parametrize(
     "arguments",
     [["create", "x", "--scope", "root"], ["create", "x", "--rpm", "0"], ["create", "x", "--expires", "tomorrow"],
-     ["create", "x", "--usd-per-day", "nan"], ["revoke", "aaaaaaaaaaaa"], ["list", "--database", "mysql://x/y"],
+     ["create", "x", "--usd-per-day", "nan"], ["create", "x", "--usd-per-day", "1e300"],
+     ["revoke", "aaaaaaaaaaaa"], ["list", "--database", "mysql://x/y"],
      ["create", ""]],
 )  # fmt: skip
 def test_wrong_commands_say_what_is_allowed(

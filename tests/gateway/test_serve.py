@@ -23,6 +23,7 @@ from gateway_running import BadUpstream, Running
 from burnish.cli import main
 from burnish.core.errors import RecipeError, UsageError
 from burnish.doors.gateway import ServeWish
+from burnish.gateway.redis_server import RedisServer
 from burnish.gateway.settings import load_settings
 
 
@@ -190,6 +191,7 @@ def test_chat_talks_through_a_running_gateway_with_the_chat_key(
         ("caps: {body_bytes: 0}", "caps.body_bytes"), ("hostss: []", "unknown key"), ("a: 1\na: 2", "given twice"),
         ("- x", "valid dictionary"), ("{", "not YAML"), ("upstream: ftp://x", "upstream"), ("origins: ['*']", "origins"),
         ("tls_key: x", "given together"), ("routes: {a: {champion: b, targets: [{model: c, weight: 0}]}}", "weights"),
+        ("routes: {auto: {champion: b}}", "no route can have its name"),
         ("prices: {a: {prompt_usd: -1}}", "prompt_usd"), ("timeouts: {total_s: .inf}", "total_s"),
     ],
 )  # fmt: skip
@@ -258,6 +260,23 @@ def test_graphs_of_decoding_steps_are_a_flag(
 def test_graphs_are_nothing_to_another_engine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", "--no-graphs", "--upstream", "http://127.0.0.1:1", "--home", str(tmp_path)]) == 2
     assert "--no-graphs is about the own engine" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "says"),
+    [("--upstream", "ftp://x", "no address of an engine"), ("--vllm", "/nowhere/python", "bin/python")],
+)
+def test_wrong_addresses_say_what_to_write(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str, value: str, says: str
+) -> None:
+    assert main(["serve", "--port", "0", "--home", str(tmp_path), flag, value]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_a_wrong_address_of_redis_says_what_to_write_and_repeats_no_password() -> None:
+    with pytest.raises(UsageError, match="redis://HOST") as told:
+        RedisServer("http://me:secret@x")
+    assert "secret" not in str(told.value)
 
 
 @pytest.fixture(scope="module")

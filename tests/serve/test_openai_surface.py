@@ -241,7 +241,7 @@ def test_penalties_and_biases_reach_the_model(client: openai.OpenAI, tokenizer: 
 @pytest.mark.parametrize(
     ("route", "body", "status", "param", "code"),
     [
-        ("chat/completions", {"logit_bias": {"400": 1}}, 400, "messages", "invalid_value"),
+        ("chat/completions", {"logit_bias": {"400": 1}}, 400, "logit_bias", "invalid_value"),
         ("chat/completions", {"logit_bias": {"-1": 1}}, 400, "logit_bias", "invalid_value"),
         ("chat/completions", {"n": 17}, 400, "n", "invalid_value"),
         ("chat/completions", {"n": 0}, 400, "n", "invalid_value"),

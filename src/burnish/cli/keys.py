@@ -89,8 +89,8 @@ def nano_usd(text: str) -> int:
         amount = Decimal(text)
     except InvalidOperation:
         amount = Decimal(-1)
-    if not amount.is_finite() or amount <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no amount of dollars; write 5 or 0.25")
+    if not amount.is_finite() or not 0 < amount <= 1_000_000:
+        raise argparse.ArgumentTypeError(f"{text!r} is no amount of dollars up to a million; write 5 or 0.25")
     return int(amount * 1_000_000_000)
 
 

@@ -59,6 +59,12 @@ class ServeWish:
             "database": self.database or os.environ.get(DATABASE_VARIABLE),
             "redis": self.redis,
         }
+        if self.upstream is not None and not self.upstream.startswith(("http://", "https://")):
+            raise UsageError(f"{self.upstream!r} is no address of an engine; write http://127.0.0.1:8000")
+        if self.vllm is not None and not os.access(self.vllm, os.X_OK):
+            raise UsageError(
+                f"--vllm {self.vllm}: there is no program; name the interpreter of vLLM's environment (bin/python)"
+            )
         told = Settings() if self.config is None else load_settings(self.config)
         return Settings.model_validate({**told.model_dump(), **{name: value for name, value in given.items() if value}})
 

@@ -20,7 +20,7 @@ from burnish.gateway.key_store import KeyStore
 from burnish.gateway.keys import Key, Scope, split_key
 from burnish.gateway.limits import MOST, NANO, SECOND, Ledger, Limits
 from burnish.gateway.route import Router
-from burnish.gateway.settings import Route
+from burnish.gateway.settings import AUTO, Route
 from burnish.gateway.show import key_json, moment
 
 Whole = Annotated[int, Field(ge=1, le=MOST, strict=True)]
@@ -142,6 +142,13 @@ class Admin:
     def _set_route(self, key: Key, value: dict[str, Any], alias: str) -> tuple[int, Any]:
         if split_key(alias) is not None or not 0 < len(alias) <= 128 or not alias.isprintable():
             raise Refusal(422, "an alias has 1 to 128 printable characters", param="alias", code="invalid_value")
+        if alias == AUTO:
+            raise Refusal(
+                422,
+                "auto picks a model by the request: no route can have its name",
+                param="alias",
+                code="invalid_value",
+            )
         route, mark = Route.model_validate(value), secrets.token_hex(8)
         keep_route(self._database, self._secret, alias, StoredRoute(route, {}, mark), key.id)
         self._router.set(alias, route, mark)

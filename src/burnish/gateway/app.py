@@ -43,7 +43,7 @@ from burnish.gateway.passage import ClientGone, call_for_json, read_body
 from burnish.gateway.route import Router
 from burnish.gateway.sending import send_bytes, send_json
 from burnish.gateway.serve_model import ModelCalls
-from burnish.gateway.settings import Settings
+from burnish.gateway.settings import AUTO, Settings
 from burnish.gateway.shared_attempts import SharedAttempts
 from burnish.gateway.tracing import Tracing
 
@@ -224,7 +224,7 @@ class Gateway:
         self.start(asyncio.get_running_loop().create_task(work))
 
     async def models(self, key: Key) -> list[dict[str, Any]]:
-        """Return the models that a key may ask for: the upstream's, the routes, and auto."""
+        """Return the models that a key may ask for: the upstream's, the routes, and auto where there is a choice."""
         try:
             status, body = await call_for_json(
                 self.parts.upstream, "/v1/models", self.parts.settings.timeouts.first_token_s
@@ -237,7 +237,7 @@ class Gateway:
         found: list[dict[str, Any]] = jiter.from_json(body)["data"]
         names = {card["id"] for card in found}
         own = [alias for alias in self.parts.router.routes if alias not in names]
-        own += ["auto"] if self.parts.pick is not None else []
+        own += [AUTO] if self.parts.pick is not None and len(names) + len(own) > 1 else []
         cards = [*found, *(_card(name) for name in own)]
         return [card for card in cards if key.may_ask(card["id"])]
 
@@ -292,9 +292,9 @@ class Exchange:
         if method in ("GET", "HEAD") and asset is not None:
             body, kind, headers = asset
             await send_bytes(self.send, 200, body, kind, [*headers, *self.own])
-        elif method == "GET" and path == "/health/live":
+        elif method in ("GET", "HEAD") and path == "/health/live":
             await send_json(self.send, 200, {"status": "ok"}, self.own)
-        elif method == "GET" and path == "/health/ready":
+        elif method in ("GET", "HEAD") and path == "/health/ready":
             await self._ready()
         elif method == "GET" and path == "/openapi.json":
             await send_json(self.send, 200, OPENAPI, self.own)
@@ -350,6 +350,8 @@ class Exchange:
             await send_json(self.send, 200, {"object": "list", "data": found}, self.own)
             return
         card = next((card for card in found if card["id"] == name), None)
+        if card is None and key.may_ask(name) and self.gateway.parts.router.means(name):
+            card = _card(name)  # versions are answered and not listed
         if card is None:
             raise Refusal(
                 404, "that model does not exist, or your key may not ask for it", param="model", code="model_not_found"

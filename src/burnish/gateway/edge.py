@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from functools import lru_cache
-from urllib.parse import urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from starlette.types import Scope
 
@@ -58,8 +58,10 @@ def _own_host(given: bytes, hosts: frozenset[str]) -> str:
 
 def check_url(scope: Scope) -> None:
     """Raise Refusal when the URL holds a key: URLs are kept in histories and logs."""
-    query = bytes(scope["query_string"])
-    if (query and _KEY_IN_URL.search(query)) or b"bk_" in bytes(scope.get("raw_path") or b""):
+    query, path = bytes(scope["query_string"]), bytes(scope.get("raw_path") or b"")
+    if b"%" in query or b"%" in path:
+        query, path = unquote_to_bytes(query), unquote_to_bytes(path)
+    if (query and _KEY_IN_URL.search(query)) or b"bk_" in path:
         raise Refusal(
             400, "a key must not stand in a URL, where it is logged and remembered: send it as `Authorization: Bearer`, "
             "and rotate this one", code="key_in_url",

@@ -7,7 +7,7 @@ from importlib import resources
 from typing import Any, cast
 from urllib.parse import urlsplit
 
-from burnish.core.errors import ResourceError, StoreError
+from burnish.core.errors import ResourceError, StoreError, UsageError
 
 Script = Callable[[Sequence[str], Sequence[Any]], list[Any]]
 """script(keys, arguments) -> what the script returns. Raises StoreError when the server fails."""
@@ -22,6 +22,10 @@ class RedisServer:
         except ImportError as error:
             raise ResourceError("Redis needs the package redis. Install it: pip install 'burnish[scale]'") from error
         self._errors = redis.RedisError
+        if not url.startswith(("redis://", "rediss://", "unix://")):
+            raise UsageError(
+                f"{url.split(':')[0]!r} is no kind of Redis address; write redis://HOST:6379/0 (or rediss://, unix://)"
+            )
         self._where = urlsplit(url).hostname or "the local socket"
         self.client: Any = redis.Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
             url, socket_timeout=10, socket_connect_timeout=10, decode_responses=True

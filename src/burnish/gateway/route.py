@@ -123,6 +123,10 @@ class Router:
             if self._told is not None:
                 self._told(choice.alias, target, why)
 
+    def means(self, model: str) -> bool:
+        """Return whether a name, listed or not, means a version now."""
+        return self._resolve is not None and self._resolve(model) is not None
+
     def _resolved(self, model: str) -> str:
         found = self._resolve(model) if self._resolve is not None else None
         return model if found is None else found

@@ -17,7 +17,7 @@ from burnish.gateway.keys import Key
 from burnish.gateway.limits import NANO, SECOND, Ask, Granted, Reason, Refused, Standing
 from burnish.gateway.passage import ClientGone, Passage, inner_scope, pass_through, throw_away
 from burnish.gateway.route import Choice
-from burnish.gateway.settings import Price
+from burnish.gateway.settings import AUTO, Price
 
 if TYPE_CHECKING:
     from burnish.gateway.app import Exchange, Gateway
@@ -85,7 +85,7 @@ class ModelCalls:
     async def _intent(self, value: dict[str, Any], key: Key) -> Headers:
         """Put a model in place of `auto`, by what the last message is about; returns the header that tells it."""
         pick, auto = self._gateway.parts.pick, self._gateway.parts.settings.auto
-        if value.get("model") != "auto" or pick is None:
+        if value.get("model") != AUTO or pick is None:
             return []
         ranked = await asyncio.to_thread(pick, _last_text(value))
         allowed = [

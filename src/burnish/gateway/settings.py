@@ -12,6 +12,8 @@ from burnish.core.errors import Problem, RecipeError, UsageError
 from burnish.core.section import Section
 from burnish.core.yaml_text import KeyTwiceError, load_yaml, yaml_problem
 
+AUTO = "auto"
+"""The name that picks a model by what is asked."""
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)]
 Dollars = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
@@ -124,6 +126,12 @@ class Settings(Section):
     def _tls_needs_both(self) -> Settings:
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("tls_certificate and tls_key are given together")
+        return self
+
+    @model_validator(mode="after")
+    def _auto_is_no_route(self) -> Settings:
+        if AUTO in self.routes:
+            raise ValueError("auto picks a model by the request: no route can have its name")
         return self
 
 

@@ -186,7 +186,7 @@ def _submit_chat(
                 grammar = service.constraints.json_schema(form.call_schema(offer.demanded))
         else:
             grammar = _grammar(service, asked)
-        wish = _wish(asked, asked.alternatives, grammar)
+        wish = _wish(service, asked, asked.alternatives, grammar)
         streams = submit(service.engine, prompt, model, wish, tokenizer.stop_ids, DEFAULT_NEW_TOKENS)
     names = [tool["function"]["name"] for tool in offer.tools]
 
@@ -199,7 +199,7 @@ def _submit_chat(
 def _submit_texts(
     service: Service, model: ServedModel, asked: CompletionRequest, prompts: Sequence[Sequence[int]]
 ) -> list[Stream]:
-    wish = _wish(asked, asked.logprobs, _grammar(service, asked))
+    wish = _wish(service, asked, asked.logprobs, _grammar(service, asked))
     streams: list[Stream] = []
     complete = False
     try:
@@ -214,7 +214,11 @@ def _submit_texts(
     return streams
 
 
-def _wish(asked: TextRequest, alternatives: int | None, grammar: Grammar | None) -> Wish:
+def _wish(service: Service, asked: TextRequest, alternatives: int | None, grammar: Grammar | None) -> Wish:
+    biases = {int(key): value for key, value in (asked.logit_bias or {}).items()}
+    last = service.engine.vocabulary - 1
+    if any(token > last for token in biases):
+        raise Refusal(400, f"token ids must lie between 0 and {last}", param="logit_bias", code="invalid_value")
     return Wish(
         new_tokens=asked.limit,
         temperature=asked.temperature,
@@ -225,7 +229,7 @@ def _wish(asked: TextRequest, alternatives: int | None, grammar: Grammar | None)
         presence_penalty=asked.presence_penalty,
         frequency_penalty=asked.frequency_penalty,
         repetition_penalty=asked.repetition_penalty,
-        logit_bias={int(key): value for key, value in (asked.logit_bias or {}).items()},
+        logit_bias=biases,
         choices=asked.choices,
         stop_ids=asked.stop_token_ids or (),
         logprobs=alternatives,
