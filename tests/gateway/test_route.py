@@ -169,6 +169,23 @@ def test_a_shadow_gets_a_copy_that_nobody_pays_for(running: Running, upstream: B
     assert 'burnish_shadow_total{model="challenger",result="good"} 1.0' in text
 
 
+def test_a_shadow_is_the_version_that_its_name_means_and_never_the_one_that_answers() -> None:
+    meant = {"champion": "x:1", "x@next": "x:2", "x@old": "x:1"}.get
+    shadows = [
+        Router({"a": route(targets=[], shadow=name)}, meant).choose("a", "who", None).shadow
+        for name in ("x@next", "x@old")
+    ]
+    assert shadows == ["x:2", None]
+
+
+def test_a_version_that_is_not_there_leaves_traffic(running: Running) -> None:
+    own = {"authorization": f"Bearer {running.admin}"}
+    half = {"champion": "ok", "targets": [{"model": "unknown", "weight": 1}]}
+    assert running.client.post("/admin/routes/half", json=half, headers=own).status_code == 200
+    key = running.key()
+    assert [running.ask(key, "half").status_code for _ in range(21)] == [404] * 20 + [200]
+
+
 def test_a_failing_version_leaves_traffic_by_itself_for_every_replica_and_the_audit(
     running: Running, upstream: BadUpstream
 ) -> None:

@@ -32,6 +32,7 @@ class Passage:
     Nothing is sent before the first byte of an answer, so that all that goes wrong before it becomes a proper error.
     first_s: seconds until the first token of a stream, or until a whole answer; engines tell a role at once, which is
     kept until then.
+    sending: the client has not taken yet what was sent last.
     refusal: why the answer cannot be passed on. It is kept here, because what an upstream makes of an error that its
     `send` raises is its own affair: an engine in this process handles refusals itself.
     """
@@ -50,6 +51,7 @@ class Passage:
         self.status = 0
         self.started = False
         self.ended = False
+        self.sending = False
         self.refusal: Refusal | None = None
         self.began = time.perf_counter()
         self.first_s: float | None = None
@@ -114,8 +116,9 @@ class Passage:
             headers = [*self._kept, (b"cache-control", b"no-store"), (b"x-accel-buffering", b"no"), *self._own]
             await self._send({"type": "http.response.start", "status": 200, "headers": headers})
         if out or not more:
-            self.ended = not more
+            self.ended, self.sending = not more, True
             await self._send({"type": "http.response.body", "body": out, "more_body": more})
+            self.sending = False
 
     async def _finish_whole(self) -> None:
         """Pass a whole answer on; what only concerns gateway and upstream becomes 503."""

@@ -104,7 +104,8 @@ class Router:
                 model = route.champion if target.model in out else target.model
                 break
         shadowed = route.shadow is not None and _share(f"shadow\x00{alias}\x00{sticky}") < route.shadow_share
-        return Choice(alias, self._resolved(model), route.shadow if shadowed and route.shadow != model else None)
+        chosen, shadow = self._resolved(model), self._resolved(route.shadow) if route.shadow and shadowed else None
+        return Choice(alias, chosen, shadow if shadow != chosen else None)
 
     def note(self, choice: Choice, *, good: bool, first_s: float | None, whole: bool = False) -> None:
         """Remember how an answer went; a version that does worse than the champion is taken out of traffic."""

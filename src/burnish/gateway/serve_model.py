@@ -59,7 +59,8 @@ class ModelCalls:
             def told() -> Headers:
                 return [
                     *exchange.own, *_standing(granted.standing, key), *intent,
-                    (b"x-burnish-model", choice.model.encode()), (b"x-burnish-prompt", prompt_hash(value)),
+                    (b"x-burnish-model", choice.model.encode("ascii", "backslashreplace")),
+                    (b"x-burnish-prompt", prompt_hash(value)),
                 ]  # fmt: skip
 
             await self._pass(exchange, key, asked, choice, price, body, granted, told)
@@ -146,8 +147,9 @@ class ModelCalls:
             settle = gateway.in_ledger(parts.ledger.settle, key.account, granted.hold, sum(spent), nano)
             gateway.start(asyncio.get_running_loop().create_task(settle))
             self._count(exchange, choice, passage, status, spent)
-            if status != 499 and not 400 <= status < 500:
-                good = not failed and not passage.failed
+            missing = status == 404  # the alias is known, so what it leads to is not there
+            if status != 499 and not passage.sending and (missing or not 400 <= status < 500):
+                good = not failed and not missing and not passage.failed
                 parts.router.note(choice, good=good, first_s=passage.first_s, whole=not asked.stream)
             if parts.content is not None and usage.pieces and answered:
                 keep = asyncio.to_thread(
