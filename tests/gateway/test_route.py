@@ -237,8 +237,9 @@ def test_routes_are_set_and_removed_by_admins(running: Running) -> None:
     assert running.client.delete("/admin/routes/fresh", headers=own).status_code == 200
     assert running.client.delete("/admin/routes/fresh", headers=own).status_code == 404
     assert running.client.post("/admin/routes/x", json={"champion": ""}, headers=own).status_code == 422
-    refused = running.client.post("/admin/routes/auto", json={"champion": "ok"}, headers=own)
-    assert (refused.status_code, refused.json()["error"]["param"]) == (422, "alias")
+    for name in ("auto", "fr\u0435sh", "x" * 129, "a b"):
+        refused = running.client.post(f"/admin/routes/{name}", json={"champion": "ok"}, headers=own)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (422, "alias")
 
 
 # --------------------------------------------------------------------------------------------------- model: auto

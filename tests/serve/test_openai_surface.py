@@ -259,6 +259,7 @@ def test_penalties_and_biases_reach_the_model(client: openai.OpenAI, tokenizer: 
         ("chat/completions", {"messages": [{"role": "tool", "content": "x"}]}, 400, "messages", "invalid_value"),
         ("chat/completions", {"model": "nobody"}, 404, "model", "model_not_found"),
         ("completions", {"prompt": []}, 400, None, "invalid_value"),
+        ("completions", {"prompt": ["x"] * 40, "n": 2}, 400, "prompt", "invalid_value"),
         ("completions", {"prompt": [[1, 400]]}, 400, "prompt", "invalid_value"),
         ("completions", {"prompt": "x" * 600}, 400, "prompt", "context_length_exceeded"),
         ("completions", {"prompt": "x", "best_of": 3}, 400, None, "invalid_value"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from burnish.gateway.key_store import KeyStore
 from burnish.gateway.keys import Key, Scope, split_key
 from burnish.gateway.limits import MOST, NANO, SECOND, Ledger, Limits
 from burnish.gateway.route import Router
-from burnish.gateway.settings import AUTO, Route
+from burnish.gateway.settings import AUTO, NAME_IN_PATH, Route
 from burnish.gateway.show import key_json, moment
 
 Whole = Annotated[int, Field(ge=1, le=MOST, strict=True)]
@@ -140,8 +141,9 @@ class Admin:
         }
 
     def _set_route(self, key: Key, value: dict[str, Any], alias: str) -> tuple[int, Any]:
-        if split_key(alias) is not None or not 0 < len(alias) <= 128 or not alias.isprintable():
-            raise Refusal(422, "an alias has 1 to 128 printable characters", param="alias", code="invalid_value")
+        if split_key(alias) is not None or len(alias) > 128 or re.fullmatch(NAME_IN_PATH, alias) is None:
+            says = "an alias has 1 to 128 letters, digits, and . _ @ : - after the first"
+            raise Refusal(422, says, param="alias", code="invalid_value")
         if alias == AUTO:
             raise Refusal(
                 422,

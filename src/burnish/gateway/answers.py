@@ -119,7 +119,7 @@ class EventReader:
         for text in _texts(value, "delta"):
             self.begun |= text != ""
             self._usage.hear(text)
-        self.begun |= error is not None or _says_more(value)
+        self.begun = self.begun or error is not None or _says_more(value)
         alone = isinstance(value, dict) and cast("dict[str, Any]", value).get("choices") == [] and "usage" in value
         return self._keep_usage or not alone
 

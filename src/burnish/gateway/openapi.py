@@ -7,7 +7,7 @@ from typing import Any
 from burnish import __version__
 from burnish.gateway.admin import KeyChange, KeyWanted, Rotation
 from burnish.gateway.feedback import Said
-from burnish.gateway.settings import Route
+from burnish.gateway.settings import NAME_IN_PATH, Route
 
 REFUSALS = {
     "400": "Not JSON, or a key in the URL", "401": "No valid key", "403": "The key may not ask this", "404": "Not there",
@@ -59,7 +59,7 @@ def _operation(
     if body is not None:
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
     if place:
-        schema = {"type": "string", "minLength": 1, "maxLength": 64, "pattern": "^[A-Za-z0-9._-]+$"}
+        schema = {"type": "string", "minLength": 1, "maxLength": 128, "pattern": NAME_IN_PATH}
         operation["parameters"] = [{"name": place, "in": "path", "required": True, "schema": schema}]
     if open_:
         operation["security"] = []

@@ -12,6 +12,8 @@ from burnish.core.errors import Problem, RecipeError, UsageError
 from burnish.core.section import Section
 from burnish.core.yaml_text import KeyTwiceError, load_yaml, yaml_problem
 
+NAME_IN_PATH = "^[A-Za-z0-9][A-Za-z0-9._@:-]*$"
+"""A model, alias or key in a URL's path: plain letters, so that no name looks like another."""
 AUTO = "auto"
 """The name that picks a model by what is asked."""
 Count = Annotated[int, Field(ge=1)]

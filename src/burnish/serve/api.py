@@ -199,6 +199,10 @@ def _submit_chat(
 def _submit_texts(
     service: Service, model: ServedModel, asked: CompletionRequest, prompts: Sequence[Sequence[int]]
 ) -> list[Stream]:
+    answers, most = len(prompts) * asked.choices, service.engine.load.queue
+    if answers > most:  # they would never all be taken, however often they are asked for
+        message = f"{answers} answers are asked for at once; at most {most} are given"
+        raise Refusal(400, message, param="prompt", code="invalid_value")
     wish = _wish(service, asked, asked.logprobs, _grammar(service, asked))
     streams: list[Stream] = []
     complete = False

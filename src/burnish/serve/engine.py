@@ -196,7 +196,8 @@ class Engine:
         """Return what the engine is doing now."""
         with self._changed:
             accepting = self._accepting and self._failure is None
-            return Load(len(self._running), len(self._waiting) + len(self._embeddings), self._rows, accepting)
+            waiting = len(self._waiting) + len(self._embeddings)
+            return Load(len(self._running), waiting, self._rows, accepting, self._queue)
 
     def stop_accepting(self) -> None:
         """Refuse new requests from now on; those that were taken are answered."""

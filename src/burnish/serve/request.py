@@ -55,9 +55,10 @@ class Embedding:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What the engine is doing: requests in rows, requests waiting, rows, and whether it takes new ones."""
+    """What the engine is doing: requests in rows, requests waiting, rows, whether it takes new ones, how many may wait."""
 
     running: int
     waiting: int
     rows: int
     accepting: bool
+    queue: int

@@ -256,7 +256,7 @@ class VllmEngine:
         with self._changed:
             taken = len(self._running)
             accepting = self._accepting and self._process.up
-        return Load(min(taken, self._rows), max(0, taken - self._rows), self._rows, accepting)
+        return Load(min(taken, self._rows), max(0, taken - self._rows), self._rows, accepting, self._queue)
 
     def stop_accepting(self) -> None:
         """Refuse new requests from now on; those that were taken are answered."""
