@@ -96,6 +96,22 @@ def test_events_in_pieces_tell_errors_and_the_end() -> None:
     assert reader.done
 
 
+def test_what_is_kept_of_choices_and_calls_that_come_in_turns_is_whole() -> None:
+    """Else what is personal would not be found in it."""
+    usage = Usage()
+    usage.pieces = {}
+    reader = EventReader(usage, keep_usage=True)
+    for n in range(3):
+        call = {"index": 0, "function": {"arguments": ["ann", "@x", ".org"][n]}}
+        choices = [
+            {"index": 0, "delta": {"content": ["bob", "@y", ".org"][n]}},
+            {"index": 1, "delta": {"tool_calls": [call]}},
+        ]
+        reader.add(b"data: " + json.dumps({"choices": choices}).encode() + b"\n\n")
+    assert usage.said == "bob@y.org\nann@x.org"
+    assert usage.text_bytes > len(usage.said), "the form of a call counts"
+
+
 def test_an_error_that_is_the_requests_is_not_held_against_a_version() -> None:
     reader = EventReader(Usage(), keep_usage=True)
     reader.add(b'data: {"error": {"message": "x", "type": "invalid_request_error"}}\n\n')

@@ -13,13 +13,17 @@ MOST_HELD = 1 << 20
 
 
 class Usage:
-    """Tokens that an answer used: as the upstream says, or bounded from above by the text that came."""
+    """Tokens that an answer used: as the upstream says, or bounded from above by the text that came.
+
+    pieces: the texts that came, if they are wanted, by where they belong. Choices of one stream come in turns, and what
+    is personal would not be found in them mixed.
+    """
 
     def __init__(self) -> None:
         self.prompt_tokens: int | None = None
         self.new_tokens: int | None = None
         self.text_bytes = 0
-        self.pieces: list[str] | None = None
+        self.pieces: dict[str, list[str]] | None = None
 
     def read(self, value: Any) -> None:
         """Take the usage object of an answer or event, if it has a sound one."""
@@ -31,11 +35,16 @@ class Usage:
         if isinstance(prompt, int) and isinstance(new, int) and prompt >= 0 and new >= 0:
             self.prompt_tokens, self.new_tokens = prompt, new
 
-    def hear(self, text: str) -> None:
-        """Take a piece of the answer's text."""
-        self.text_bytes += len(text.encode("utf-8", "replace"))
-        if self.pieces is not None:
-            self.pieces.append(text)
+    def hear(self, where: str, text: str, more: str = "") -> None:
+        """Take a piece of the answer's text. more: what was written around it, which counts and is not kept."""
+        self.text_bytes += len(text.encode("utf-8", "replace")) + len(more.encode("utf-8", "replace"))
+        if self.pieces is not None and text:
+            self.pieces.setdefault(where, []).append(text)
+
+    @property
+    def said(self) -> str:
+        """The texts that were kept, each whole."""
+        return "\n".join("".join(pieces) for pieces in (self.pieces or {}).values())
 
     def counted(self, held_prompt: int, held_new: int) -> tuple[int, int]:
         """Return the tokens of prompt and answer. Without word from upstream: all of the prompt, and a byte a token."""
@@ -51,8 +60,8 @@ def read_answer(body: bytes, usage: Usage) -> None:
     except ValueError:
         return  # not JSON: it is passed on as it is, and what was held stays counted
     usage.read(value)
-    for text in _texts(value, "message"):
-        usage.hear(text)
+    for heard in _texts(value, "message"):
+        usage.hear(*heard)
 
 
 def is_error(body: bytes) -> bool:
@@ -116,34 +125,45 @@ class EventReader:
         error: Any = cast("dict[str, Any]", value).get("error") if isinstance(value, dict) else None
         asked_wrong = isinstance(error, dict) and cast("dict[str, Any]", error).get("type") == "invalid_request_error"
         self.failed |= error is not None and not asked_wrong
-        for text in _texts(value, "delta"):
-            self.begun |= text != ""
-            self._usage.hear(text)
+        for where, text, more in _texts(value, "delta"):
+            self.begun = self.begun or (text or more) != ""
+            self._usage.hear(where, text, more)
         self.begun = self.begun or error is not None or _says_more(value)
         alone = isinstance(value, dict) and cast("dict[str, Any]", value).get("choices") == [] and "usage" in value
         return self._keep_usage or not alone
 
 
+def _choices(value: Any) -> list[dict[str, Any]]:
+    """Return the choices of an answer or event."""
+    choices: Any = cast("dict[str, Any]", value).get("choices") if isinstance(value, dict) else None
+    found = cast("list[Any]", choices) if isinstance(choices, list) else []
+    return [cast("dict[str, Any]", choice) for choice in found if isinstance(choice, dict)]
+
+
 def _says_more(value: Any) -> bool:
     """Whether an event without text is part of an answer: it ends a choice, or tells of a token that shows no text yet."""
-    choices = cast("dict[str, Any]", value).get("choices") if isinstance(value, dict) else None
-    each = [cast("dict[str, Any]", choice) for choice in cast("list[Any]", choices or []) if isinstance(choice, dict)]
-    return any(choice.get(name) is not None for choice in each for name in ("finish_reason", "logprobs"))
+    return any(choice.get(name) is not None for choice in _choices(value) for name in ("finish_reason", "logprobs"))
 
 
-def _texts(value: Any, part: str) -> list[str]:
-    """Texts of an answer's choices: `part` is message or delta; completions have `text`."""
-    found: list[str] = []
-    choices = cast("dict[str, Any]", value).get("choices") if isinstance(value, dict) else None
-    for choice in cast("list[Any]", choices) if isinstance(choices, list) else []:
-        if isinstance(choice, dict):
-            each = cast("dict[str, Any]", choice)
-            inner = each.get(part)
-            texts = [each.get("text")]
-            if isinstance(inner, dict):
-                said = cast("dict[str, Any]", inner)
-                texts += [said.get(name) for name in ("content", "reasoning_content", "reasoning")]
-                if said.get("tool_calls"):
-                    texts.append(str(said["tool_calls"]))
-            found += [text for text in texts if isinstance(text, str)]
+def _texts(value: Any, part: str) -> list[tuple[str, str, str]]:
+    """Texts of an answer's choices: where each belongs, the text, and what else was written with it.
+
+    part: message or delta; completions have `text`.
+    """
+    found: list[tuple[str, str, str]] = []
+    for choice in _choices(value):
+        place = str(choice.get("index"))
+        inner: Any = choice.get(part)
+        said = cast("dict[str, Any]", inner) if isinstance(inner, dict) else {}
+        texts = {
+            "text": choice.get("text"),
+            **{name: said.get(name) for name in ("content", "reasoning_content", "reasoning")},
+        }
+        found += [(f"{place} {name}", text, "") for name, text in texts.items() if isinstance(text, str)]
+        calls: Any = said.get("tool_calls")
+        for call in cast("list[Any]", calls) if isinstance(calls, list) else []:
+            told = cast("dict[str, Any]", call) if isinstance(call, dict) else {}
+            function: Any = told.get("function")
+            given: Any = cast("dict[str, Any]", function).get("arguments") if isinstance(function, dict) else None
+            found.append((f"{place} call {told.get('index')}", given if isinstance(given, str) else "", str(told)))
     return found

@@ -119,7 +119,7 @@ class ModelCalls:
         gateway, parts = self._gateway, self._gateway.parts
         usage = Usage()
         if parts.content is not None:
-            usage.pieces = []
+            usage.pieces = {}
         passage = Passage(exchange.send, usage, told, keep_usage=asked.wants_usage)
         trace = [(name, exchange.headers[name]) for name in (b"traceparent", b"tracestate") if name in exchange.headers]
         scope = inner_scope("POST", asked.path, [(b"x-request-id", exchange.id.encode()), *trace])
@@ -152,9 +152,7 @@ class ModelCalls:
                 good = not failed and not missing and not passage.failed
                 parts.router.note(choice, good=good, first_s=passage.first_s, whole=not asked.stream)
             if parts.content is not None and usage.pieces and answered:
-                keep = asyncio.to_thread(
-                    parts.content.keep, exchange.id, key.id, choice.model, asked.sent, "".join(usage.pieces)
-                )
+                keep = asyncio.to_thread(parts.content.keep, exchange.id, key.id, choice.model, asked.sent, usage.said)
                 gateway.start(asyncio.get_running_loop().create_task(keep))
 
     def _count(self, exchange: Exchange, choice: Choice, passage: Passage, status: int, spent: tuple[int, int]) -> None:
