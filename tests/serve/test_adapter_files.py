@@ -189,7 +189,7 @@ def flood_config(folder: Path) -> None:
         (change_config(r=True), "shape"),
         (change_config(target_modules=["nowhere"]), "no linear layer"),
         (change_config(target_modules=["lm_head"]), "no linear layer"),
-        (change_config(use_dora=True), "not plain LoRA"),
+        (change_config(use_dora=True), "lengths of rows"),
         (change_config(r=3), "shape"),
         (change_weights(poison), "not finite"),
         (change_weights(pad), "at most"),

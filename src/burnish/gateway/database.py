@@ -259,20 +259,12 @@ class SqliteDatabase:
             self._checkpoint.set()
 
     def _write_back(self) -> None:
-        """Write the log back whenever it has grown (https://www.sqlite.org/wal.html#ckpt).
-
-        PASSIVE waits for nobody. But where somebody always commits while it writes back, the log never is written back
-        whole and so never begins anew; once it is long, RESTART does the rest while the writers of this process wait.
-        """
         connection = self._connect()
         connection.execute("PRAGMA busy_timeout = 0")
         while self._checkpoint.wait() and not self._closed:
             self._checkpoint.clear()
             with contextlib.suppress(sqlite3.OperationalError):  # the next one writes back what this one could not
-                _, pages, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-                if pages > LOG_PAGES:
-                    with self._turn:
-                        connection.execute("PRAGMA wal_checkpoint(RESTART)")
+                write_back(connection, self._turn)
 
     def close(self) -> None:
         """Close the connections of all threads."""
@@ -369,3 +361,15 @@ class PostgresDatabase:
             connection = self._free.get()
             if connection is not None:
                 connection.close()
+
+
+def write_back(connection: sqlite3.Connection, turn: AbstractContextManager[object]) -> None:
+    """Write a SQLite file's log back (https://www.sqlite.org/wal.html#ckpt). `turn`: held by whoever writes in this process.
+
+    PASSIVE waits for nobody. But where somebody always commits while it writes back, the log never is written back
+    whole and so never begins anew; once it is long, RESTART does the rest while the writers of this process wait.
+    """
+    _, pages, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    if pages > LOG_PAGES:
+        with turn:
+            connection.execute("PRAGMA wal_checkpoint(RESTART)")
