@@ -21,8 +21,9 @@ from burnish.model.fused.frozen import Fp8, join, joined_weight
 from burnish.model.fused.layer import FusedLayer
 from burnish.model.fused.replace import fused
 from burnish.model.load import quantise_nf4
-from burnish.model.lora import adapter_off, attach_lora, lora_layers, lora_parameters
+from burnish.model.lora import adapter_off, lora_layers, lora_parameters
 from burnish.model.recompute import Recomputation
+from one_step import adapted
 
 IDS = torch.tensor([[5, 17, 90, 3, 44, 8, 101, 2], [7, 7, 12, 60, 61, 62, 1, 0]])
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3")
@@ -53,15 +54,6 @@ def base(make_tiny: Tiny, family: str) -> PreTrainedModel:
             if name.endswith(".bias"):
                 parameter.normal_(std=0.1)
     return model.eval().requires_grad_(False)
-
-
-def adapted(model: PreTrainedModel, method: MethodPlan) -> PreTrainedModel:
-    attach_lora(model, method, seed=0)
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for parameter in lora_parameters(model).values():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
-    return model.train()
 
 
 def loss_and_gradients(model: torch.nn.Module, parameters: list[torch.nn.Parameter]) -> tuple[float, torch.Tensor]:

@@ -13,32 +13,12 @@ from transformers import PreTrainedModel
 from burnish.core.artifacts import MethodPlan
 from burnish.core.errors import ResourceError
 from burnish.model.fused.replace import fused
-from burnish.model.lora import attach_lora, lora_parameters
 from burnish.model.offload import HostBlocks
 from burnish.model.recompute import Recomputation
+from one_step import IDS, adapted, loss_and_gradients
 
-IDS = torch.tensor([[5, 17, 90, 3, 44, 8, 101, 2, 9, 9, 30], [7, 7, 12, 60, 61, 62, 1, 0, 5, 100, 31]])
 Make = Callable[..., MethodPlan]
 Tiny = Callable[..., PreTrainedModel]
-
-
-def adapted(model: PreTrainedModel, method: MethodPlan) -> PreTrainedModel:
-    attach_lora(model, method, seed=0)
-    with torch.no_grad():
-        for parameter in lora_parameters(model).values():
-            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)) * 0.05)
-    return model.train()
-
-
-def loss_and_gradients(model: PreTrainedModel) -> tuple[float, torch.Tensor]:
-    torch.manual_seed(11)  # dropout
-    loss = model(input_ids=IDS, labels=IDS).loss
-    loss.backward()
-    parameters = lora_parameters(model).values()
-    gradients = torch.cat([parameter.grad.flatten() for parameter in parameters if parameter.grad is not None])
-    for parameter in parameters:
-        parameter.grad = None
-    return loss.item(), gradients
 
 
 @pytest.mark.parametrize(("whole", "halves", "offloaded"), [(3, 0, 3), (0, 3, 3), (1, 2, 2), (2, 0, 3), (0, 0, 3)])

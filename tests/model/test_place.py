@@ -14,11 +14,10 @@ from burnish.core.errors import BaseModelError
 from burnish.model.attention import PackedLayout, Segment
 from burnish.model.fused.replace import fused
 from burnish.model.load import load_base
-from burnish.model.lora import attach_lora, lora_parameters
 from burnish.model.place import PlacedPart, layer_homes, load_placed, moved, place
 from burnish.model.recompute import Recomputation
+from one_step import IDS, adapted, loss_and_gradients
 
-IDS = torch.tensor([[5, 17, 90, 3, 44, 8, 101, 2, 9, 9, 30], [7, 7, 12, 60, 61, 62, 1, 0, 5, 100, 31]])
 Make = Callable[..., MethodPlan]
 Tiny = Callable[..., PreTrainedModel]
 
@@ -27,13 +26,6 @@ Tiny = Callable[..., PreTrainedModel]
 def folder(request: pytest.FixtureRequest, make_tiny: Tiny, tmp_path: Path) -> Path:
     make_tiny(request.param).save_pretrained(tmp_path / request.param)
     return tmp_path / request.param
-
-
-def loss_and_gradients(model: PreTrainedModel) -> tuple[float, torch.Tensor]:
-    loss = model(input_ids=IDS, labels=IDS).loss
-    loss.backward()
-    parameters = lora_parameters(model).values()
-    return loss.item(), torch.cat([parameter.grad.flatten() for parameter in parameters if parameter.grad is not None])
 
 
 @pytest.mark.parametrize("quantisation", ["none", "nf4"])
@@ -47,15 +39,12 @@ def test_placed_layers_give_the_same_bits(folder: Path, make_method: Make, quant
             assert sum(isinstance(module, PlacedPart) for module in model.modules()) == 3
         else:
             model = load_base(folder, quantisation=quantisation)  # type: ignore[arg-type]
-        attach_lora(model, make_method(quantisation=quantisation), seed=0)
-        with torch.no_grad():
-            for parameter in lora_parameters(model).values():
-                parameter.add_(0.01)
+        adapted(model, make_method(quantisation=quantisation))
         if fast:
-            with fused(model.train()), Recomputation(model, 1, 1):
+            with fused(model), Recomputation(model, 1, 1):
                 found.append(loss_and_gradients(model))
         else:
-            found.append(loss_and_gradients(model.train()))
+            found.append(loss_and_gradients(model))
     assert found[0][0] == found[1][0]
     assert torch.equal(found[0][1], found[1][1])
 

@@ -15,11 +15,11 @@ from burnish.core.artifacts import MethodPlan
 from burnish.core.errors import BaseModelError
 from burnish.model.fused.replace import fused
 from burnish.model.load import load_base
-from burnish.model.lora import adapter_off, attach_lora, lora_parameters
+from burnish.model.lora import adapter_off
 from burnish.model.recompute import Recomputation
 from burnish.model.stream import StreamedPart, load_streamed, spread
+from one_step import IDS, adapted, loss_and_gradients
 
-IDS = torch.tensor([[5, 17, 90, 3, 44, 8, 101, 2, 9, 9, 30], [7, 7, 12, 60, 61, 62, 1, 0, 5, 100, 31]])
 Make = Callable[..., MethodPlan]
 Tiny = Callable[..., PreTrainedModel]
 
@@ -28,26 +28,6 @@ Tiny = Callable[..., PreTrainedModel]
 def folder(request: pytest.FixtureRequest, make_tiny: Tiny, tmp_path: Path) -> Path:
     make_tiny(request.param).save_pretrained(tmp_path / request.param)
     return tmp_path / request.param
-
-
-def adapted(model: PreTrainedModel, method: MethodPlan) -> PreTrainedModel:
-    attach_lora(model, method, seed=0)
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for parameter in lora_parameters(model).values():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
-    return model.train()
-
-
-def loss_and_gradients(model: PreTrainedModel) -> tuple[float, torch.Tensor]:
-    torch.manual_seed(11)  # dropout
-    loss = model(input_ids=IDS, labels=IDS).loss
-    loss.backward()
-    parameters = lora_parameters(model).values()
-    gradients = torch.cat([parameter.grad.flatten() for parameter in parameters if parameter.grad is not None])
-    for parameter in parameters:
-        parameter.grad = None
-    return loss.item(), gradients
 
 
 def parts(model: nn.Module) -> list[StreamedPart]:
