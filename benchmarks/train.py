@@ -50,6 +50,8 @@ from typing import Any
 HERE = Path(__file__).parent
 PEAK_FLOPS = 989e12
 TOKENS_PER_STEP, ROW = 8192, 2048
+PROFILED = 2
+"""The last so many steps are profiled."""
 PEERS = {"unsloth": ("unsloth", "trl"), "trl": ("trl",), "trl_liger": ("trl", "liger_kernel")}
 LIBRARIES = ("torch", "transformers", "peft", "trl", "unsloth", "bitsandbytes", "liger_kernel", "triton")
 OPTIMIZERS = ("adamw", "adamw_8bit", "muon", "adafactor", "adamw_in_backward", "adamw_8bit_in_backward")
@@ -238,8 +240,10 @@ def measure_burnish(setting: Setting, rows: list[dict[str, list[int]]]) -> dict[
             memory.append(memory_of_step())
             if event.step == event.steps:
                 raise Measured
+            if event.step == event.steps - PROFILED and profiler is not None:
+                profiler.start()  # what is compiled and tried before would take a minute to sum up
 
-    with tempfile.TemporaryDirectory() as folder, profiled(setting.profile), suppress(Measured):
+    with tempfile.TemporaryDirectory() as folder, profiled(setting.profile) as profiler, suppress(Measured):
         train(
             plan,
             sft.objective(plan.train, given),
@@ -299,15 +303,16 @@ def told_memory(steps: list[tuple[int, int]]) -> dict[str, Any]:
 
 
 @contextmanager
-def profiled(file: Path | None) -> Iterator[None]:
-    """Within the block GPU kernels are timed; their sums go to a file."""
+def profiled(file: Path | None) -> Iterator[Any]:
+    """Yield what times GPU kernels once it is started (None without a file); their sums go to the file at the end."""
     if file is None:
-        yield
+        yield None
         return
     from torch.profiler import ProfilerActivity, profile
 
-    with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as seen:
-        yield
+    seen = profile(activities=[ProfilerActivity.CUDA])
+    yield seen
+    seen.stop()
     file.write_text(seen.key_averages().table(sort_by="cuda_time_total", row_limit=70, max_name_column_width=110))
 
 

@@ -21,6 +21,8 @@ from burnish.plan.memory import product_shapes, quantisation_constant_bytes, tra
 CALIBRATION = Path(__file__).with_name("calibration.jsonl")
 """Rows of calibrate.py, measured on two AMD EPYC 7002 cores, glibc 2.36, torch 2.13.0+cpu, 2026-11-22; lora with rows of 512
 and 0 or 30 layers again with fused layers, in float32, 2026-11-29."""
+LONG = Path(__file__).parents[2] / "benchmarks" / "results" / "long_context.jsonl"
+"""Rows of benchmarks/long_context.py, measured on an H200."""
 LLAMA = read_architecture(find_config("llama-3.1-8b-instruct"))
 SMOL = read_architecture(find_config("smollm2-135m-instruct"))
 TINY: dict[str, Any] = {
@@ -290,3 +292,17 @@ def test_predicted_peaks_are_within_their_band_of_the_measured_ones(line: str) -
         checkpointed_layers=row["layers"],
     )
     assert row["peak"] == pytest.approx(sum(found.values()), rel=constant("memory_band"))
+
+
+@pytest.mark.parametrize(
+    "row", map(json.loads, LONG.read_text().splitlines()), ids=lambda row: f"{row['tokens']} tokens"
+)
+def test_steps_of_one_long_row_peak_where_the_plan_says(row: dict[str, Any]) -> None:
+    """With a layer that is kept whole, its own gradients are the most; with none, those of a piece."""
+    found = training_components(
+        LLAMA, method(rank=row["rank"]), device="cuda", dtype="bfloat16",
+        work=Workload(row["tokens"], 0, row["tokens"] - 1), checkpointed_layers=row["checkpointed_layers"],
+        offloaded_layers=row["offloaded_layers"],
+    )  # fmt: skip
+    allocated = sum(found.values()) - found["context"] - found["allocator"]
+    assert -0.03 <= allocated / (row["peak_gb"] * 1e9) - 1 <= 0.08

@@ -211,13 +211,16 @@ def piece_layer_bytes(
     return found + given + max(halves)
 
 
-def layer_gradient_bytes(architecture: Architecture, item: int, work: Workload, piece: int) -> int:
-    """Bytes of gradients in a layer's backward: of attention for the whole row, or of the feed-forward half for a piece.
+def layer_gradient_bytes(architecture: Architecture, item: int, work: Workload, piece: int | None) -> int:
+    """Bytes of gradients in a fused layer's backward: of attention for the whole row, or of the feed-forward half for a piece.
 
     FlashAttention sums those of queries in float32, and makes those of keys and values for every query head (Dao 2023,
-    arXiv:2307.08691, section 3.1, and its code).
+    arXiv:2307.08691, section 3.1, and its code). piece None: the half is there for the whole row, and the gradients of its product,
+    gate and up are more than what attention's take beside what that half has given back by then.
     """
     hidden, queries, keys = architecture.hidden, architecture.query_size, architecture.key_value_size
-    attention = item * (hidden + 4 * queries + 2 * keys) + ITEM_BYTES["float32"] * queries
     width = max(block.width for block in architecture.blocks)
+    if piece is None:
+        return item * (3 * width + hidden) * work.row_tokens
+    attention = item * (hidden + 4 * queries + 2 * keys) + ITEM_BYTES["float32"] * queries
     return max(attention * work.row_tokens, item * (2 * hidden * work.row_tokens + (width + 2 * hidden) * piece))

@@ -82,7 +82,7 @@ COMPONENTS: dict[str, str] = {
     "optimizer": "the optimizer's states, of AdamW two for each trained number; paged ones live in the host's memory",
     "activations": "what autograd keeps of the fullest packed row, all layers",
     "recomputed_layer": "the activations of one layer while it is computed a second time",
-    "layer_gradients": "of long rows, gradients of a layer's activations in its backward, beyond what the loss held before",
+    "layer_gradients": "gradients of a layer's activations in its backward, beyond what the loss held before",
     "offload_buffers": "activations on their way to the host's memory, and back one layer ahead of backward",
     "loss": "logits of a chunk of positions, hidden states with their gradients, and the head's gradient where it is trained",
     "dequantised_weight": "the largest NF4 weight, unpacked for its product",
@@ -210,7 +210,7 @@ def training_components(
     reference_copy: the adapter is kept a second time, frozen. The reference itself keeps no activations.
     feed_forward_again: so many fused layers after the checkpointed ones compute their feed-forward half again.
     offloaded_layers: so many of both keep nothing on the device; streamed_layers: so many of all have no frozen weights there.
-    Of long rows, computed in pieces, the peak is in backward.
+    Where the gradients of a fused layer's activations are larger than what the loss holds, the peak is in backward.
     """
     item, nf4 = ITEM_BYTES[dtype], method.quantisation == "nf4"
     full, tensors = is_full(method), trained_tensors(architecture, method)
@@ -262,7 +262,7 @@ def _given_way(
     architecture: Architecture, method: MethodPlan, dtype: Dtype, work: Workload, components: Mapping[str, int],
     layers: tuple[int, int, int],
 ) -> dict[str, int]:  # fmt: skip
-    """Return the components that change where a GPU's layers leave activations on the host, or are computed in pieces.
+    """Return the components that change where a GPU's layers leave activations on the host, are computed in pieces, or are fused.
 
     layers: computed again whole, by their feed-forward half, and of both those on the host.
     """
@@ -276,8 +276,11 @@ def _given_way(
     if piece is not None:
         part = piece_layer_bytes(architecture, method, item, work, piece, whole=whole > 0)
         changed["recomputed_layer"] = _again_bytes(architecture, "cuda", part, whole + halves)
-        gradients = layer_gradient_bytes(architecture, item, work, piece)
-        changed["layer_gradients"] = max(0, gradients - components["loss"])
+    if is_fused(architecture, method) and not is_full(method):
+        kept = whole + halves < architecture.layers  # the last layer, whose backward comes first, is not made in pieces
+        gradients = layer_gradient_bytes(architecture, item, work, None if kept else piece)
+        if piece is not None or gradients > components["loss"]:
+            changed["layer_gradients"] = max(0, gradients - components["loss"])
     return changed
 
 
