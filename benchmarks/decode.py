@@ -21,9 +21,10 @@ import torch
 from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
-from burnish.model.generate import Decoder, shared_starts
+from burnish.model.decoder import Decoder
 from burnish.model.load import load_base
 from burnish.model.sampling import Sampling
+from burnish.model.shared_starts import shared_starts
 
 SHARED_TOKENS = 200
 GROUP = 10

@@ -8,6 +8,7 @@ are random matrices of rank 8 (or `--rank`) on all linear layers.
 parity      greedy tokens of 8 adapters and the base, alone and in one mixed batch, against transformers + PEFT
 adapters    16 requests, two settings against each other (--arms): one adapter, 16, 16 of 64 resident, none, PEFT's `adapter_names`
 continuous  16 clients: 16 rows against 1 row
+prompts     a prompt of 20 tokens right after one of 5,000: seconds to the first token of both
 http        16 streaming clients over HTTP in another process against 16 threads in this one
 churn       1,000 times: add an adapter, use it, take it out; resident memory
 start       `burnish serve` in an empty home, from the command to the first 200 of /health/ready
@@ -49,6 +50,7 @@ from burnish.model.lora import attach_lora, lora_parameters, save_adapter
 from burnish.model.memory import trim_heap
 from burnish.model.sampling import Sampling
 from burnish.serve.engine import Engine
+from burnish.serve.stream import Stream
 
 os.environ.setdefault(HUGE_PAGES, "1")  # as `burnish serve` does
 BASE = "smollm2-135m-instruct"
@@ -253,6 +255,37 @@ def continuous(base: Path, folder: Path, options: argparse.Namespace) -> dict[st
     }
 
 
+def prompts(base: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Measure the first token of a short prompt, alone and while a long one is read, while four answers run."""
+    draw = torch.Generator().manual_seed(1)
+
+    def ask(engine: Engine, tokens: int, new_tokens: int = 1) -> tuple[Stream, float]:
+        prompt = torch.randint(10, 49000, (tokens,), generator=draw).tolist()
+        return engine.submit(prompt, None, Sampling(max_new_tokens=new_tokens)), time.perf_counter()
+
+    def first(stream: Stream, began: float) -> float:
+        next(iter(stream))
+        return time.perf_counter() - began
+
+    found: dict[str, list[float]] = {"short_alone": [], "short_after_long": [], "long": [], "new_tokens_meanwhile": []}
+    with Engine(load_base(base), rows=REQUESTS) as engine:
+        first(*ask(engine, 20))
+        for _ in range(options.rounds):
+            found["short_alone"].append(first(*ask(engine, 20)))
+            running = [ask(engine, 8, 2000)[0] for _ in range(4)]
+            for stream in running:
+                next(iter(stream))
+            before = sum(stream.new_tokens for stream in running)
+            long = ask(engine, 5000)
+            time.sleep(0.1)  # the long one is being read
+            found["short_after_long"].append(first(*ask(engine, 20)))
+            found["long"].append(first(*long))
+            found["new_tokens_meanwhile"].append(sum(stream.new_tokens for stream in running) - before)
+            for stream in running:
+                stream.cancel()
+    return {name: [round(value, 2) for value in values] for name, values in found.items()}
+
+
 CLIENT = """
 import asyncio, json, sys, time
 import aiohttp
@@ -363,7 +396,8 @@ def start(base: Path, folder: Path, options: argparse.Namespace) -> dict[str, An
 
 
 PARTS = {
-    "parity": parity, "adapters": adapters, "continuous": continuous, "http": http, "churn": churn, "start": start,
+    "parity": parity, "adapters": adapters, "continuous": continuous, "prompts": prompts, "http": http, "churn": churn,
+    "start": start,
 }  # fmt: skip
 
 

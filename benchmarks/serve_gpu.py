@@ -24,7 +24,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from burnish.model.banked_linear import BankedModel
 from burnish.model.cached_attention import cached_attention_on
-from burnish.model.generate import Decoder
+from burnish.model.decoder import Decoder
 from burnish.model.load import quantise_nf4
 from burnish.model.lora_bank import PackedAdapter
 from burnish.model.lora_parts_gpu import Way

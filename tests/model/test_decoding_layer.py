@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, PreTr
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from burnish.model.banked_linear import BankedModel
+from burnish.model.decoder import Decoder
 from burnish.model.decoding_layer import DecodingLayer, LengthNorm, can_decode
-from burnish.model.generate import Decoder
 from burnish.model.sampling import Sampling
 
 SIZES: dict[str, Any] = {

@@ -22,8 +22,12 @@ from transformers import (
 )
 
 from burnish.core.errors import BaseModelError, ServeError
-from burnish.model.generate import Decoder, Finish, generate, shared_starts
+from burnish.model.decoder import Decoder
+from burnish.model.generate import generate
+from burnish.model.kv_cache import Rows
 from burnish.model.sampling import Sampling
+from burnish.model.sequences import Finish
+from burnish.model.shared_starts import shared_starts
 
 VOCABULARY = 300
 STOP = 7
@@ -210,6 +214,74 @@ def test_a_removed_sequence_frees_its_row_and_disturbs_nobody(llama: PreTrainedM
             assert len(got[number]) <= 3
         else:
             assert_same(llama, prompt, got[number], want)
+
+
+def test_a_short_prompt_is_not_kept_waiting_by_long_ones_before_it(llama: PreTrainedModel) -> None:
+    decoder = Decoder(llama, rows=8, piece_tokens=32)
+    running = decoder.add([3], Sampling(max_new_tokens=100))
+    decoder.step()
+    long = [decoder.add([1 + i] * 300, Sampling(max_new_tokens=1)) for i in range(2)]
+    decoder.step()
+    short = decoder.add([9] * 16, Sampling(max_new_tokens=1))
+    assert {item.sequence for item in decoder.step()} == {running, short}
+    steps: dict[int, int] = {}
+    for step in range(3, 80):
+        emitted = {item.sequence for item in decoder.step()}
+        assert running in emitted, "an answer that runs gets a token in every step"
+        steps |= dict.fromkeys(emitted, step)
+        decoder.add([20 + step] * 16, Sampling(max_new_tokens=1))  # without end
+    assert [steps[number] for number in long] <= [2 * -(-300 // 32), 2 * -(-600 // 32)]
+
+
+@pytest.mark.parametrize("static", [False, True])
+def test_prompts_that_overtake_each_other_change_no_answer(
+    llama: PreTrainedModel, static: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swapped: list[tuple[int, int]] = []
+
+    def swap(rows: Rows, one: int, other: int, tokens: int) -> None:
+        swapped.append((one, other))
+        exchange(rows, one, other, tokens)
+
+    exchange = Rows.swap
+    monkeypatch.setattr(Rows, "swap", swap)
+    draw = random.Random(5)
+    start = [draw.randrange(VOCABULARY) for _ in range(40)]
+    prompts = [
+        (start if i % 3 == 0 else []) + [draw.randrange(VOCABULARY) for _ in range(draw.choice([3, 9, 30, 150, 300]))]
+        for i in range(24)
+    ]
+    prompts[0] = [draw.randrange(VOCABULARY) for _ in range(300)]  # alone at first, in the first row
+    decoder = Decoder(llama, rows=5, piece_tokens=24, static=static)
+    answers: dict[int, list[int]] = {}
+    waiting = list(enumerate(prompts))
+    while waiting or decoder.running or decoder.waiting:
+        for place, prompt in waiting[:1]:
+            share = 40 if place % 3 == 0 else 0
+            answers[decoder.add(prompt, Sampling(max_new_tokens=3 + place % 5), share=share)] = []
+        del waiting[:1]
+        for sequence, token, *_ in decoder.step():
+            assert token is not None
+            answers[sequence].append(token)
+    for place, (prompt, answer) in enumerate(zip(prompts, answers.values(), strict=True)):
+        assert_same(llama, prompt, answer, expected(llama, prompt, 3 + place % 5))
+    assert swapped, "no prompt overtook one that lay where it had to go: the test shows nothing"
+
+
+def test_prompts_that_share_a_start_which_is_still_being_read_read_it_together(llama: PreTrainedModel) -> None:
+    seen: list[int] = []
+    handle = llama.get_input_embeddings().register_forward_hook(
+        lambda module, inputs, output: seen.append(inputs[0].numel())
+    )
+    start = [(7 * i) % VOCABULARY for i in range(120)]
+    prompts = [[*start, *[i] * (40 - 10 * i)] for i in range(3)]
+    try:
+        got = run(Decoder(llama, rows=4, piece_tokens=32), prompts, 4, share=120)
+    finally:
+        handle.remove()
+    assert sum(seen) == 120 + sum(len(prompt) - 120 for prompt in prompts) + 3 * 3
+    for prompt, answer in zip(prompts, got, strict=True):
+        assert_same(llama, prompt, answer, expected(llama, prompt, 4))
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

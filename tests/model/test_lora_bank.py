@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from burnish.core.errors import BaseModelError
 from burnish.model.banked_linear import BankedModel
-from burnish.model.generate import Decoder
+from burnish.model.decoder import Decoder
 from burnish.model.load import dequantised, load_base, quantise_nf4
 from burnish.model.lora import read_adapter
 from burnish.model.lora_bank import Layout, LoraBank, PackedAdapter, pack, padded_rank

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from burnish.core.errors import BaseModelError
 from burnish.model.banked_linear import BankedModel
-from burnish.model.generate import Decoder
+from burnish.model.decoder import Decoder
 from burnish.model.lora_bank import PackedAdapter
 from burnish.model.lora_parts_gpu import Way, bucket
 from burnish.model.sampling import Sampling

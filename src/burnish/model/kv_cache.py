@@ -71,6 +71,14 @@ class Rows:
             layer.keys[target, :, :tokens] = layer.keys[source, :, :tokens]
             layer.values[target, :, :tokens] = layer.values[source, :, :tokens]
 
+    def swap(self, one: int, other: int, tokens: int) -> None:
+        """Exchange the first `tokens` own tokens of two rows."""
+        for layer in self.layers.values():
+            for kept in (layer.keys, layer.values):
+                before = kept[one, :, :tokens].clone()
+                kept[one, :, :tokens] = kept[other, :, :tokens]
+                kept[other, :, :tokens] = before
+
     def absorb(self, row: int, prefix: Prefix, tokens: int, own: int) -> None:
         """Put the first `tokens` tokens of a prefix before the `own` tokens of a row, for which there is room."""
         for index, shared in prefix.layers.items():
@@ -138,12 +146,17 @@ class PrefixStore:
     def find(
         self, tokens_T: Tensor, owner: Hashable | None = None, *, ready: bool = False
     ) -> tuple[Prefix | None, int]:
-        """Return the owner's prefix that has the most leading tokens of `tokens_T`, and how many (0: too few to help)."""
+        """Return the owner's prefix that has the most leading tokens of `tokens_T`, and how many (0: too few to help).
+
+        `ready`: only tokens that are computed count; otherwise those of prefixes that are still being computed do, too.
+        """
         best, length = None, self.least_tokens - 1
         for prefix in self.prefixes:
             if prefix.owner != owner:
                 continue
-            common = min(prefix.common(tokens_T), prefix.ready if ready else prefix.planned)
+            common = prefix.common(tokens_T)
+            if ready:
+                common = min(common, prefix.ready)
             if common > length:
                 best, length = prefix, common
         return (best, length) if best is not None else (None, 0)

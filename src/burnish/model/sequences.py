@@ -35,7 +35,10 @@ class Emitted(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class SequenceState:
-    """A request at work. `own` tokens after its prefix are in the cache; `reading` until its whole prompt is."""
+    """A request at work. `own` tokens after its prefix are in row `row` of the cache; `reading` until its whole prompt is.
+
+    found: tokens of stored prefixes that it could have read when it was added; what it reads is settled when it gets a row.
+    """
 
     number: int
     tokens: list[int]
@@ -46,12 +49,20 @@ class SequenceState:
     prefix: Prefix | None = None
     prefix_tokens: int = 0
     own: int = 0
+    row: int = -1
+    found: int = 0
     reading: bool = True
 
     @property
     def pending(self) -> int:
         """Tokens after the prefix that are known but not in the cache."""
         return len(self.tokens) - self.prefix_tokens - self.own
+
+    @property
+    def unread(self) -> int:
+        """Tokens of the prompt to be computed, those of an unfinished prefix among them; before it has a row, about so many."""
+        missing = 0 if self.prefix is None else max(0, self.prefix_tokens - self.prefix.planned)
+        return missing + self.pending - (self.found if self.row < 0 else 0)
 
 
 @dataclass(slots=True)

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from burnish.core.errors import BurnishError, ServeError
 from burnish.model.banked_linear import BankedModel
 from burnish.model.cached_attention import cached_attention_on
-from burnish.model.generate import Decoder
+from burnish.model.decoder import Decoder
 from burnish.model.hidden import mean_hidden
 from burnish.model.sampling import Constraint, Sampling
 from burnish.model.sequences import Emitted, Finish, check_fits
