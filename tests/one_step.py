@@ -7,6 +7,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from burnish.core.artifacts import MethodPlan
+from burnish.model.full import train_every_weight, trained_weights
 from burnish.model.lora import attach_lora, lora_parameters
 
 IDS = torch.tensor([[5, 17, 90, 3, 44, 8, 101, 2, 9, 9, 30], [7, 7, 12, 60, 61, 62, 1, 0, 5, 100, 31]])
@@ -22,12 +23,18 @@ def adapted(model: PreTrainedModel, method: MethodPlan) -> PreTrainedModel:
     return model.train()
 
 
+def whole_trained(model: PreTrainedModel) -> PreTrainedModel:
+    """Return the model in training mode, every weight of it trained."""
+    train_every_weight(model)
+    return model.train()
+
+
 def loss_and_gradients(model: PreTrainedModel) -> tuple[float, torch.Tensor]:
-    """Return the loss of IDS and the gradients of the adapter as one vector; dropout is the same each time."""
+    """Return the loss of IDS and the gradients of all that trains as one vector; dropout is the same each time."""
     torch.manual_seed(11)
     loss = model(input_ids=IDS, labels=IDS).loss
     loss.backward()
-    parameters = lora_parameters(model).values()
+    parameters = trained_weights(model).values()
     gradients = torch.cat([_gradient(parameter).flatten() for parameter in parameters])
     for parameter in parameters:
         parameter.grad = None

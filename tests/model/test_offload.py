@@ -15,7 +15,7 @@ from burnish.core.errors import ResourceError
 from burnish.model.fused.replace import fused
 from burnish.model.offload import HostBlocks
 from burnish.model.recompute import Recomputation
-from one_step import IDS, adapted, loss_and_gradients
+from one_step import IDS, adapted, loss_and_gradients, whole_trained
 
 Make = Callable[..., MethodPlan]
 Tiny = Callable[..., PreTrainedModel]
@@ -38,6 +38,27 @@ def test_offloaded_layers_give_the_same_bits(
                 held = layers.host_bytes
                 assert held >= 3 * IDS.numel() * model.config.hidden_size
             assert layers.host_bytes == held, "blocks are used again"
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3"])
+def test_offloaded_layers_give_the_same_bits_where_every_weight_trains(
+    make_tiny: Tiny, family: str, fast: bool
+) -> None:
+    """Weights stay where they are: what goes to the host is what depends on the row."""
+    model = whole_trained(make_tiny(family))
+    with fused(model, join_weights=True) if fast else nullcontext():
+        with Recomputation(model, 1, 2):
+            loss, gradients = loss_and_gradients(model)
+        with Recomputation(model, 1, 2, offloaded=3, block=1000, least=0) as layers:
+            for _ in range(2):
+                found, same = loss_and_gradients(model)
+                assert found == loss
+                assert torch.equal(same, gradients)
+            assert layers.host_bytes > 0
+        with Recomputation(model, 3, offloaded=3, block=16, least=0) as layers:
+            loss_and_gradients(model)
+            assert layers.host_bytes == 3 * 4 * IDS.numel() * model.config.hidden_size
 
 
 def test_layers_that_are_not_fused_are_offloaded_too(make_tiny: Tiny, method: MethodPlan) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,12 @@ from burnish.model.fused.replace import fused
 from burnish.model.load import load_base
 from burnish.model.place import PlacedPart, layer_homes, load_placed, moved, place
 from burnish.model.recompute import Recomputation
-from one_step import IDS, adapted, loss_and_gradients
+from burnish.model.stream import StreamedPart
+from one_step import IDS, adapted, loss_and_gradients, whole_trained
 
 Make = Callable[..., MethodPlan]
 Tiny = Callable[..., PreTrainedModel]
+HELD = {"offloaded": 3, "block": 1000, "least": 0}
 
 
 @pytest.fixture(params=["llama", "gemma3"])
@@ -30,20 +33,42 @@ def folder(request: pytest.FixtureRequest, make_tiny: Tiny, tmp_path: Path) -> P
 
 @pytest.mark.parametrize("quantisation", ["none", "nf4"])
 @pytest.mark.parametrize("fast", [True, False])
-def test_placed_layers_give_the_same_bits(folder: Path, make_method: Make, quantisation: str, fast: bool) -> None:
-    """Both devices are the CPU: the same hooks, with nothing to copy."""
+@pytest.mark.parametrize(("streamed", "held"), [(0, {}), (2, {}), (0, HELD), (3, HELD)])
+def test_placed_layers_give_the_same_bits(
+    folder: Path, make_method: Make, quantisation: str, fast: bool, streamed: int, held: dict
+) -> None:
+    """Both devices are the CPU: the same hooks, with nothing to copy. Layers are streamed, and offload what they keep, as well."""
     found = []
     for split in (False, True):
         if split:
-            model = load_placed(folder, devices=["cpu", "cpu"], layers_by_device=[1, 2], quantisation=quantisation)  # type: ignore[arg-type]
+            model = load_placed(
+                folder, devices=["cpu", "cpu:0"], layers_by_device=[1, 2], streamed_layers=streamed,
+                quantisation=quantisation,  # type: ignore[arg-type]
+            )  # fmt: skip
             assert sum(isinstance(module, PlacedPart) for module in model.modules()) == 3
+            assert sum(isinstance(module, StreamedPart) for module in model.modules()) == streamed
         else:
             model = load_base(folder, quantisation=quantisation)  # type: ignore[arg-type]
-        adapted(model, make_method(quantisation=quantisation))
-        if fast:
-            with fused(model), Recomputation(model, 1, 1):
-                found.append(loss_and_gradients(model))
-        else:
+        adapted(model, make_method(quantisation=quantisation, dropout=0.1))
+        with (
+            fused(model) if fast else nullcontext(),
+            Recomputation(model, 1, 1, **(held if split else {})) as layers,
+        ):
+            found += [loss_and_gradients(model), loss_and_gradients(model)]
+            assert (layers.host_bytes > 0) == bool(split and held)
+    for mine in found[1:]:
+        assert mine[0] == found[0][0]
+        assert torch.equal(mine[1], found[0][1])
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("held", [{}, HELD])
+def test_placed_layers_all_weights_of_which_train_give_the_same_bits(folder: Path, fast: bool, held: dict) -> None:
+    found = []
+    for split in (False, True):
+        places = {"devices": ["cpu", "cpu:0"], "layers_by_device": [2, 1]}
+        model = whole_trained(load_placed(folder, **places) if split else load_base(folder))  # type: ignore[arg-type]
+        with fused(model) if fast else nullcontext(), Recomputation(model, 1, 1, **(held if split else {})):
             found.append(loss_and_gradients(model))
     assert found[0][0] == found[1][0]
     assert torch.equal(found[0][1], found[1][1])
@@ -81,6 +106,19 @@ def test_the_layout_of_a_packed_row_is_made_once_for_each_device() -> None:
     assert there.positions_T.device.type == "meta"
     assert there.segments == layout.segments
     assert layout.on(torch.device("meta")) is there
+
+
+def test_what_all_layers_are_called_with_is_copied_once_for_each_device(make_tiny: Tiny) -> None:
+    model = make_tiny()
+    place(model, layer_homes(model, ["cpu", "meta"], [1, 2]), "cpu")
+    parts = [module for module in model.modules() if isinstance(module, PlacedPart)]
+    angles, hidden = torch.zeros(2), torch.zeros(2, requires_grad=True)
+    first, second = (moved({"angles": angles, "hidden": hidden}, part.device, part.brought) for part in parts[1:])
+    assert first["angles"] is second["angles"]
+    assert first["hidden"] is not second["hidden"], "it has a gradient"
+    assert moved({"angles": angles}, parts[0].device, parts[0].brought)["angles"] is angles
+    del angles
+    assert len(parts[1].brought) == 0
 
 
 def test_another_number_of_layers_is_refused(make_tiny: Tiny) -> None:

@@ -93,7 +93,7 @@ def test_a_host_that_cannot_hold_the_layers_or_is_not_known_streams_nothing(plan
 @pytest.mark.parametrize(
     ("method", "trouble"),
     [
-        ("full", "weights that train"), ({"kind": "lora", "dora": True}, "dora"),
+        ("full", "with full every weight trains"), ({"kind": "lora", "dora": True}, "dora"),
         ({"kind": "lora", "base_dtype": "fp8"}, "base_dtype"),
     ],
 )  # fmt: skip

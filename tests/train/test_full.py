@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from burnish.core.events import Event, StepDone
 from burnish.core.rows import TokenRow
 from burnish.model.full import save_model, train_every_weight
 from burnish.model.load import load_base
+from burnish.model.place import load_placed
 from burnish.train import checkpoint, sft
 from burnish.train.loop import train
 
@@ -99,6 +101,31 @@ def test_gradients_are_those_of_transformers_own_loss(
     assert mine.item() == pytest.approx(expected.item(), rel=1e-9)
     for (name, ours), (_, reference) in zip(model.named_parameters(), theirs.named_parameters(), strict=True):
         torch.testing.assert_close(ours.grad, reference.grad, rtol=1e-6, atol=1e-9, msg=name)
+
+
+@pytest.mark.parametrize("in_backward", [None, True])
+@pytest.mark.parametrize("optimizer", ON_A_CPU)
+def test_layers_on_two_devices_whose_activations_wait_on_the_host_train_to_the_same_bits(
+    make_whole: Callable[..., PreTrainedModel], make_rows: Rows, make_plan: MakePlan, tmp_path: Path,
+    optimizer: str | None, in_backward: bool | None,
+) -> None:  # fmt: skip
+    """Both devices are the CPU; stopped once as well."""
+    rows, model = make_rows(10), make_whole("qwen3")
+    save_model(model, tmp_path / "base")
+    plan = make_plan(
+        rows, method=FULL, optimizer=optimizer, optimizer_in_backward=in_backward, rows_per_step=1, epochs=3.0
+    )
+    run(plan, rows, model, tmp_path / "whole")
+    train = plan.train.model_copy(
+        update={"layers_by_device": (1, 2), "checkpointed_layers": 2, "feed_forward_again": 1, "offloaded_layers": 3}
+    )
+    asked = iter([False] * 2 + [True] + [False] * 100)
+    for stopped in (True, False):
+        split = load_placed(tmp_path / "base", devices=["cpu", "cpu:0"], layers_by_device=[1, 2])
+        train_every_weight(split)
+        with pytest.raises(Interrupted) if stopped else nullcontext():
+            run(plan.model_copy(update={"train": train}), rows, split, tmp_path / "split", stop=lambda: next(asked))
+    assert weights(tmp_path / "split") == weights(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("in_backward", [None, True])

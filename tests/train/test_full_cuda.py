@@ -14,6 +14,7 @@ from burnish.core.events import Event, Note, StepDone
 from burnish.core.rows import TokenRow
 from burnish.model.full import train_every_weight
 from burnish.model.load import load_base
+from burnish.model.place import load_placed
 from burnish.train import sft
 from burnish.train.loop import train
 
@@ -29,7 +30,11 @@ def run(
 ) -> tuple[list[float], list[str]]:
     """Train as the plan says, on its device; return the loss of each step, and what was noted."""
     seen: list[Event] = []
-    model = load_base(base, device=plan.train.device, dtype=DTYPES[plan.train.compute_dtype])
+    dtype, counts = DTYPES[plan.train.compute_dtype], plan.train.layers_by_device
+    if counts is None:
+        model = load_base(base, device=plan.train.device, dtype=dtype)
+    else:
+        model = load_placed(base, devices=["cuda:0", "cuda:1"], layers_by_device=counts, dtype=dtype)
     train_every_weight(model)
     train(plan, sft.objective(plan.train, rows), model, folder=folder, emit=seen.append, stop=stop)
     losses = [event.loss for event in seen if isinstance(event, StepDone)]
@@ -54,6 +59,29 @@ def test_each_optimizer_learns_in_bfloat16_and_goes_on(
         run(tiny_base, plan, rows, tmp_path / "cut", stop=lambda: True)
     resumed, _ = run(tiny_base, plan, rows, tmp_path / "cut")
     assert resumed == pytest.approx(losses[1:], rel=2e-2)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two cards")
+@pytest.mark.parametrize("in_backward", [None, True])
+@pytest.mark.parametrize("optimizer", [None, "adamw_8bit", "paged_adamw_8bit", "muon", "adafactor"])
+def test_weights_of_two_cards_are_trained_as_those_of_one(
+    tiny_base: Path, tmp_path: Path, make_rows: Callable[..., list[TokenRow]], make_plan: Callable[..., Plan],
+    optimizer: str | None, in_backward: bool | None,
+) -> None:  # fmt: skip
+    rows, found = make_rows(24), []
+    layers = load_base(tiny_base).config.num_hidden_layers
+    for counts in (None, (1, layers - 1)):
+        plan = make_plan(
+            rows, method=FULL, epochs=2.0, learning_rate=2e-3, optimizer=optimizer, optimizer_in_backward=in_backward,
+            rows_per_step=1, device="cuda", max_gradient_norm=0.1, layers_by_device=counts, checkpoint_every=1000,
+        )  # fmt: skip
+        losses, _ = run(tiny_base, plan, rows, tmp_path / str(counts))
+        found.append(losses)
+    assert found[1] == pytest.approx(found[0], rel=1e-2)
+    with pytest.raises(Interrupted):
+        run(tiny_base, plan, rows, tmp_path / "cut", stop=lambda: True)
+    resumed, _ = run(tiny_base, plan, rows, tmp_path / "cut")
+    assert resumed == pytest.approx(found[1][1:], rel=1e-2)
 
 
 def test_in_float32_the_card_and_the_cpu_agree(

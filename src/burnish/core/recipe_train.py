@@ -117,8 +117,8 @@ class Train(Section):
         1,
         ge=1,
         le=16,
-        description="With lora and qlora: over how many GPUs the layers of the base are placed, in order. One computes at a time: "
-        "what is gained is memory, not speed.",
+        description="Over how many GPUs the layers of the base are placed, in order. One computes at a time: what is gained is "
+        "memory, not speed.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to train.")
     mix: Mix = Field(default_factory=lambda: Mix.model_validate({}), description="How much of each source is drawn.")

@@ -80,15 +80,21 @@ class Offload:
     """What autograd keeps of chosen layers lives in host memory between forward and backward.
 
     `around(number, run)` is computed in place of `run`; layers are called in order of their numbers. What is
-    small, and what other layers read too (weights, arguments other than hidden states), stays where it is.
+    small, and what other layers read too (weights, arguments other than hidden states), stays where it is. Of a model that lies on
+    several devices each has copies and blocks of its own: a block is used again in the order of one device's copies.
     """
 
-    def __init__(
-        self, model: nn.Module, device: torch.device, *, block: int = BLOCK_BYTES, least: int = LEAST_BYTES
-    ) -> None:
-        self.blocks, self.mover, self.least = HostBlocks(block, pinned=device.type == "cuda"), Mover(device), least
+    def __init__(self, model: nn.Module, *, block: int = BLOCK_BYTES, least: int = LEAST_BYTES) -> None:
+        devices = {parameter.device for parameter in model.parameters()}
+        self.sides = {device: _Side(device, block) for device in devices}
+        self.least = least
         self._weights = frozenset(parameter.untyped_storage().data_ptr() for parameter in model.parameters())
         self._last: _LayerPass | None = None
+
+    @property
+    def host_bytes(self) -> int:
+        """Bytes of host memory that were taken."""
+        return sum(side.blocks.bytes for side in self.sides.values())
 
     def around(self, number: int, run: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """Return `run` such that what autograd saves within it goes to the host."""
@@ -99,7 +105,7 @@ class Offload:
             return run(*args)
         before = self._last
         if before is not None:
-            before.let_go(self.mover)
+            before.let_go()
         shared = self._weights | {tensor.untyped_storage().data_ptr() for tensor in _tensors_of_calls(args)}
         follows = before if before is not None and before.number == number - 1 else None
         self._last = layer = _LayerPass(number, follows, shared)
@@ -109,18 +115,25 @@ class Offload:
     def _pack(self, layer: _LayerPass, tensor: Tensor) -> Tensor | _Kept:
         place = tensor.untyped_storage().data_ptr()
         small = tensor.nbytes < max(1, self.least)
-        stays = small or tensor.device != self.mover.device or place in layer.shared
-        flat = None if stays else _flat(tensor)
-        if flat is None:
+        side = self.sides.get(tensor.device)
+        flat = None if small or side is None or place in layer.shared else _flat(tensor)
+        if side is None or flat is None:
             return tensor.detach()
         lies = layer.found(tensor)
         if lies is None:
-            lies = _Lying(self, layer, flat)
+            lies = _Lying(side, layer, flat)
             layer.lying.add(lies)
         return _Kept(lies, tensor.shape, tensor.stride(), tensor.dtype)
 
     def _unpack(self, kept: Tensor | _Kept) -> Tensor:
-        return kept if isinstance(kept, Tensor) else kept.tensor(self.mover)
+        return kept if isinstance(kept, Tensor) else kept.tensor()
+
+
+class _Side:
+    """What moves between one device and the host, and where it lies there."""
+
+    def __init__(self, device: torch.device, block: int) -> None:
+        self.blocks, self.mover = HostBlocks(block, pinned=device.type == "cuda"), Mover(device)
 
 
 class _LayerPass:
@@ -137,10 +150,10 @@ class _LayerPass:
                 return lies
         return None
 
-    def let_go(self, mover: Mover) -> None:
+    def let_go(self) -> None:
         """Free what has been copied out; the computation waits for the copies if it is ahead of them."""
         for lies in list(self.lying):
-            lies.let_go(mover)
+            lies.let_go()
 
     def fetch(self) -> None:
         """Begin to copy everything back that is not there."""
@@ -151,32 +164,32 @@ class _LayerPass:
 class _Lying:
     """Bytes that were copied to the host. `source`: the bytes on the device, until they are let go of or once they are back."""
 
-    def __init__(self, offload: Offload, layer: _LayerPass, flat: Tensor) -> None:
-        self.offload, self.layer, self.source, self.bytes = offload, layer, flat, flat.numel()
-        self.held = offload.blocks.take(-(-self.bytes // offload.blocks.size))
-        with offload.mover.after_computation():
-            for block, part in zip(self.held, flat.split(offload.blocks.size), strict=True):
+    def __init__(self, side: _Side, layer: _LayerPass, flat: Tensor) -> None:
+        self.side, self.layer, self.source, self.bytes = side, layer, flat, flat.numel()
+        self.held = side.blocks.take(-(-self.bytes // side.blocks.size))
+        with side.mover.after_computation():
+            for block, part in zip(self.held, flat.split(side.blocks.size), strict=True):
                 block[: part.numel()].copy_(part, non_blocking=True)
-        self.copied = offload.mover.mark()
+        self.copied = side.mover.mark()
 
-    def let_go(self, mover: Mover) -> None:
+    def let_go(self) -> None:
         if self.source is not None:
-            mover.wait(self.copied)
+            self.side.mover.wait(self.copied)
             self.source = None
 
     def fetch(self) -> None:
         if self.source is not None:
             return
-        mover = self.offload.mover
+        mover = self.side.mover
         self.source = torch.empty(self.bytes, dtype=torch.uint8, device=mover.device)
         with mover.after_computation():
-            for block, part in zip(self.held, self.source.split(self.offload.blocks.size), strict=True):
+            for block, part in zip(self.held, self.source.split(self.side.blocks.size), strict=True):
                 part.copy_(block[: part.numel()], non_blocking=True)
         self.copied = mover.mark()
 
     def __del__(self) -> None:
-        self.let_go(self.offload.mover)  # a graph may be dropped while copies of it run
-        self.offload.blocks.give(self.held)
+        self.let_go()  # a graph may be dropped while copies of it run
+        self.side.blocks.give(self.held)
 
 
 class _Kept:
@@ -185,12 +198,12 @@ class _Kept:
     def __init__(self, lies: _Lying, shape: torch.Size, stride: tuple[int, ...], dtype: torch.dtype) -> None:
         self.lies, self.shape, self.stride, self.dtype = lies, shape, stride, dtype
 
-    def tensor(self, mover: Mover) -> Tensor:
+    def tensor(self) -> Tensor:
         """Return the tensor on the device; what the layer before it has on the host begins to come back."""
         self.lies.layer.fetch()
         flat = self.lies.source
         assert flat is not None
-        mover.wait(self.lies.copied)
+        self.lies.side.mover.wait(self.lies.copied)
         if self.lies.layer.before is not None:
             self.lies.layer.before.fetch()
         return flat.view(self.dtype).as_strided(self.shape, self.stride)

@@ -59,7 +59,7 @@ class Recomputation:
     @property
     def host_bytes(self) -> int:
         """Bytes of host memory taken for what layers keep."""
-        return 0 if self._offload is None else self._offload.blocks.bytes
+        return 0 if self._offload is None else self._offload.host_bytes
 
     def grow(self) -> bool:
         """Let a quarter of the layers more give way; returns whether there were any left.
@@ -87,7 +87,7 @@ class Recomputation:
         self._clear()
         if self.offloaded and self._offload is None:
             block, least = self._sizes
-            self._offload = Offload(self.model, self.model.device, block=block, least=least)
+            self._offload = Offload(self.model, block=block, least=least)
         for number, layer in enumerate(self._layers[: max(self.whole + self.feed_forward, self.offloaded)]):
             halved = number >= self.whole and isinstance(layer, FusedLayer)
             made_again = number < self.whole + self.feed_forward

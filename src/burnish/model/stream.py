@@ -46,7 +46,7 @@ def load_streamed(
         )
     model = read_base(folder, dtype)
     chosen = spread(model, streamed_layers)
-    hosted = [f"{name}.{own}" for name, layer in chosen.items() for own in _linears(layer)]
+    hosted = [f"{name}.{own}" for name, layer in chosen.items() for own in linears_of(layer)]
     try:
         if quantisation == "nf4":
             quantise_nf4(
@@ -56,7 +56,8 @@ def load_streamed(
                 dtype=dtype,
                 elsewhere=dict.fromkeys(hosted, "cpu"),
             )
-        stream(model, list(chosen.values()), torch.device(device))
+        stream(list(chosen.values()), torch.device(device))
+        model.to(device)
     except torch.OutOfMemoryError as error:
         raise ResourceError(
             f"{folder} does not fit the memory of {device} with {streamed_layers} of its layers in host memory: {error}. "
@@ -80,14 +81,14 @@ def spread(model: nn.Module, count: int) -> dict[str, nn.Module]:
     return dict(layers[number * len(layers) // count] for number in range(count))
 
 
-def stream(model: PreTrainedModel, layers: Sequence[nn.Module], device: torch.device) -> None:
-    """Put frozen weights of these layers into host memory, in place, and everything else of the model on the device."""
+def stream(layers: Sequence[nn.Module], device: torch.device) -> None:
+    """Put frozen weights of these layers into host memory, in place, and all else of them on the device that computes them."""
     weights = WeightStream(device)
     for number, layer in enumerate(layers):
-        part = StreamedPart(weights, number, list(_linears(layer).values()))
+        part = StreamedPart(weights, number, list(linears_of(layer).values()))
         weights.parts.append(part)
         part.leave()
-    model.to(device)
+        layer.to(device)
     weights.begin()
     for part, layer in zip(weights.parts, layers, strict=True):
         layer.add_module("streamed_part", part)
@@ -101,7 +102,7 @@ def streamed_devices(model: nn.Module) -> dict[nn.Module, torch.device]:
 
 
 class WeightStream:
-    """The buffers, and which layer's weights each holds. Layers are numbered in the order of the forward pass."""
+    """The buffers of a device, and which layer's weights each holds. Its layers are numbered in the order of the forward pass."""
 
     def __init__(self, device: torch.device) -> None:
         self.mover = Mover(device)
@@ -203,7 +204,8 @@ class StreamedPart(nn.Module):
         self.weights.use(self.number, self.number - 1)
 
 
-def _linears(layer: nn.Module) -> dict[str, nn.Linear]:
+def linears_of(layer: nn.Module) -> dict[str, nn.Linear]:
+    """Return the linear layers within a layer by name: what is streamed of it."""
     return {name: module for name, module in layer.named_modules() if isinstance(module, nn.Linear)}
 
 

@@ -8,8 +8,10 @@ from functools import partial
 from typing import Literal
 
 from burnish.core.artifacts import MethodPlan
+from burnish.core.errors import Problem, RecipeError
+from burnish.core.recipe import Recipe
 from burnish.core.units import format_bytes, format_seconds
-from burnish.plan.activations import Dtype, Workload, moved_bytes
+from burnish.plan.activations import Device, Dtype, Workload, moved_bytes
 from burnish.plan.architecture import Architecture
 from burnish.plan.constants import constant
 from burnish.plan.gpus import find_gpu
@@ -44,6 +46,13 @@ def host_of(hardware: Hardware, rates: Rates, *, fused: bool) -> Host:
         bytes_per_second=gpu.host_gigabytes_per_second * 1e9 * constant("cuda_host_copy_share"),
         operations_per_second=rates.train.mid * (constant("cuda_fused_gain") if fused else 1.0),
     )
+
+
+def check_offload(recipe: Recipe, device: Device) -> None:
+    """Raise RecipeError where a recipe asks for what there is no host for."""
+    if recipe.train.activation_offload == "always" and device == "cpu":
+        says = "activations wait in the memory of a GPU's host, and this trains on the CPU. Leave it out."
+        raise RecipeError(f"recipe {recipe.name}", [Problem("train.activation_offload", "always", says)])
 
 
 def choose_offloaded(

@@ -88,6 +88,11 @@ def length_tensors(architecture: Architecture, targets: Sequence[str]) -> tuple[
 
 def all_tensors(architecture: Architecture) -> tuple[Tensors, ...]:
     """Return every parameter of the model. A tied head is the embedding and counts once."""
+    return outside_tensors(architecture) + layer_tensors(architecture)
+
+
+def outside_tensors(architecture: Architecture) -> tuple[Tensors, ...]:
+    """Return the parameters that are not in a layer: embedding, head, last norm."""
     hidden, outside = architecture.hidden, architecture.outside
     table = (architecture.vocabulary, hidden)
     found = [Tensors(1, table, "embedding"), Tensors(0 if architecture.tied_head else 1, table)]
@@ -98,8 +103,12 @@ def all_tensors(architecture: Architecture) -> tuple[Tensors, ...]:
         found.append(Tensors(1, (rest // hidden, hidden), "embedding"))  # learned positions
     else:
         found.append(Tensors(1, (rest,)))  # the head's bias
-    for block in architecture.blocks:
-        found += _layer_tensors(architecture, block)
+    return tuple(each for each in found if each.count and each.numbers)
+
+
+def layer_tensors(architecture: Architecture) -> tuple[Tensors, ...]:
+    """Return the parameters of all layers."""
+    found = [each for block in architecture.blocks for each in _layer_tensors(architecture, block)]
     return tuple(each for each in found if each.count and each.numbers)
 
 

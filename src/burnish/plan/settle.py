@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 
 from burnish.core.artifacts import MethodPlan
 from burnish.core.recipe import Recipe
 from burnish.plan.activations import Device, Dtype, Workload, is_fused, piece_tokens
 from burnish.plan.architecture import Architecture
 from burnish.plan.hardware import Hardware
-from burnish.plan.host import Host, choose_offloaded, host_of, layer_seconds, tell_offloaded
+from burnish.plan.host import Host, check_offload, choose_offloaded, host_of, layer_seconds, tell_offloaded
 from burnish.plan.memory import streamed
-from burnish.plan.place import check_devices, handing_seconds, placed, tell_placed
+from burnish.plan.place import Counted, Placed, Placing, check_devices, handing_seconds, placed, tell_placed
 from burnish.plan.recompute import Again, choose_again, peak_of
 from burnish.plan.stream import choose_streamed, most_on_host, tell_streamed, with_streamed
 from burnish.plan.time import rates
-
-Counted = Callable[..., dict[str, int]]
-"""Bytes by component with so many layers computed again whole, by halves, of both on the host; `streamed`: without weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,21 +34,24 @@ class Asked:
 
 def settle(asked: Asked, components: Counted, because: dict[str, str]) -> tuple[Again, dict[str, int]]:
     """Return what gives way, and the components of the peak, of several devices those of the fullest. Says why."""
-    devices = check_devices(asked.recipe, asked.method, asked.device, asked.hardware)
+    devices = check_devices(asked.recipe, asked.device, asked.hardware)
     fused = is_fused(asked.architecture, asked.method)
     host = host_of(asked.hardware, rates(asked.hardware, asked.device), fused=fused)
     if devices > 1:
-        return _on_devices(asked, components, devices, host, because)
-    again = _on_one(asked, components, host, because)
+        again, found = _on_devices(asked, components, devices, host, because)
+    else:
+        again = _settled(asked, components, host, because)
+        found = components(again.whole, again.feed_forward, again.offloaded, again.streamed)
     pieces = piece_tokens(asked.architecture, asked.method, asked.device, asked.work) if again.layers else None
-    again = replace(again, piece_tokens=pieces)
-    return again, components(again.whole, again.feed_forward, again.offloaded, again.streamed)
+    return replace(again, piece_tokens=pieces), found
 
 
-def _on_one(asked: Asked, components: Counted, host: Host, because: dict[str, str]) -> Again:
+def _settled(asked: Asked, components: Counted, host: Host, because: dict[str, str], devices: int = 1) -> Again:
+    """Return what gives way. components: of the device, or of the fullest of several."""
     architecture, method, work, limit, train = (
         asked.architecture, asked.method, asked.work, asked.limit, asked.recipe.train,
     )  # fmt: skip
+    check_offload(asked.recipe, asked.device)
 
     def settled(count: int) -> Again:
         if asked.device == "cpu":
@@ -73,7 +72,7 @@ def _on_one(asked: Asked, components: Counted, host: Host, because: dict[str, st
     if not count:
         return again
     gone, seconds = streamed(architecture, method, asked.dtype, count), layer_seconds(architecture, work, host)
-    again = with_streamed(architecture, again, gone, host, seconds)
+    again = with_streamed(architecture, again, gone, host, seconds, devices=devices)
     why = tell_streamed(architecture, again, gone, host, seconds, asked=train.streamed_layers != "auto")
     because["train.streamed_layers"] = why
     return again
@@ -82,15 +81,21 @@ def _on_one(asked: Asked, components: Counted, host: Host, because: dict[str, st
 def _on_devices(
     asked: Asked, components: Counted, devices: int, host: Host, because: dict[str, str]
 ) -> tuple[Again, dict[str, int]]:
-    architecture, method, work = asked.architecture, asked.method, asked.work
-    on_one = partial(components, offloaded=0)
-    on_all = partial(placed, architecture, method, asked.dtype, on_one, devices=devices)
-    again = choose_again(architecture, method, work, lambda whole, halves: on_all(whole, halves).fullest, asked.limit)
-    found = on_all(again.whole, again.feed_forward)
-    seconds = handing_seconds(architecture, asked.dtype, work, devices, host.bytes_per_second)
-    because["train.layers_by_device"] = tell_placed(found, seconds, host.bytes_per_second)
-    pieces = piece_tokens(architecture, method, asked.device, work) if again.layers else None
-    again = replace(
-        again, piece_tokens=pieces, exposed_seconds=seconds, layers_by_device=found.layers, peaks=found.peaks
+    train = asked.recipe.train
+    what = Placing(
+        asked.architecture, asked.method, asked.dtype, components, devices, train.optimizer, train.optimizer_in_backward
     )
-    return again, found.fullest
+
+    @cache
+    def spread(whole: int, halves: int, offloaded: int, streamed: int = 0) -> Placed:
+        return placed(what, whole, halves, offloaded, streamed)
+
+    def fullest(whole: int, halves: int, offloaded: int, streamed: int = 0) -> dict[str, int]:
+        return spread(whole, halves, offloaded, streamed).fullest
+
+    again = _settled(asked, fullest, host, because, devices)
+    found = spread(again.whole, again.feed_forward, again.offloaded, again.streamed)
+    seconds = handing_seconds(asked.architecture, asked.dtype, asked.work, devices, host.bytes_per_second)
+    because["train.layers_by_device"] = tell_placed(found, seconds, host.bytes_per_second)
+    waited = again.exposed_seconds + seconds
+    return replace(again, exposed_seconds=waited, layers_by_device=found.layers, peaks=found.peaks), found.fullest

@@ -59,7 +59,7 @@ def _trouble(architecture: Architecture, method: MethodPlan, device: Device) -> 
     if device == "cpu":
         return "layers are streamed from the host's memory to a GPU, and this trains on the CPU. Leave it out."
     if is_full(method):
-        return "weights that train cannot be streamed. Leave it out, or use lora or qlora."
+        return "streamed weights are frozen, and with full every weight trains. Leave it out, or use lora or qlora."
     if method.base_dtype is not None or method.dora:
         return "weights are streamed as they are loaded: with method.base_dtype or dora they cannot be. Leave one of the two out."
     if any(block.experts is not None for block in architecture.blocks):
@@ -67,13 +67,15 @@ def _trouble(architecture: Architecture, method: MethodPlan, device: Device) -> 
     return None
 
 
-def with_streamed(architecture: Architecture, again: Again, gone: Streamed, host: Host, seconds: float) -> Again:
+def with_streamed(
+    architecture: Architecture, again: Again, gone: Streamed, host: Host, seconds: float, *, devices: int = 1
+) -> Again:
     """Return what gives way with what is streamed: its bytes on the host, and the seconds of a packed row that wait for weights.
 
-    Each way copies all but the layers that the way before left there; activations on the host come back in backward too.
-    seconds: of one layer forward; backward takes as long again, and layers computed again are computed twice.
+    Each way copies all but the layers that the way before left there, on each of the devices; activations on the host come back in
+    backward too. seconds: of one layer forward; backward takes as long again, and layers computed again are computed twice.
     """
-    copied = gone.bytes * max(0, gone.layers - BUFFERS) / max(1, gone.layers)
+    copied = gone.bytes * max(0, gone.layers - devices * BUFFERS) / max(1, gone.layers)
     forward = copied / host.bytes_per_second - architecture.layers * seconds
     backward = (copied + again.host_bytes) / host.bytes_per_second - (architecture.layers + again.layers) * seconds
     return replace(

@@ -86,7 +86,7 @@ def shape_id(plan: Plan, model: PreTrainedModel, tokens: int, device: str) -> st
             "model": model.config.to_diff_dict(), "method": plan.method.identity(),
             "layers": [plan.train.checkpointed_layers, plan.train.feed_forward_again], "dtype": plan.train.compute_dtype,
             "ways": [list(stage) for stage in ON_A_GPU], "offloaded": plan.train.offloaded_layers,
-            "streamed": plan.train.streamed_layers,
+            "streamed": plan.train.streamed_layers, "layers_by_device": plan.train.layers_by_device,
         }
     )  # fmt: skip
 

@@ -111,7 +111,8 @@ def update(
         among[0].grad_scale = divisor
         among[0].found_inf = (~torch.isfinite(norm)).float()
     elif torch.isfinite(norm):
-        torch._foreach_div_(gradients, divisor)
+        for device in {gradient.device for gradient in gradients}:
+            torch._foreach_div_([each for each in gradients if each.device == device], divisor.to(device))
     else:
         return norm
     for optimizer in among:

@@ -154,7 +154,7 @@ class InBackward:
     def finish(self, loss_scale: float) -> Tensor:
         """Return the norm; the updates are made. The plan refuses scaled losses, whose steps would have to be undone."""
         assert loss_scale == 1.0
-        return torch.stack(self.squares).sum().sqrt()
+        return torch.stack([square.to(self.squares[0].device) for square in self.squares]).sum().sqrt()
 
     def states(self) -> dict[str, Tensor]:
         """Return the states of the optimizers."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from burnish.core.artifacts import Plan
+from burnish.core.artifacts import Plan, TrainPlan
 from burnish.core.errors import Problem, RecipeError, did_you_mean
 from burnish.core.events import Emit, Progress
 from burnish.core.recipe_template import TEMPLATE_OWN
@@ -75,14 +75,24 @@ def load_planned(
     }  # fmt: skip
     if numbers.layers_by_device is not None and not alone:
         devices = [f"{numbers.device}:{index}" for index in range(len(numbers.layers_by_device))]
-        model = load_placed(files, devices=devices, layers_by_device=numbers.layers_by_device, **stored)
-    else:  # one device without the others streams the layers that it does not hold
-        elsewhere = sum(numbers.layers_by_device[1:]) if numbers.layers_by_device else 0
-        streamed = numbers.streamed_layers or elsewhere
-        model = load_streamed(files, streamed_layers=streamed, device=numbers.device, **stored)
+        model = load_placed(
+            files, devices=devices, layers_by_device=numbers.layers_by_device,
+            streamed_layers=numbers.streamed_layers or 0, **stored,
+        )  # fmt: skip
+    else:
+        model = load_streamed(files, streamed_layers=not_held(numbers), device=numbers.device, **stored)
     trim_heap()  # reading and quantising leave holes that activations do not fit: 0.4 GB for SmolLM2-135M
     emit(Progress("train", "loading the base model", 1, 1, "models"))
     return model
+
+
+def not_held(numbers: TrainPlan) -> int:
+    """Return how many layers the first device holds no weights of: those that are streamed, and those of the others."""
+    streamed = numbers.streamed_layers or 0
+    if numbers.layers_by_device is None:
+        return streamed
+    first, layers = numbers.layers_by_device[0], sum(numbers.layers_by_device)
+    return layers - first + sum(number * layers // streamed < first for number in range(streamed))
 
 
 def load_for_serving(base: Base, plan: Plan | None, emit: Emit) -> PreTrainedModel:
