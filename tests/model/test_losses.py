@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import math
+import weakref
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from burnish.model.losses import target_loss, target_losses
+from burnish.model.losses import LossForm, likelihood, losses_as, target_loss, target_losses
 
 
 def test_the_loss_of_two_tokens_equals_arithmetic_by_hand() -> None:
@@ -31,6 +32,21 @@ def test_loss_and_gradient_equal_cross_entropy_for_every_chunk(chunk: int) -> No
     assert theirs.grad is not None
     torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-5)
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_logits_of_one_chunk_are_gone_before_those_of_the_next_are_made(frozen: bool) -> None:
+    made: list[weakref.ref[torch.Tensor]] = []
+
+    def watched(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        assert all(earlier() is None for earlier in made)
+        nats, gradient = likelihood(logits, targets)
+        made.append(weakref.ref(gradient))
+        return nats, gradient
+
+    with losses_as(LossForm(2, watched)):
+        target_loss(torch.randn(7, 4, requires_grad=not frozen), torch.randn(9, 4), torch.randint(0, 9, (7,)))
+    assert len(made) == 4
 
 
 def test_the_gradient_passes_gradcheck() -> None:

@@ -81,13 +81,13 @@ class _SummedLoss(torch.autograd.Function):
             total += nats.sum(dtype=torch.float64)
             if gradient_VD is not None:
                 add_product(gradient_VD, dlogits_CV.to(head_VD.dtype).t(), hidden_CD)
-            if gradient_TD is None:
-                continue
-            gradient_CD = dlogits_CV.to(head_VD.dtype) @ head_VD
-            if at_N is None:
-                gradient_TD[part] = gradient_CD
-            else:
-                gradient_TD.index_add_(0, at_N[part], gradient_CD)
+            if gradient_TD is not None:
+                gradient_CD = dlogits_CV.to(head_VD.dtype) @ head_VD
+                if at_N is None:
+                    gradient_TD[part] = gradient_CD
+                else:
+                    gradient_TD.index_add_(0, at_N[part], gradient_CD)
+            del dlogits_CV  # before the next chunk's logits are made
         ctx.save_for_backward(gradient_TD, gradient_VD)
         return total.to(torch.promote_types(hidden_TD.dtype, torch.float32))
 

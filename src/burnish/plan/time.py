@@ -123,8 +123,8 @@ def train_seconds(
     )
     if method.quantisation == "nf4":
         fixed += work.packed_rows * passes * architecture.linear_weights * constant(f"{device}_nf4_seconds_per_weight")
-    if device == "cuda" and is_fused(architecture, method):
-        return _beside(operations, rate, fixed, method)
+    if device == "cuda":
+        return _beside(operations, rate, fixed, _gain(architecture, method))
     return Interval(
         low=operations / rate.train.high + fixed,
         mid=operations / rate.train.mid + fixed,
@@ -137,15 +137,21 @@ def later(interval: Interval, seconds: float) -> Interval:
     return Interval(low=interval.low + seconds, mid=interval.mid + seconds, high=interval.high + seconds)
 
 
-def _beside(operations: float, rate: Rates, host: float, method: MethodPlan) -> Interval:
-    """Fused layers leave the GPU little but its products, while the host launches: the slower of both decides."""
-    gain = constant("cuda_fused_gain") * (
-        1.0 if method.base_dtype is None else constant(f"cuda_{method.base_dtype}_gain")
-    )
+def _beside(operations: float, rate: Rates, host: float, gain: float) -> Interval:
+    """The host launches ahead of the GPU: the slower of both decides."""
     return Interval(
         low=operations / (rate.train.high * gain),
         mid=StepSeconds(operations / (rate.train.mid * gain), host).total,
         high=operations / (rate.train.low * gain) + 2 * host,
+    )
+
+
+def _gain(architecture: Architecture, method: MethodPlan) -> float:
+    """How much faster than transformers' layers fused ones are, which leave a GPU little but products."""
+    if not is_fused(architecture, method):
+        return 1.0
+    return constant("cuda_fused_gain") * (
+        1.0 if method.base_dtype is None else constant(f"cuda_{method.base_dtype}_gain")
     )
 
 

@@ -166,7 +166,8 @@ class AdaptedGroup:
             da = list(exact_product(dh_TR.t(), n_TI).split(self.ranks))
         own = self._of_adapters(dy)
         db = [exact_product(dy_TO.t(), h) for dy_TO, h in zip(own, h_TR.split(self.ranks, dim=1), strict=True)]
-        found = [gradient.mul_(self.scale) for gradient in da] + [gradient.mul_(self.scale) for gradient in db]
+        found = da + db
+        torch._foreach_mul_(found, self.scale)  # one launch
         biased = zip(self.adapters, own, strict=True)
         return found + [exact_sum(dy_TO) for layer, dy_TO in biased if layer.bias is not None]
 
