@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel
 
-from burnish.core.errors import BaseModelError
 from burnish.model.attention import (
     KERNELS,
     Attending,
@@ -88,10 +87,13 @@ def test_capped_scores_and_their_gradients_equal_the_formula(window: int | None)
         torch.testing.assert_close(mine.grad, other.grad)
 
 
-def test_dropout_of_attention_weights_is_refused_instead_of_ignored() -> None:
+def test_attention_weights_are_not_dropped() -> None:
     x = torch.randn(1, 2, 12, 8)
-    with pytest.raises(BaseModelError, match="attention_dropout"):
-        packed_attention(torch.nn.Module(), x, x, x, None, packed=LAYOUT, scaling=1.0, dropout=0.1)
+    found = [
+        packed_attention(torch.nn.Module(), x, x, x, None, packed=LAYOUT, scaling=1.0, dropout=dropout)[0]
+        for dropout in (0.0, 0.5)
+    ]
+    assert torch.equal(*found)
 
 
 @pytest.mark.parametrize(("window", "softcap"), [(None, None), (3, None), (3, 1.5)])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, PhiConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, GPT2Config, PhiConfig, PreTrainedModel
 
 from burnish.core.artifacts import MethodPlan
 from burnish.core.errors import BaseModelError
@@ -305,6 +305,12 @@ def test_all_linear_means_every_linear_layer_but_the_head(make_tiny: Tiny, archi
     assert len(names) == 3 * 7
     assert "lm_head" not in names
     assert len(resolve_targets(model, ("q_proj", "v_proj"))) == 6
+
+
+def test_a_base_without_linear_layers_says_so(method: MethodPlan) -> None:
+    model = AutoModelForCausalLM.from_config(GPT2Config(vocab_size=131, n_embd=32, n_layer=1, n_head=4))
+    with pytest.raises(BaseModelError, match="in no linear layer that an adapter fits"):
+        attach_lora(model, method, seed=0)
 
 
 def test_an_unknown_target_is_answered_with_the_names_there_are(make_tiny: Tiny) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from burnish.model.losses import LossForm, likelihood, losses_as, target_loss, target_losses
+from burnish.model.losses import Logits, LossForm, likelihood, losses_as, target_loss, target_losses
 
 
 def test_the_loss_of_two_tokens_equals_arithmetic_by_hand() -> None:
@@ -73,19 +73,32 @@ def test_no_target_costs_nothing_and_has_a_gradient_of_zero() -> None:
 
 
 @pytest.mark.parametrize("chunk", [3, 100])
-def test_capped_logits_and_their_gradients_equal_the_formula(chunk: int) -> None:
+@pytest.mark.parametrize(("scale", "cap"), [(1.0, None), (0.25, None), (1.0, 2.0), (3.0, 2.0)])
+@pytest.mark.parametrize("biased", [False, True])
+def test_logits_that_are_more_than_products_and_their_gradients_equal_the_formula(
+    chunk: int, scale: float, cap: float | None, biased: bool
+) -> None:
     torch.manual_seed(0)
     hidden, head, targets = torch.randn(7, 5), torch.randn(9, 5) * 3, torch.randint(0, 9, (7,))
-    found, expected = [], []
+    bias, found, expected = torch.randn(9), [], []
     for compute in (found, expected):
-        h, w = hidden.clone().double().requires_grad_(), head.clone().double().requires_grad_()
+        h, w, b = (each.clone().double().requires_grad_() for each in (hidden, head, bias))
+        logits = Logits(b if biased else None, scale, cap)
         if compute is found:
-            loss = target_loss(h, w, targets, chunk, cap=2.0)
-            each = target_losses(h.detach(), w.detach(), targets, chunk, cap=2.0)
+            loss = target_loss(h, w, targets, chunk, logits=logits)
+            each = target_losses(h, w, targets, chunk, logits=logits)
             assert each.sum().item() == pytest.approx(loss.item(), rel=1e-12)
+            weights = [h, w, *([b] if biased else [])]
+            for mine, other in zip(
+                torch.autograd.grad(loss, weights), torch.autograd.grad(each.sum(), weights), strict=True
+            ):
+                torch.testing.assert_close(mine, other, rtol=1e-9, atol=1e-12)
+            loss = target_loss(h, w, targets, chunk, logits=logits)
         else:
-            loss = torch.nn.functional.cross_entropy(torch.tanh(h @ w.t() / 2.0) * 2.0, targets, reduction="sum")
+            raw = scale * (h @ w.t() + (b if biased else 0.0))
+            raw = raw if cap is None else torch.tanh(raw / cap) * cap
+            loss = torch.nn.functional.cross_entropy(raw, targets, reduction="sum")
         loss.backward()
-        compute += [loss.detach(), h.grad, w.grad]
+        compute += [loss.detach(), h.grad, w.grad, *([b.grad] if biased else [])]
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)

@@ -4,7 +4,18 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, Lfm2Config, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    CohereConfig,
+    FalconConfig,
+    Gemma2Config,
+    GraniteConfig,
+    Lfm2Config,
+    PhiConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    StableLmConfig,
+)
 
 from burnish.core.errors import BaseModelError
 from burnish.model.probe import check_base
@@ -40,9 +51,28 @@ def test_capped_scores_and_logits_are_computed_and_pass(dtype: torch.dtype) -> N
     check_base(model.to(dtype))
 
 
-def test_a_model_that_scales_its_logits_is_refused() -> None:
-    model = AutoModelForCausalLM.from_config(CohereConfig(**SMALL, num_hidden_layers=1, logit_scale=0.25)).eval()
-    with pytest.raises(BaseModelError, match="changes its logits after the output head"):
+@pytest.mark.parametrize(
+    "config",
+    [
+        CohereConfig(**SMALL, num_hidden_layers=1, logit_scale=0.25),
+        GraniteConfig(**SMALL, num_hidden_layers=1, logits_scaling=4.0),
+        PhiConfig(**SMALL, num_hidden_layers=1),
+    ],
+)
+def test_logits_with_a_scale_or_a_bias_of_the_head_pass(config: PreTrainedConfig) -> None:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name == "lm_head.bias":
+                parameter.normal_()
+    check_base(model)
+
+
+def test_logits_that_are_changed_in_another_way_are_refused(make_tiny: Callable[..., PreTrainedModel]) -> None:
+    model = make_tiny()
+    model.lm_head.register_forward_hook(lambda module, args, result: result + result**2)
+    with pytest.raises(BaseModelError, match="changes its logits after the output head in a way that is not known"):
         check_base(model)
 
 
@@ -54,4 +84,24 @@ def test_a_model_whose_convolutions_would_mix_packed_samples_is_refused() -> Non
         for parameter in model.parameters():
             parameter.mul_(4)
     with pytest.raises(BaseModelError, match="mixes the samples of a packed row"):
+        check_base(model)
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        (StableLmConfig(**SMALL, num_hidden_layers=1), "does not compute packed rows"),
+        (
+            FalconConfig(vocab_size=97, hidden_size=32, num_hidden_layers=1, num_attention_heads=4),
+            "its attention is not",
+        ),
+    ],
+)
+def test_a_model_whose_attention_is_not_told_of_the_row_is_refused(config: PreTrainedConfig, says: str) -> None:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(4)
+    with pytest.raises(BaseModelError, match=says):
         check_base(model)

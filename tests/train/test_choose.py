@@ -14,7 +14,7 @@ import torch
 from burnish.core.artifacts import MethodPlan, Plan
 from burnish.core.events import Event
 from burnish.core.rows import TokenRow
-from burnish.model.fused.paths import ON_CPU, PLAIN
+from burnish.model.fused.paths import ON_CPU, PLAIN, Paths
 from burnish.model.lora import lora_parameters
 from burnish.train import choose as choosing
 from burnish.train import sft
@@ -123,6 +123,37 @@ def test_compiled_formulas_and_joined_weights_give_what_the_plain_path_gives(
     compiled = replace(ON_CPU, compiled=True, joined=True, loss_compiled=True)
     name, _ = measured(plan, objective, make_adapted(), objective.longest(), compiled, [], told.append)
     assert name == "usual", told
+
+
+def test_a_verdict_is_remembered_and_one_that_cannot_be_read_is_measured_again(
+    tmp_path: Path, make_adapted: Callable[..., object], make_rows: Rows, make_plan: Callable[..., Plan],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    rows, told, asked = make_rows(9), list[Event](), list[str]()
+
+    def measure(*args: object) -> tuple[str, Paths]:
+        asked.append("measured")
+        return "loss as written", replace(ON_CPU, loss_chunk=32)
+
+    monkeypatch.setattr(choosing, "measured", measure)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card")
+    plan = make_plan(rows, device="cuda", epochs=400.0)
+    cpu = plan.train.model_copy(update={"device": "cpu"})
+
+    def chosen() -> Paths:
+        return choose(plan, sft.objective(cpu, rows), make_adapted(), home=tmp_path, emit=told.append)  # type: ignore[arg-type]
+
+    first = chosen()
+    assert (first, chosen()) == (replace(ON_CPU, loss_chunk=32), first)
+    assert len(asked) == 1
+    assert told[-1].text == "paths as measured before: loss as written"
+    (key, verdict), *_ = json.loads((tmp_path / CHOICES).read_text()).items()
+    for broken in ({"name": "usual", "paths": {"unknown": 1}}, {"name": "usual"}, [], None):
+        (tmp_path / CHOICES).write_text(json.dumps({key: broken, "another": verdict}))
+        assert chosen() == first
+        kept = json.loads((tmp_path / CHOICES).read_text())
+        assert kept == {key: verdict, "another": verdict}
+    assert len(asked) == 5
 
 
 @pytest.mark.gpu

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PhiConfig, PreTrainedModel
 
 from burnish.core.artifacts import MethodPlan, Plan
 from burnish.core.errors import Interrupted, TrainingError
@@ -130,6 +130,29 @@ def test_the_reference_is_the_adapter_training_goes_on_from_and_stays_as_it_was(
     torch.testing.assert_close(reference, began)
     assert all(torch.equal(value, moved[name]) for name, value in lora_parameters(model).items())
     assert all(module.training for module in model.modules())
+
+
+def test_the_reference_of_a_base_that_drops_in_training_drops_nothing(make_method: Callable[..., MethodPlan]) -> None:
+    """Phi's layers drop what they add; drawn from the numbers of a step, that would move the policy's own draws too."""
+    torch.manual_seed(0)
+    config = PhiConfig(
+        vocab_size=131, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        resid_pdrop=0.3, embd_pdrop=0.3,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config).requires_grad_(False)
+    attach_lora(model, make_method(), seed=0)
+    row = lay_pairs(some_pairs(4), CPU)
+    with packing(model):
+        expected = reference_log_probabilities(model.eval(), row)
+        torch.manual_seed(5)
+        found = reference_log_probabilities(model.train(), row)
+        drawn = torch.rand(1)
+        with torch.no_grad():
+            policy = log_probabilities(model, row)
+    assert torch.equal(found, expected)
+    assert not torch.equal(policy, expected)
+    torch.manual_seed(5)
+    assert torch.equal(drawn, torch.rand(1)), "nothing was drawn"
 
 
 def test_later_epochs_take_the_reference_that_was_kept(

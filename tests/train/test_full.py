@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, CohereConfig, GraniteConfig, PhiConfig, PreTrainedModel
 
 from burnish.core.artifacts import MethodPlan, Plan
 from burnish.core.errors import Interrupted, TrainingError
-from burnish.core.events import Event, StepDone
+from burnish.core.events import Event, Note, StepDone
 from burnish.core.rows import TokenRow
 from burnish.model.full import save_model, train_every_weight
 from burnish.model.load import load_base
@@ -81,15 +81,32 @@ def test_a_tied_head_and_the_embedding_are_trained_as_one_weight(
     assert torch.equal(again.get_output_embeddings().weight, model.get_input_embeddings().weight)
 
 
+SMALL = {
+    "vocab_size": 131, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2,
+}  # fmt: skip
+OTHERS = {
+    "phi": lambda: PhiConfig(**SMALL),
+    "cohere": lambda: CohereConfig(**SMALL, logit_scale=0.25),
+    "granite": lambda: GraniteConfig(**SMALL, logits_scaling=4.0, embedding_multiplier=3.0, attention_dropout=0.2),
+}
+"""Bases of the plain path: a head with a bias, logits with a scale, attention weights that are dropped elsewhere."""
+
+
+@pytest.mark.parametrize("architecture", ["llama", "phi", "cohere", "granite"])
 def test_gradients_are_those_of_transformers_own_loss(
-    make_whole: Callable[..., PreTrainedModel], make_rows: Rows
-) -> None:
-    """Of head, embedding (tied: both at once), norms and linears, in float64."""
+    make_whole: Callable[..., PreTrainedModel], make_configs: dict[str, Callable], make_rows: Rows, architecture: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Of head (its bias), embedding (tied: both at once), norms and linears, in float64."""
     from burnish.model.attention import packing
     from burnish.train.pack import pack_row
 
+    for name, config in OTHERS.items():
+        monkeypatch.setitem(make_configs, name, config)
     (row,) = make_rows(1, prefixes=(0,))
-    model, theirs = (make_whole("llama").double() for _ in range(2))
+    model, theirs = (make_whole(architecture).double() for _ in range(2))
+    model.train()
     with packing(model):
         packed = pack_row([row], torch.device("cpu"))
         mine = sft.loss(model, packed) / packed.trained_tokens
@@ -101,6 +118,25 @@ def test_gradients_are_those_of_transformers_own_loss(
     assert mine.item() == pytest.approx(expected.item(), rel=1e-9)
     for (name, ours), (_, reference) in zip(model.named_parameters(), theirs.named_parameters(), strict=True):
         torch.testing.assert_close(ours.grad, reference.grad, rtol=1e-6, atol=1e-9, msg=name)
+
+
+@pytest.mark.parametrize("architecture", ["phi", "granite"])
+def test_a_base_of_the_plain_path_learns_and_says_what_is_left_out(
+    make_whole: Callable[..., PreTrainedModel], make_configs: dict[str, Callable], make_rows: Rows, make_plan: MakePlan,
+    tmp_path: Path, architecture: str, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setitem(make_configs, architecture, OTHERS[architecture])
+    rows, seen = make_rows(8), list[Event]()
+    plan = make_plan(rows, method=FULL, epochs=10.0, learning_rate=5e-3)
+    model = make_whole(architecture)
+    train(plan, sft.objective(plan.train, rows), model, folder=tmp_path, emit=seen.append, stop=lambda: False)
+    losses = [event.loss for event in seen if isinstance(event, StepDone)]
+    assert losses[-1] < 0.95 * losses[0]
+    told = [event.text for event in seen if isinstance(event, Note)]
+    assert any("plain path for 2 layers" in text for text in told)
+    assert any("no attention weights are dropped: the base's 0.2" in text for text in told) == (
+        architecture == "granite"
+    )
 
 
 @pytest.mark.parametrize("in_backward", [None, True])

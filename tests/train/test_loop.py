@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -18,7 +19,9 @@ from burnish.core.errors import Interrupted, TrainingError
 from burnish.core.events import Checkpointed, Event, Note, StepDone
 from burnish.core.packing import pack_order
 from burnish.core.rows import TokenRow
-from burnish.model.lora import lora_parameters
+from burnish.model.lora import attach_lora, lora_parameters
+from burnish.model.place import load_placed
+from burnish.model.stream import load_streamed
 from burnish.train import sft
 from burnish.train.loop import train
 from burnish.train.pack import lengths_of
@@ -132,6 +135,43 @@ def test_stopping_saves_the_state_and_going_on_gives_the_same_bits(
     assert measured.resumed_at_step == 3
     assert Note("train", f"going on after step 3 of {plan.train.steps}") in seen
     assert weights(folder) == weights(tmp_path / "undisturbed")
+
+
+HELD = {"checkpointed_layers": 2, "feed_forward_again": 1, "offloaded_layers": 3}
+
+
+@pytest.mark.parametrize("quantisation", ["none", "nf4"])
+@pytest.mark.parametrize("where", ["streamed", "offloaded", "placed", "all of them"])
+def test_layers_that_lie_elsewhere_are_stopped_and_go_on_to_the_bits_of_a_run_that_is_all_here(
+    make_frozen: Adapted, make_rows: Rows, make_plan: MakePlan, make_method: Callable[..., MethodPlan], tmp_path: Path,
+    where: str, quantisation: Literal["none", "nf4"],
+) -> None:  # fmt: skip
+    rows, method, base = make_rows(12), make_method(quantisation=quantisation, dropout=0.1), tmp_path / "base"
+    make_frozen("qwen3").save_pretrained(base)
+    streamed = 2 if where in ("streamed", "all of them") else 0
+
+    def run(folder: Path, *, apart: bool, stop: Callable[[], bool] = never) -> None:
+        if apart and where in ("placed", "all of them"):
+            model = load_placed(
+                base,
+                devices=["cpu", "cpu:0"],
+                layers_by_device=[1, 2],
+                streamed_layers=streamed,
+                quantisation=quantisation,
+            )
+        else:
+            model = load_streamed(base, streamed_layers=streamed if apart else 0, quantisation=quantisation)
+        attach_lora(model, method, seed=0)
+        held = HELD if apart and where in ("offloaded", "all of them") else {}
+        plan = make_plan(rows, method=method, checkpoint_every=100, epochs=2.0, **held)
+        train(plan, sft.objective(plan.train, rows), model, folder=folder, emit=lambda event: None, stop=stop)
+
+    run(tmp_path / "here", apart=False)
+    asked = iter([False, True])
+    with pytest.raises(Interrupted):
+        run(tmp_path / "apart", apart=True, stop=lambda: next(asked))
+    run(tmp_path / "apart", apart=True)
+    assert weights(tmp_path / "apart") == weights(tmp_path / "here")
 
 
 def test_events_after_the_checkpoint_are_cut_when_the_run_goes_on(

@@ -20,21 +20,16 @@ from burnish.core.artifacts import Plan
 from burnish.core.packing import count_steps, pack
 from burnish.core.rows import TokenPair, TokenRow
 from burnish.model.fused.paths import ON_CPU, PLAIN, on_paths
-from burnish.model.lora import adapter_off, lora_parameters
+from burnish.model.lora import adapter_off
 from burnish.train import dpo, sft
 from burnish.train.objective import Objective
 from burnish.train.pairs import pair_lengths
+from one_by_one import assert_same, gradients, one_by_one
 
 Adapted = Callable[..., PreTrainedModel]
 MakePlan = Callable[..., Plan]
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3")
 PATHS = {"fused": ON_CPU, "plain": PLAIN}
-
-
-def gradients(model: PreTrainedModel) -> Tensor:
-    found = torch.cat([parameter.grad.flatten() for parameter in lora_parameters(model).values()])  # pyright: ignore[reportOptionalMemberAccess]
-    model.zero_grad()
-    return found
 
 
 def packed(model: PreTrainedModel, objective: Objective, paths: str) -> tuple[float, Tensor]:
@@ -50,11 +45,6 @@ def packed(model: PreTrainedModel, objective: Objective, paths: str) -> tuple[fl
     return total, gradients(model)
 
 
-def assert_same(found: tuple[float, Tensor], expected: tuple[float, Tensor]) -> None:
-    assert found[0] == pytest.approx(expected[0], rel=1e-5)
-    assert ((found[1] - expected[1]).abs().max() / expected[1].abs().max()).item() < 1e-5
-
-
 @pytest.mark.parametrize("paths", PATHS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_answers_of_conversations(
@@ -62,15 +52,7 @@ def test_answers_of_conversations(
 ) -> None:
     rows, model = make_rows(14), make_adapted(family)
     plan = make_plan(rows, row_tokens=90)
-    total = 0.0
-    for row in rows:
-        ids = torch.tensor(row.ids)
-        logits = model(input_ids=ids[None], use_cache=False).logits[0, :-1]
-        keep = torch.tensor(row.mask[1:], dtype=torch.bool)
-        loss = F.cross_entropy(logits[keep], ids[1:][keep], reduction="sum")
-        loss.backward()
-        total += loss.item()
-    expected = total, gradients(model)
+    expected = one_by_one(model, rows)
     assert_same(packed(model, sft.objective(plan.train, rows), paths), expected)
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
-import torch.nn.functional as F
 from transformers import PreTrainedModel
 
 from burnish.core.artifacts import Plan
@@ -19,28 +18,12 @@ from burnish.model.recompute import Recomputation
 from burnish.train import sft
 from burnish.train.objective import CPU_TOKENS
 from burnish.train.pack import lengths_of, pack_row
+from one_by_one import assert_same, gradients, one_by_one
 
 CPU = torch.device("cpu")
 Rows = Callable[..., list[TokenRow]]
 Adapted = Callable[..., PreTrainedModel]
 MakePlan = Callable[..., Plan]
-
-
-def gradients(model: PreTrainedModel) -> torch.Tensor:
-    return torch.cat([parameter.grad.flatten() for parameter in lora_parameters(model).values()])
-
-
-def one_by_one(model: PreTrainedModel, rows: Sequence[TokenRow]) -> tuple[float, torch.Tensor]:
-    """The reference: transformers' own forward on each row alone, plain cross-entropy."""
-    total = 0.0
-    for row in rows:
-        ids = torch.tensor(row.ids)
-        logits = model(input_ids=ids[None], use_cache=False).logits[0, :-1]
-        keep = torch.tensor(row.mask[1:], dtype=torch.bool)
-        loss = F.cross_entropy(logits[keep], ids[1:][keep], reduction="sum")
-        loss.backward()
-        total += loss.item()
-    return total, gradients(model)
 
 
 def packed(model: PreTrainedModel, groups: Sequence[Sequence[TokenRow]]) -> tuple[float, torch.Tensor]:
@@ -51,12 +34,6 @@ def packed(model: PreTrainedModel, groups: Sequence[Sequence[TokenRow]]) -> tupl
             loss.backward()
             total += loss.item()
     return total, gradients(model)
-
-
-def assert_same(found: tuple[float, torch.Tensor], expected: tuple[float, torch.Tensor]) -> None:
-    """Equal to 1e-5 relative to the largest gradient."""
-    assert found[0] == pytest.approx(expected[0], rel=1e-5)
-    assert ((found[1] - expected[1]).abs().max() / expected[1].abs().max()).item() < 1e-5
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma3"])

@@ -23,8 +23,6 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface
 
-from burnish.core.errors import BaseModelError
-
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -92,12 +90,8 @@ def packed_attention(
     """Attend within the segments of a packed row.
 
     query (1, heads, T, head size), key and value (1, key heads, T, head size); returns (1, T, heads, head size). `kernel` None
-    takes the one that always works. Raises BaseModelError for dropout of attention weights, which is not computed.
+    takes the one that always works. Attention weights are not dropped, whatever `dropout` says (`attention_dropout`).
     """
-    if dropout > 0.0:
-        raise BaseModelError(
-            "this base drops attention weights (attention_dropout); packed training does not compute that."
-        )
     asked = Attending(packed, scaling, sliding_window, softcap)
     q_THD, k_TKD, v_TKD = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
     return attend(q_THD, k_TKD, v_TKD, asked, kernel)[None], None
@@ -372,6 +366,12 @@ def row_mask(packed: PackedLayout, device: torch.device, window: int | None = No
 AttentionInterface.register(NAME, packed_attention)
 for _kernel in KERNELS:
     AttentionInterface.register(f"{NAME}_{_kernel}", partial(packed_attention, kernel=_kernel))
+
+
+def attention_dropout(model: PreTrainedModel) -> float:
+    """Return the share of attention weights that a base drops in training by its configuration. Packed rows drop none."""
+    config = vars(model.config.get_text_config())
+    return max(config.get(name) or 0.0 for name in ("attention_dropout", "attn_pdrop"))
 
 
 @contextmanager

@@ -49,6 +49,11 @@ def resolve_targets(model: PreTrainedModel, targets: Sequence[str]) -> list[str]
 
 def choose_targets(names: Sequence[str], targets: Sequence[str]) -> list[str]:
     """Return those of the layer names that `targets` mean, in their order. See `resolve_targets`."""
+    if not names:
+        raise BaseModelError(
+            "the base keeps its weights in no linear layer that an adapter fits (GPT-2 has layers of its own kind). Use another "
+            "base, or method: full."
+        )
     chosen: set[str] = set()
     for target in targets:
         found = [name for name in names if target == ALL_LINEAR or name == target or name.endswith("." + target)]

@@ -53,8 +53,37 @@ def losses_as(form: LossForm) -> Iterator[None]:
         _form.reset(token)
 
 
+@dataclass(frozen=True, slots=True)
+class Logits:
+    """How a base makes logits of hidden states h: cap tanh(scale (h W^T + bias) / cap); None for what it does without.
+
+    A bias of the head: Phi, GPT-J. A scale: Granite, Cohere. A cap: Gemma 2.
+    """
+
+    bias_V: Tensor | None = None
+    scale: float = 1.0
+    cap: float | None = None
+
+    def raw(self, hidden_CD: Tensor, head_VD: Tensor) -> Tensor:
+        """Return the logits (C, V) before they are capped."""
+        logits_CV = hidden_CD @ head_VD.t()
+        if self.bias_V is not None:
+            logits_CV = logits_CV + self.bias_V
+        return logits_CV if self.scale == 1.0 else logits_CV * self.scale
+
+
+AS_PRODUCTS = Logits()
+
+
+def logits_of(model: PreTrainedModel) -> Logits:
+    """Return how a model makes its logits; model/probe.py holds it against the model itself."""
+    config = vars(model.config.get_text_config())
+    scale = config.get("logit_scale", 1.0) / config.get("logits_scaling", 1.0)
+    return Logits(model.get_output_embeddings().bias, scale, config.get("final_logit_softcapping"))
+
+
 class _SummedLoss(torch.autograd.Function):
-    """Sum of -log softmax(h W^T)[target] over positions, with the gradients of h and, where it trains, of W made in forward.
+    """Sum of -log softmax(h W^T)[target] over positions, with the gradients of h and of what trains of W and bias made in forward.
 
     d loss / d h = (softmax - onehot) W and d loss / d W = (softmax - onehot)^T h: computing them while the logits are there
     costs one product less than computing the logits again (as in Liger, Hsu et al. 2024, arXiv:2410.10989).
@@ -68,17 +97,22 @@ class _SummedLoss(torch.autograd.Function):
         targets_N: Tensor,
         at_N: Tensor | None,
         form: LossForm,
-        cap: float | None,
+        logits: Logits,
+        bias_V: Tensor | None,
     ) -> Tensor:
+        # bias_V: the one of `logits`, so that autograd sees it.
         gradient_TD = torch.zeros_like(hidden_TD) if ctx.needs_input_grad[0] else None
         exact = torch.promote_types(head_VD.dtype, torch.float32)
         gradient_VD = torch.zeros_like(head_VD, dtype=exact) if ctx.needs_input_grad[1] else None
+        gradient_V = torch.zeros_like(bias_V, dtype=exact) if bias_V is not None and ctx.needs_input_grad[6] else None
         total = torch.zeros((), dtype=torch.float64, device=hidden_TD.device)
         for start in range(0, targets_N.shape[0], form.chunk):
             part = slice(start, start + form.chunk)
             hidden_CD = hidden_TD[part] if at_N is None else hidden_TD.index_select(0, at_N[part])
-            nats, dlogits_CV = _capped_likelihood(form, hidden_CD @ head_VD.t(), targets_N[part], cap)
+            nats, dlogits_CV = _likelihood(form, logits.raw(hidden_CD, head_VD), targets_N[part], logits)
             total += nats.sum(dtype=torch.float64)
+            if gradient_V is not None:
+                gradient_V += dlogits_CV.sum(0)
             if gradient_VD is not None:
                 add_product(gradient_VD, dlogits_CV.to(head_VD.dtype).t(), hidden_CD)
             if gradient_TD is not None:
@@ -88,36 +122,33 @@ class _SummedLoss(torch.autograd.Function):
                 else:
                     gradient_TD.index_add_(0, at_N[part], gradient_CD)
             del dlogits_CV  # before the next chunk's logits are made
-        ctx.save_for_backward(gradient_TD, gradient_VD)
+        ctx.save_for_backward(gradient_TD, gradient_VD, gradient_V)
         return total.to(torch.promote_types(hidden_TD.dtype, torch.float32))
 
     @staticmethod
     def backward(ctx, scale: Tensor):
-        gradient_TD, gradient_VD = ctx.saved_tensors
+        gradient_TD, gradient_VD, gradient_V = ctx.saved_tensors
         hidden = None if gradient_TD is None else gradient_TD * scale.to(gradient_TD.dtype)
-        head = None if gradient_VD is None else gradient_VD.mul_(scale.to(gradient_VD.dtype))  # nobody reads it again
-        return hidden, head, None, None, None, None
+        head, bias = (  # nobody reads them again
+            None if made is None else made.mul_(scale.to(made.dtype)) for made in (gradient_VD, gradient_V)
+        )
+        return hidden, head, None, None, None, None, bias
 
 
-def _capped_likelihood(
-    form: LossForm, logits_CV: Tensor, targets_C: Tensor, cap: float | None
-) -> tuple[Tensor, Tensor]:
-    """Return the losses of a chunk and the gradient of its logits before the cap: d cap tanh(x / cap) / dx = 1 - tanh^2."""
-    if cap is None:
-        return form.likelihood(logits_CV, targets_C)
-    tanh_CV = _exact(logits_CV).div_(cap).tanh_()
-    nats, dlogits_CV = form.likelihood(tanh_CV * cap, targets_C)
-    return nats, dlogits_CV.mul_(1.0 - tanh_CV.square_())
+def _likelihood(form: LossForm, logits_CV: Tensor, targets_C: Tensor, logits: Logits) -> tuple[Tensor, Tensor]:
+    """Return the losses of a chunk and the gradient of h W^T + bias; d cap tanh(x / cap) / dx = 1 - tanh^2."""
+    if logits.cap is None:
+        nats, dlogits_CV = form.likelihood(logits_CV, targets_C)
+    else:
+        tanh_CV = _exact(logits_CV).div_(logits.cap).tanh_()
+        nats, dlogits_CV = form.likelihood(tanh_CV * logits.cap, targets_C)
+        dlogits_CV.mul_(1.0 - tanh_CV.square_())
+    return nats, dlogits_CV if logits.scale == 1.0 else dlogits_CV.mul_(logits.scale)
 
 
 def _exact(x: Tensor) -> Tensor:
     """Return a copy in float32, or float64 as it is copied."""
     return x.to(torch.promote_types(x.dtype, torch.float32), copy=True)
-
-
-def logit_cap(model: PreTrainedModel) -> float | None:
-    """Return the c of c tanh(logit / c) where a base caps its logits (Gemma 2), else None."""
-    return vars(model.config.get_text_config()).get("final_logit_softcapping")
 
 
 def exact_product(left: Tensor, right: Tensor) -> Tensor:
@@ -142,20 +173,20 @@ def target_loss(
     chunk: int | None = None,
     *,
     at_N: Tensor | None = None,
-    cap: float | None = None,
+    logits: Logits = AS_PRODUCTS,
 ) -> Tensor:
     """Return the summed negative log-likelihood in nats of `targets_N` under softmax(hidden head^T).
 
     T hidden states of size D, V vocabulary; target n is predicted at place at_N[n] (n where at_N is None).
     Logits are in the dtype of `hidden`, their softmax in float32 (float64 for float64), the sum in float64. chunk: positions
-    whose logits exist at once. cap: of the base's logits, see `logit_cap`.
+    whose logits exist at once. logits: how the base makes them of hidden states and head.
     """
     form = _form.get() if chunk is None else replace(_form.get(), chunk=chunk)
-    return _SummedLoss.apply(hidden_TD, head_VD, targets_N, at_N, form, cap)
+    return _SummedLoss.apply(hidden_TD, head_VD, targets_N, at_N, form, logits, logits.bias_V)
 
 
 def target_losses(
-    hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, chunk: int | None = None, *, cap: float | None = None
+    hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, chunk: int | None = None, *, logits: Logits = AS_PRODUCTS
 ) -> Tensor:
     """Return the negative log-likelihood in nats of each of `targets_N` (N,), for a head that trains.
 
@@ -163,13 +194,15 @@ def target_losses(
     """
     size = _form.get().chunk if chunk is None else chunk
     parts = zip(hidden_ND.split(size), targets_N.split(size), strict=True)
-    return torch.cat([checkpoint(_losses, part, head_VD, targets, cap, use_reentrant=False) for part, targets in parts])
+    return torch.cat(
+        [checkpoint(_losses, part, head_VD, targets, logits, use_reentrant=False) for part, targets in parts]
+    )
 
 
-def _losses(hidden_CD: Tensor, head_VD: Tensor, targets_C: Tensor, cap: float | None) -> Tensor:
-    logits_CV = hidden_CD @ head_VD.t()
-    if cap is not None:
-        logits_CV = torch.tanh(_exact(logits_CV) / cap) * cap
+def _losses(hidden_CD: Tensor, head_VD: Tensor, targets_C: Tensor, logits: Logits) -> Tensor:
+    logits_CV = logits.raw(hidden_CD, head_VD)
+    if logits.cap is not None:
+        logits_CV = torch.tanh(_exact(logits_CV) / logits.cap) * logits.cap
     return F.cross_entropy(
         logits_CV.to(torch.promote_types(logits_CV.dtype, torch.float32)), targets_C, reduction="none"
     )

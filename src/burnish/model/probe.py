@@ -8,7 +8,7 @@ import torch
 
 from burnish.core.errors import BaseModelError
 from burnish.model.attention import PackedLayout, Segment, packing
-from burnish.model.losses import logit_cap
+from burnish.model.losses import logits_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -19,9 +19,10 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 6e-2, torch.float16: 1e-2}
 
 @torch.no_grad()
 def check_base(model: PreTrainedModel) -> None:
-    """Raise BaseModelError unless logits = head(hidden), and a packed row gives each sample what it gets alone.
+    """Raise BaseModelError unless logits are what losses.py makes them, and a packed row gives each sample what it gets alone.
 
-    The second fails for layers that mix tokens outside attention (state spaces, convolutions): packing would leak there.
+    The second fails for layers that mix tokens outside attention (state spaces, convolutions): packing would leak there. So it
+    does for an attention of a model's own (Falcon's, sinks), or one that is not told of the row (StableLM's).
     """
     device = model.get_output_embeddings().weight.device
     vocabulary = model.get_output_embeddings().weight.shape[0]
@@ -30,18 +31,33 @@ def check_base(model: PreTrainedModel) -> None:
     )
     alone = [_hidden(model, torch.tensor(prefix + tail, device=device)) for tail in (first, second)]
     logits = model(input_ids=torch.tensor([prefix + first], device=device), use_cache=False).logits[0].float()
-    head = model.get_output_embeddings().weight
-    expected, cap = alone[0] @ head.t(), logit_cap(model)
-    if cap is not None:
-        expected = torch.tanh(expected / cap) * cap
-    _same(logits, expected.float(), f"{type(model).__name__} changes its logits after the output head")
+    form = logits_of(model)
+    expected = form.raw(alone[0], model.get_output_embeddings().weight)
+    if form.cap is not None:
+        expected = torch.tanh(expected / form.cap) * form.cap
+    _same(
+        logits,
+        expected.float(),
+        f"{type(model).__name__} changes its logits after the output head in a way that is not known",
+    )
     positions = [*range(7), *range(3, 8)]
     layout = PackedLayout(
         (Segment(0, 3), Segment(3, 7, 0, 3), Segment(7, 12, 0, 3)), torch.tensor(positions, device=device)
     )
-    with packing(model):
-        packed = _hidden(model, torch.tensor(prefix + first + second, device=device), layout)
-    mixes = f"{type(model).__name__} mixes the samples of a packed row (layers other than attention look back)"
+    try:
+        with packing(model):
+            packed = _hidden(model, torch.tensor(prefix + first + second, device=device), layout)
+    except torch.OutOfMemoryError:
+        raise
+    except (TypeError, ValueError, RuntimeError) as error:  # layers hand on to attention what they like, in any shape
+        raise BaseModelError(
+            f"{type(model).__name__} does not compute packed rows: {' '.join(str(error).split())[:200]}. burnish cannot train this "
+            "base; use another one."
+        ) from error
+    mixes = (
+        f"{type(model).__name__} mixes the samples of a packed row (layers other than attention look back, or its attention is not "
+        "the one that transformers lets replace)"
+    )
     _same(packed[:7], alone[0], mixes)
     _same(packed[7:], alone[1][3:], mixes)
 

@@ -63,9 +63,10 @@ def choose(plan: Plan, objective: Objective[P], model: PreTrainedModel, *, home:
         return usual
     row = objective.longest()
     key, known = shape_id(plan, model, row.tokens, torch.cuda.get_device_name(model.device)), _remembered(home)
-    if key in known:
-        emit(Note("train", f"paths as measured before: {known[key]['name']}"))
-        return Paths(**known[key]["paths"])
+    verdict = _verdict(known.get(key))
+    if verdict is not None:
+        emit(Note("train", f"paths as measured before: {verdict[0]}"))
+        return verdict[1]
     try:
         name, paths = measured(plan, objective, model, row, usual, ON_A_GPU, emit)
     except torch.OutOfMemoryError:
@@ -213,3 +214,11 @@ def _remembered(home: Path | None) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _verdict(found: Any) -> tuple[str, Paths] | None:
+    """Return a remembered name and its paths; None for none, and for one that a version with other paths wrote."""
+    try:
+        return found["name"], Paths(**found["paths"])
+    except (KeyError, TypeError):
+        return None

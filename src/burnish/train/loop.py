@@ -18,6 +18,7 @@ from torch import Tensor
 from burnish.core.artifacts import Plan, TrainMeasured, TrainPlan
 from burnish.core.errors import Interrupted, TrainingError
 from burnish.core.events import Checkpointed, Emit, Note, StepDone
+from burnish.model.attention import attention_dropout
 from burnish.model.fused.paths import PLAIN, Paths, on_paths, usual_paths
 from burnish.model.memory import MemoryPeak, trim_heap
 from burnish.model.probe import check_base
@@ -137,6 +138,13 @@ def _ready(
         ):
             if alone:
                 emit(Note("train", f"plain path for {len(alone)} layers, such as {alone[0]}"))
+            if (dropped := attention_dropout(model)) > 0.0:
+                emit(
+                    Note(
+                        "train",
+                        f"no attention weights are dropped: the base's {dropped:g} is not computed in packed rows",
+                    )
+                )
             model.train()
             yield layers
     finally:

@@ -14,7 +14,7 @@ from burnish.core.packing import Length
 from burnish.core.rows import TokenPair
 from burnish.model.attention import PackedLayout, Segment
 from burnish.model.lora import adapter_as, adapter_off
-from burnish.model.losses import logit_cap, target_loss, target_losses
+from burnish.model.losses import logits_of, target_loss, target_losses
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -123,14 +123,14 @@ def log_probabilities(model: PreTrainedModel, row: PackedPairs) -> Tensor:
     hidden_BTD = model.base_model(
         input_ids=row.ids_T[None], position_ids=row.layout.positions_T[None], use_cache=False, packed=row.layout
     ).last_hidden_state
-    head_VD, cap = model.get_output_embeddings().weight, logit_cap(model)
+    head_VD, logits = model.get_output_embeddings().weight, logits_of(model)
     sizes = row.lengths_2P.t().flatten().tolist()
     if head_VD.requires_grad:
-        each = target_losses(hidden_BTD[0, row.at_N], head_VD, row.targets_N, cap=cap).split(sizes)
+        each = target_losses(hidden_BTD[0, row.at_N], head_VD, row.targets_N, logits=logits).split(sizes)
         sums = [nats_N.sum(dtype=torch.float64).to(nats_N.dtype) for nats_N in each]
         return -torch.stack(sums).view(-1, 2).t()
     answers = zip(hidden_BTD[0, row.at_N].split(sizes), row.targets_N.split(sizes), strict=True)
-    nats = torch.stack([target_loss(hidden_ND, head_VD, targets_N, cap=cap) for hidden_ND, targets_N in answers])
+    nats = torch.stack([target_loss(hidden_ND, head_VD, targets_N, logits=logits) for hidden_ND, targets_N in answers])
     return -nats.view(-1, 2).t()
 
 
@@ -140,7 +140,13 @@ def reference_log_probabilities(
 ) -> Tensor:
     """Return what `log_probabilities` gives for the reference, at no other memory than the adapter's.
 
-    It is the base, with the adapter switched off; or, with `start`, the base with these weights in the adapter.
+    It is the base, with the adapter switched off; or, with `start`, the base with these weights in the adapter. Nothing is dropped
+    in it, by the base's own layers either.
     """
-    with adapter_off(model) if start is None else adapter_as(model, start):
-        return log_probabilities(model, row)
+    training = model.training
+    model.eval()
+    try:
+        with adapter_off(model) if start is None else adapter_as(model, start):
+            return log_probabilities(model, row)
+    finally:
+        model.train(training)

@@ -11,7 +11,7 @@ from torch import Tensor
 from burnish.core.artifacts import TrainPlan
 from burnish.core.errors import TrainingError
 from burnish.core.rows import TokenRow
-from burnish.model.losses import logit_cap, target_loss
+from burnish.model.losses import logits_of, target_loss
 from burnish.train.objective import Loss, Objective, filled_to, packed_objective
 from burnish.train.pack import PackedRow, lengths_of, pack_row
 
@@ -45,4 +45,4 @@ def loss(model: PreTrainedModel, row: PackedRow) -> Tensor:
         input_ids=row.ids_T[None], position_ids=row.layout.positions_T[None], use_cache=False, packed=row.layout
     ).last_hidden_state
     head_VD = model.get_output_embeddings().weight
-    return target_loss(hidden_BTD.squeeze(0), head_VD, row.targets_N, at_N=row.at_N, cap=logit_cap(model))
+    return target_loss(hidden_BTD.squeeze(0), head_VD, row.targets_N, at_N=row.at_N, logits=logits_of(model))

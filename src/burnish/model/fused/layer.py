@@ -164,7 +164,7 @@ class FusedLayer(GradientCheckpointingLayer):
     ) -> Tensor:
         """Return the joined heads (T, heads x D) of what queries see: of a packed row, or as the model's configuration says."""
         packed, dropout = kwargs.get("packed"), self.attention_dropout if self.training else 0.0
-        if isinstance(packed, PackedLayout) and dropout == 0.0:
+        if isinstance(packed, PackedLayout):
             asked = Attending(packed, self.scaling, self.window, self.softcap)
             return attend(q_THD, k_TKD, v_TKD, asked, self.kernel).flatten(1)
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(
