@@ -145,9 +145,15 @@ def _held(what: Placing, whole: int, halves: int, offloaded: int, streamed_layer
     kept, inputs = (components(layers, 0, 0)["activations"] // count for layers in (0, count))
     half = components(0, count, 0)["activations"] // count if halves else 0
     activations = [inputs] * whole + [half] * halves + [kept] * (count - whole - halves)
-    there = [components(whole, halves, number)["activations"] for number in range(offloaded + 1)]
+
+    def leaves(number: int) -> int:
+        """Bytes that a layer leaves on the host."""
+        here, there = (components(whole, halves, moved)["activations"] for moved in (number, number + 1))
+        return here - there
+
+    of_whole, of_half = leaves(0) if whole else 0, leaves(whole) if halves else 0
     for number in range(offloaded):
-        activations[number] -= there[number] - there[number + 1]
+        activations[number] -= of_whole if number < whole else of_half
     chosen = {number * count // streamed_layers for number in range(streamed_layers)}
     all_again = components(count, 0, 0) if whole else components(0, count, 0)
     return _Held(
