@@ -78,7 +78,7 @@ AS_PRODUCTS = Logits()
 def logits_of(model: PreTrainedModel) -> Logits:
     """Return how a model makes its logits; model/probe.py holds it against the model itself."""
     config = vars(model.config.get_text_config())
-    scale = config.get("logit_scale", 1.0) / config.get("logits_scaling", 1.0)
+    scale = (config.get("logit_scale") or 1.0) / (config.get("logits_scaling") or 1.0)
     return Logits(model.get_output_embeddings().bias, scale, config.get("final_logit_softcapping"))
 
 
