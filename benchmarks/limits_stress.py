@@ -29,7 +29,7 @@ from burnish.gateway.database import open_database
 from burnish.gateway.limits import SECOND, WINDOW_US, Ask, Granted, Ledger, Limits
 from burnish.gateway.redis_ledger import RedisLedger
 from burnish.gateway.redis_server import RedisServer
-from burnish.gateway.sql_ledger import SqlLedger
+from burnish.gateway.sql_ledger import sql_ledger
 
 LIMITS = Limits(requests_per_minute=400, tokens_per_minute=9000, concurrency=12, tokens_per_day=100_000)
 ROOMY = Limits(requests_per_minute=10**9, tokens_per_minute=9000, concurrency=12, tokens_per_day=60_000)
@@ -44,7 +44,7 @@ def open_ledger(where: str) -> Ledger:
     if where.startswith("redis"):
         url, _, prefix = where.partition("#")
         return RedisLedger(RedisServer(url), prefix=prefix or "burnish-stress")
-    return SqlLedger(
+    return sql_ledger(
         open_database(None, Path(where.removeprefix("sqlite:")))
         if where.startswith("sqlite:")
         else open_database(where, Path())

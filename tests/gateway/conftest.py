@@ -15,7 +15,7 @@ from burnish.gateway.database import Database, open_database
 from burnish.gateway.limits import Ledger
 from burnish.gateway.redis_ledger import RedisLedger
 from burnish.gateway.redis_server import RedisServer
-from burnish.gateway.sql_ledger import SqlLedger
+from burnish.gateway.sql_ledger import sql_ledger
 
 
 @pytest.fixture(scope="session")
@@ -75,7 +75,7 @@ def make_ledger(request: pytest.FixtureRequest, any_database: str, tmp_path: Pat
         url = request.getfixturevalue("postgres") if any_database == "postgres" else None
         database = open_database(url, tmp_path / name, clock=clock)
         opened.append(database)
-        return SqlLedger(database)
+        return sql_ledger(database)
 
     yield make
     for each in opened:

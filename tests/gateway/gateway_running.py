@@ -24,7 +24,7 @@ from burnish.gateway.limits import Limits
 from burnish.gateway.route import Router
 from burnish.gateway.server import run
 from burnish.gateway.settings import Settings
-from burnish.gateway.sql_ledger import SqlLedger
+from burnish.gateway.sql_ledger import sql_ledger
 from burnish.gateway.upstream import HttpUpstream
 
 WORDS = ["Hel", "lo ", "wor", "ld ", "🛫"]
@@ -33,6 +33,7 @@ REFUSALS: dict[str, tuple[int, dict[str, str]]] = {
     "fails": (500, {"message": "secret stack trace"}),
     "challenger-fails": (500, {"message": "secret stack trace"}),
     "busy": (503, {"message": "queue"}),
+    "broken-adapter": (503, {"message": "secret path", "code": "adapter_unusable"}),
     "denied": (401, {"message": "bad upstream key"}),
     "unknown": (404, {"message": "no such model", "code": "model_not_found"}),
     "own-429": (429, {"message": "too many", "code": "rate_limit_exceeded"}),
@@ -73,6 +74,9 @@ class BadUpstream:
         if scope["path"] == "/v1/models":
             names = self.models
             await self._json(send, 200, {"object": "list", "data": [{"id": n, "object": "model"} for n in names]})
+            return
+        if scope["path"].startswith("/v1/models/"):
+            await self._json(send, 200 if scope["path"].endswith("/ok:3") else 404, {})
             return
         body = b""
         while True:
@@ -186,7 +190,7 @@ class Running:
     def __post_init__(self) -> None:
         self.database: Database = open_database(self.settings.database, self.folder)
         self.keys = KeyStore(self.database, SECRET)
-        self.ledger = SqlLedger(self.database)
+        self.ledger = sql_ledger(self.database)
         elsewhere = HttpUpstream(self.upstream_url, connect_s=2, retries=self.settings.retries)
         told = self.extra.pop("content_days", None)
         content = None if told is None else ContentLog(self.folder / "content", told, self.extra.pop("redact"))

@@ -1,10 +1,11 @@
-"""The SQLite file of a gateway: who waits for whom, and a log that stays short."""
+"""The databases of a gateway: who waits for whom, and a log of SQLite that stays short."""
 
 from __future__ import annotations
 
 import sqlite3
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,8 @@ import pytest
 from burnish.core.errors import StoreError
 from burnish.gateway import database as storage
 from burnish.gateway.database import Busy, Database, open_database
-from burnish.gateway.limits import SECOND, Ask, Granted, Limits
-from burnish.gateway.sql_ledger import SqlLedger
+from burnish.gateway.limits import SECOND, Ask, Granted, Limits, Refused
+from burnish.gateway.sql_ledger import sql_ledger
 from burnish.gateway.tables import IN_SQLITE, TABLES
 
 ADD = "INSERT INTO gateway_spent VALUES (?, ?, 1, 0)"
@@ -132,7 +133,7 @@ def test_a_file_with_rowids_from_before_counts_as_a_new_one_does(tmp_path: Path)
         before.executescript(TABLES.format(**{**IN_SQLITE, "clustered": ""}))
     before.close()
     database = open_database(None, tmp_path)
-    ledger = SqlLedger(database)
+    ledger = sql_ledger(database)
     limits = Limits(requests_per_minute=3, tokens_per_day=100)
     granted = [ledger.reserve("one", limits, Ask(30, 0, SECOND)) for _ in range(4)]
     assert [isinstance(each, Granted) for each in granted] == [True, True, True, False]
@@ -140,4 +141,21 @@ def test_a_file_with_rowids_from_before_counts_as_a_new_one_does(tmp_path: Path)
         assert isinstance(each, Granted)
         ledger.settle("one", each.hold, 5, 0)
     assert {tokens for tokens, _ in ledger.used("one").values()} == {15}
+    database.close()
+
+
+def test_a_refusal_in_postgresql_waits_for_nobody_who_holds_the_account(postgres: str, tmp_path: Path) -> None:
+    database = open_database(postgres, tmp_path)
+    ledger, limits = sql_ledger(database), Limits(concurrency=1)
+    assert isinstance(ledger.reserve("held", limits, Ask(1, 0, 600 * SECOND)), Granted)
+    psycopg = pytest.importorskip("psycopg")
+    with psycopg.connect(postgres) as other, ThreadPoolExecutor(1) as pool:
+        other.execute("SELECT 1 FROM gateway_accounts WHERE account = 'held' FOR UPDATE")
+        refused = pool.submit(ledger.reserve, "held", limits, Ask(1, 0, SECOND)).result(20)
+        assert isinstance(refused, Refused)
+        settled = pool.submit(ledger.reserve, "held", Limits(), Ask(1, 0, SECOND))
+        with pytest.raises(TimeoutError):
+            settled.result(0.3)  # what is granted takes its turn
+        other.rollback()
+        assert isinstance(settled.result(20), Granted)
     database.close()

@@ -178,7 +178,10 @@ def test_a_shadow_is_the_version_that_its_name_means_and_never_the_one_that_answ
     assert shadows == ["x:2", None]
 
 
-def test_a_version_that_is_not_there_leaves_traffic(running: Running) -> None:
+def test_a_version_that_is_not_there_leaves_traffic(
+    running: Running, upstream: BadUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upstream, "models", [*upstream.models, "unknown"])  # it was there when the route was set
     own = {"authorization": f"Bearer {running.admin}"}
     half = {"champion": "ok", "targets": [{"model": "unknown", "weight": 1}]}
     assert running.client.post("/admin/routes/half", json=half, headers=own).status_code == 200
@@ -221,6 +224,7 @@ def test_setting_a_route_again_brings_a_version_back_in_every_replica(
         until = time.monotonic() + 5
         while other.ask(key, "risky").status_code != 200:
             assert time.monotonic() < until, "the other replica never heard of it"
+        monkeypatch.setattr(upstream, "models", [*upstream.models, "challenger-fails"])
         again = {"champion": "champion", "targets": [{"model": "challenger-fails"}]}
         assert running.client.post("/admin/routes/risky", json=again, headers=own).status_code == 200
         assert running.ask(key, "risky").status_code == 503
@@ -240,6 +244,47 @@ def test_routes_are_set_and_removed_by_admins(running: Running) -> None:
     for name in ("auto", "fr\u0435sh", "x" * 129, "a b"):
         refused = running.client.post(f"/admin/routes/{name}", json={"champion": "ok"}, headers=own)
         assert (refused.status_code, refused.json()["error"]["param"]) == (422, "alias")
+
+
+def test_a_route_leads_to_what_is_there(running: Running) -> None:
+    own = {"authorization": f"Bearer {running.admin}"}
+    for wrong in ({"champion": "chamption"}, {"champion": "ok", "targets": [{"model": "a/../b"}]},
+                  {"champion": "ok", "shadow": "gone"}):  # fmt: skip
+        refused = running.client.post("/admin/routes/lost", json=wrong, headers=own)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (422, "model_not_found")
+        assert "Known: base, challenger, champion, ok" in refused.json()["error"]["message"]
+    assert "lost" not in running.client.get("/admin/routes", headers=own).json()["routes"]
+    version = {"champion": "ok", "targets": [{"model": "ok:3"}]}  # answered, though it is not listed
+    assert running.client.post("/admin/routes/lost", json=version, headers=own).status_code == 200
+
+
+@pytest.mark.parametrize(("target", "blamed"), [("busy", False), ("broken-adapter", True)])
+def test_a_version_is_not_blamed_for_an_engine_that_is_full(
+    upstream: BadUpstream, tmp_path: Path, target: str, *, blamed: bool
+) -> None:
+    route = {"champion": "champion", "targets": [{"model": target}]}
+    running = Running(upstream.url, tmp_path, Settings.model_validate({"routes": {"a": route}}))
+    try:
+        key = running.key()
+        answers = [running.ask(key, "a") for _ in range(21)]
+        assert {each.status_code for each in answers[:20]} == {503}
+        assert "secret" not in answers[0].text
+        assert answers[20].status_code == (200 if blamed else 503)
+    finally:
+        running.close()
+
+
+def test_a_version_is_not_blamed_for_an_engine_that_is_gone(tmp_path: Path) -> None:
+    route = {"champion": "champion", "targets": [{"model": "challenger"}]}
+    settings = Settings.model_validate({"routes": {"a": route}, "retries": 0})
+    running = Running("http://127.0.0.1:9", tmp_path, settings)  # discard: nobody listens there
+    try:
+        key = running.key()
+        codes = {running.ask(key, "a").json()["error"]["code"] for _ in range(25)}
+        assert codes == {"upstream_unreachable"}
+        assert running.gateway.parts.router.out_of_traffic("a") == {}
+    finally:
+        running.close()
 
 
 # --------------------------------------------------------------------------------------------------- model: auto

@@ -91,6 +91,16 @@ def test_the_first_start_shows_an_admin_key_once_and_writes_a_chat_key(
     assert actions == ["key created", "key created", "started", "stopped", "started", "stopped"]
 
 
+def test_a_start_that_fails_makes_no_admin_key_that_nobody_would_see(upstream: BadUpstream, tmp_path: Path) -> None:
+    config = tmp_path / "gateway.yaml"
+    config.write_text("tls_certificate: nowhere.pem\ntls_key: nowhere.pem\n")
+    flags = ["--port", "0", "--upstream", upstream.url, "--config", str(config), "--home", str(tmp_path)]
+    assert main(["serve", *flags]) == 2
+    process, told = start(tmp_path, "--upstream", upstream.url)
+    end(process)
+    assert told["admin_key"] is not None
+
+
 def test_a_chat_key_that_was_revoked_or_lost_is_made_again(upstream: BadUpstream, tmp_path: Path) -> None:
     process, told = start(tmp_path, "--upstream", upstream.url)
     end(process)

@@ -25,7 +25,7 @@ from burnish.gateway.redis_server import RedisServer
 from burnish.gateway.route import Router
 from burnish.gateway.settings import Settings, load_settings
 from burnish.gateway.shared_attempts import RedisAttempts, SharedAttempts, SqlAttempts
-from burnish.gateway.sql_ledger import SqlLedger
+from burnish.gateway.sql_ledger import sql_ledger
 from burnish.gateway.tracing import Tracing, exporting_provider
 from burnish.store.home import Home
 
@@ -94,7 +94,6 @@ def serve(
     database = open_database(settings.database, folder)
     check_secret(database, secret)
     ledger, attempts = _counts(settings, database)
-    admin_key, chat_key_file = first_keys(KeyStore(database, secret), folder)
     engine: EngineApp | None = None
     try:
         if settings.upstream is None:
@@ -126,6 +125,7 @@ def serve(
         url = f"{scheme}://{address}:{listener.getsockname()[1]}"
 
         def started() -> None:
+            admin_key, chat_key_file = first_keys(KeyStore(database, secret), folder)
             record(database, secret, "gateway", "started", url, {"upstream": "engine" if engine else "elsewhere"})
             tell(Started(url, str(chat_key_file), admin_key))
             emit(Note("serve", f"listening on {url}/v1; chat page: {url}/ (its key: {chat_key_file}); Ctrl-C stops"))
@@ -146,11 +146,13 @@ def _counts(settings: Settings, database: Database) -> tuple[Ledger, SharedAttem
     if settings.redis is not None:
         server = RedisServer(settings.redis)
         return RedisLedger(server), RedisAttempts(server, DEFAULT_PREFIX)
-    return SqlLedger(database), None if database.local else SqlAttempts(database)
+    return sql_ledger(database), None if database.local else SqlAttempts(database)
 
 
 def first_keys(store: KeyStore, folder: Path) -> tuple[str | None, Path]:
     """Make an admin key if there is none, and a chat key with its file if that is missing or refused.
+
+    Once the gateway listens: nobody would ever see the admin key of a start that fails.
 
     Returns the admin key's text when it was made now, to be shown once, and the path of the chat key's file (0600).
     """

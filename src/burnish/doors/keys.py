@@ -16,7 +16,7 @@ from burnish.gateway.key_store import KeyStore
 from burnish.gateway.keys import Key, server_secret
 from burnish.gateway.limits import SECOND, Limits
 from burnish.gateway.show import key_json, moment
-from burnish.gateway.sql_ledger import SqlLedger
+from burnish.gateway.sql_ledger import sql_ledger
 from burnish.store.home import Home
 
 DATABASE_VARIABLE = "BURNISH_DATABASE"
@@ -65,7 +65,7 @@ def list_keys(options: argparse.Namespace) -> list[dict[str, Any]]:
 def _with_use(database: Database, key: Key) -> dict[str, Any]:
     used = {
         period: {"tokens": tokens, "usd": money / 1e9}
-        for period, (tokens, money) in SqlLedger(database).used(key.account).items()
+        for period, (tokens, money) in sql_ledger(database).used(key.account).items()
     }
     return {**key_json(key), "used": used}
 

@@ -64,14 +64,27 @@ def read_answer(body: bytes, usage: Usage) -> None:
         usage.hear(*heard)
 
 
-def is_error(body: bytes) -> bool:
-    """Whether a body is an error object as OpenAI's clients read it."""
+def _error(body: bytes) -> dict[str, Any] | None:
+    """Return the error object of a body as OpenAI's clients read it, or None when it holds none."""
     try:
         value = jiter.from_json(body)
     except ValueError:
-        return False
+        return None
     error: Any = cast("dict[str, Any]", value).get("error") if isinstance(value, dict) else None
-    return isinstance(error, dict) and isinstance(cast("dict[str, Any]", error).get("message"), str)
+    return cast("dict[str, Any]", error) if isinstance(error, dict) else None
+
+
+def is_error(body: bytes) -> bool:
+    """Whether a body is an error object as OpenAI's clients read it."""
+    error = _error(body)
+    return error is not None and isinstance(error.get("message"), str)
+
+
+def error_code(body: bytes) -> str | None:
+    """Return the code of a body's error object, if it has one."""
+    error = _error(body)
+    code = None if error is None else error.get("code")
+    return code if isinstance(code, str) else None
 
 
 class EventReader:

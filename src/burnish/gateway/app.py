@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-import jiter
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from burnish.core.errors import BurnishError
@@ -36,14 +35,15 @@ from burnish.gateway.failed_keys import FailedKeys, network_of, too_many
 from burnish.gateway.feedback import keep_feedback, parse_feedback
 from burnish.gateway.key_store import KeyStore
 from burnish.gateway.keys import Key, split_key
-from burnish.gateway.limits import SECOND, Ledger
+from burnish.gateway.limits import SECOND, Granted, Ledger
+from burnish.gateway.listing import askable, check_route, model_card
 from burnish.gateway.metrics import Metrics
 from burnish.gateway.openapi import OPENAPI
 from burnish.gateway.passage import ClientGone, call_for_json, read_body
 from burnish.gateway.route import Router
 from burnish.gateway.sending import send_bytes, send_json
 from burnish.gateway.serve_model import ModelCalls
-from burnish.gateway.settings import AUTO, Settings
+from burnish.gateway.settings import Settings
 from burnish.gateway.shared_attempts import SharedAttempts
 from burnish.gateway.tracing import Tracing
 
@@ -61,6 +61,8 @@ METHODS: Mapping[str, str] = {
 Pick = Callable[[str], Sequence[tuple[str, float]]]
 """pick(text) -> models by how alike the text is to what they were trained on (cosine), the most alike first."""
 ROUTES_REFRESH_S = 5.0
+SETTLERS = 2
+"""Threads that settle in a shared database."""
 
 
 @dataclass
@@ -100,6 +102,7 @@ class Gateway:
         self.at_work = 0
         self.hosts = frozenset(host.lower() for host in parts.settings.hosts)
         self._pool = ThreadPoolExecutor(parts.workers, thread_name_prefix="burnish-gateway")
+        self._settling = ThreadPoolExecutor(min(parts.workers, SETTLERS), thread_name_prefix="burnish-settle")
         self._routes_read = 0.0
         self._calls = ModelCalls(self)
         parts.router.on_rollback(self.rolled_back)
@@ -115,6 +118,14 @@ class Gateway:
             with contextlib.suppress(Busy):
                 return work(*given, wait=False)
         return await self.in_thread(work, *given)
+
+    async def settle(self, key: Key, granted: Granted, tokens: int, nano_usd: int) -> None:
+        """Count what was used, in threads of its own where it may wait: what gives back stands behind nobody who wants."""
+        given = (key.account, granted.hold, tokens, nano_usd)
+        if self.parts.ledger.local:
+            await self.in_ledger(self.parts.ledger.settle, *given)
+        else:
+            await asyncio.get_running_loop().run_in_executor(self._settling, self.parts.ledger.settle, *given)
 
     async def authenticate(self, address: str, text: str) -> Key:
         """Return the valid key with this text that comes from an address. Raises Refusal: 401, or 429 after too many."""
@@ -163,6 +174,7 @@ class Gateway:
     def close(self) -> None:
         """Give the threads back and send what was traced."""
         self._pool.shutdown()
+        self._settling.shutdown()
         if self.parts.tracing is not None:
             self.parts.tracing.close()
 
@@ -202,7 +214,7 @@ class Gateway:
         try:
             identifier = await self.in_thread(keep_feedback, self.parts.database, key.account, said)
         finally:
-            await self.in_ledger(self.parts.ledger.settle, key.account, granted.hold, 0, 0)
+            await self.settle(key, granted, 0, 0)
         model = said.model if said.model in self.metrics.known else "other"
         self.metrics.feedback.labels(model, said.kind).inc()
         return identifier
@@ -222,28 +234,6 @@ class Gateway:
         stored = StoredRoute(router.routes[alias], dict(router.out_of_traffic(alias)), router.mark(alias))
         work = self.in_thread(keep_route, self.parts.database, self.parts.secret, alias, stored, "gateway")
         self.start(asyncio.get_running_loop().create_task(work))
-
-    async def models(self, key: Key) -> list[dict[str, Any]]:
-        """Return the models that a key may ask for: the upstream's, the routes, and auto where there is a choice."""
-        try:
-            status, body = await call_for_json(
-                self.parts.upstream, "/v1/models", self.parts.settings.timeouts.first_token_s
-            )
-        except TimeoutError as error:
-            says = "the engine took too long to say which models it has"
-            raise Refusal(503, says, code="upstream_timeout") from error
-        if status != 200:
-            raise Refusal(503, "the engine does not say which models it has", code="upstream_failed")
-        found: list[dict[str, Any]] = jiter.from_json(body)["data"]
-        names = {card["id"] for card in found}
-        own = [alias for alias in self.parts.router.routes if alias not in names]
-        own += [AUTO] if self.parts.pick is not None and len(names) + len(own) > 1 else []
-        cards = [*found, *(_card(name) for name in own)]
-        return [card for card in cards if key.may_ask(card["id"])]
-
-
-def _card(name: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": 0, "owned_by": "burnish"}
 
 
 class Exchange:
@@ -345,13 +335,13 @@ class Exchange:
             await self._with_body(key, method, path)
 
     async def _models(self, key: Key, name: str) -> None:
-        found = await self.gateway.models(key)
+        found = await askable(self.gateway.parts, key)
         if not name:
             await send_json(self.send, 200, {"object": "list", "data": found}, self.own)
             return
         card = next((card for card in found if card["id"] == name), None)
         if card is None and key.may_ask(name) and self.gateway.parts.router.means(name):
-            card = _card(name)  # versions are answered and not listed
+            card = model_card(name)  # versions are answered and not listed
         if card is None:
             raise Refusal(
                 404, "that model does not exist, or your key may not ask for it", param="model", code="model_not_found"
@@ -363,6 +353,8 @@ class Exchange:
         body = await read_body(self.receive, self.headers, self.settings.caps.body_bytes, self.settings.timeouts.body_s)
         value = parse_body(body) if body else {}
         if path.startswith("/admin/"):
+            if method == "POST" and path.startswith("/admin/routes/"):
+                await check_route(self.gateway.parts, value)
             status, answer = await self.gateway.in_thread(self.gateway.admin.answer, method, path, value, key)
             await send_json(self.send, status, answer, self.own)
         elif path == "/feedback":

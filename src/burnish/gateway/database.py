@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from importlib import resources
 from pathlib import Path
 from typing import Any, Protocol, cast
 from urllib.parse import urlsplit
@@ -38,6 +39,8 @@ CACHE_KIB = 16_384
 """Memory of a connection to a SQLite file for pages."""
 CONNECTIONS = 8
 """Of one process to PostgreSQL: a server allows a hundred by default, and other programs want some."""
+URGENT = 2
+"""So many of them are for what gives back alone: nobody who wants something stands before it."""
 
 
 class Busy(Exception):
@@ -310,9 +313,10 @@ class PostgresDatabase:
                 "PostgreSQL needs the package psycopg. Install it: pip install 'burnish[scale]'"
             ) from error
         self._psycopg, self._url, self._clock = psycopg, url, clock
-        self._free: queue.LifoQueue[Any] = queue.LifoQueue()
-        for _ in range(CONNECTIONS):
-            self._free.put(None)  # opened when it is first needed
+        self._free, self._urgent = queue.LifoQueue[Any](), queue.LifoQueue[Any]()
+        for place, connections in ((self._free, CONNECTIONS - URGENT), (self._urgent, URGENT)):
+            for _ in range(connections):
+                place.put(None)  # opened when it is first needed
         with self._connected() as connection, connection.transaction(), connection.cursor() as cursor:
             cursor.execute("SELECT pg_advisory_xact_lock(7150873)")  # two replicas may start at once
             cursor.execute("SELECT to_regclass('gateway_meta') IS NULL")
@@ -322,12 +326,20 @@ class PostgresDatabase:
             cursor.execute("SELECT to_regclass('gateway_accepted_keys') IS NULL")
             if cursor.fetchall() == [(True,)]:  # likewise, and newer than the others
                 cursor.execute(POSTGRES_ATTEMPTS)
+            cursor.execute("SELECT to_regproc('gateway_settle_1') IS NULL")
+            if cursor.fetchall() == [(True,)]:
+                cursor.execute(resources.files("burnish.gateway").joinpath("reserve.sql").read_text(encoding="utf-8"))
+
+    def clock_us(self) -> int | None:
+        """Return the time of a simulation; None for the server's own."""
+        return None if self._clock is None else self._clock()
 
     @contextmanager
-    def _connected(self) -> Generator[Any]:
+    def _connected(self, *, urgent: bool = False) -> Generator[Any]:
         """Lend a connection; one that the server closed is made again. Errors of the server become StoreError."""
         where = urlsplit(self._url).hostname or "the local socket"
-        connection = self._free.get()
+        place = self._urgent if urgent else self._free
+        connection = place.get()
         try:
             if connection is None or connection.closed:
                 try:
@@ -340,11 +352,13 @@ class PostgresDatabase:
                 connection.close()
                 raise StoreError(f"PostgreSQL at {where} failed: {error}") from error
         finally:
-            self._free.put(connection)
+            place.put(connection)
 
-    def reading(self) -> AbstractContextManager[Cursor]:
-        """Read in a transaction of its own."""
-        return self.transaction()
+    @contextmanager
+    def reading(self, *, urgent: bool = False) -> Generator[Cursor]:
+        """Execute statements, each a transaction of its own. urgent: by the connections that are kept for that."""
+        with self._connected(urgent=urgent) as connection, connection.cursor() as raw:
+            yield _PostgresCursor(raw, self._clock)
 
     @contextmanager
     def transaction(self, account: str | None = None, *, wait: bool = True) -> Generator[Cursor]:
@@ -357,10 +371,11 @@ class PostgresDatabase:
 
     def close(self) -> None:
         """Close the connections, each as soon as nobody uses it."""
-        for _ in range(CONNECTIONS):
-            connection = self._free.get()
-            if connection is not None:
-                connection.close()
+        for place, connections in ((self._free, CONNECTIONS - URGENT), (self._urgent, URGENT)):
+            for _ in range(connections):
+                connection = place.get()
+                if connection is not None:
+                    connection.close()
 
 
 def write_back(connection: sqlite3.Connection, turn: AbstractContextManager[object]) -> None:

@@ -9,11 +9,12 @@ A gateway that dies leaves its reservations: they count in full until their leas
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 from burnish.core.errors import UsageError
 
@@ -154,7 +155,7 @@ class Counted:
 
 
 def first_met(limits: Limits, ask: Ask, counted: Counted) -> tuple[Reason, int] | None:
-    """Return the first limit that the request would exceed and by how much, or None. The Redis script says the same."""
+    """Return the first limit that the request would exceed and by how much, or None. reserve.lua and reserve.sql say the same."""
     checks = (
         (Reason.CONCURRENCY, limits.concurrency, counted.running + 1),
         (Reason.REQUESTS, limits.requests_per_minute, counted.requests + 1),
@@ -187,3 +188,19 @@ def standing(limits: Limits, requests: int, tokens: int, newest_us: int, now_us:
         left(limits.requests_per_minute, requests), left(limits.tokens_per_minute, tokens),
         reset if requests else 0, reset if tokens else 0,
     )  # fmt: skip
+
+
+def read_counted(limits: Limits, hold: str, answer: Sequence[Any]) -> Granted | Refused:
+    """Return what a database's own function answered about a reservation.
+
+    answer: granted (0, 1), reason, microseconds to wait (-1: waiting is no use), requests and tokens of the minute, when
+    the newest event was, the time.
+    """
+    requests, tokens, newest, at = (int(each) for each in answer[3:])
+    left = standing(limits, requests, tokens, newest, at)
+    if answer[0]:
+        return Granted(hold, left)
+    reason, retry = Reason(answer[1]), int(answer[2])
+    if retry >= 0 and reason.value.endswith(("_day", "_month")):
+        retry = until_next(at, month=reason.value.endswith("_month"))
+    return Refused(reason, None if retry < 0 else retry, left)

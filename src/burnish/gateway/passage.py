@@ -12,7 +12,7 @@ from typing import NoReturn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from burnish.core.refusal import Headers, Refusal
-from burnish.gateway.answers import MOST_HELD, EventReader, Usage, is_error, read_answer
+from burnish.gateway.answers import MOST_HELD, EventReader, Usage, error_code, is_error, read_answer
 from burnish.gateway.settings import Timeouts
 
 log = logging.getLogger("burnish.gateway")
@@ -125,11 +125,13 @@ class Passage:
         if self.status in (401, 403) or self.status >= 500 or not 200 <= self.status < 500 or 300 <= self.status < 400:
             retry = dict(self._kept).get(b"retry-after", b"1")
             wait = int(retry) if retry.isdigit() and len(retry) < 6 else 1
-            full = self.status == 503
-            self._halt(Refusal(
-                503, "the engine is busy; come again" if full else f"the engine failed (status {self.status})",
-                code="overloaded" if full else "upstream_failed", retry_after_s=wait,
-            ))  # fmt: skip
+            if self.status == 503 and error_code(b"".join(self._whole)) == "adapter_unusable":
+                says, code = "this version cannot be loaded now", "adapter_unusable"
+            elif self.status == 503:
+                says, code = "the engine is busy; come again", "overloaded"
+            else:
+                says, code = f"the engine failed (status {self.status})", "upstream_failed"
+            self._halt(Refusal(503, says, code=code, retry_after_s=wait))
         body = b"".join(self._whole)
         if self.status == 200:
             read_answer(body, self.usage)

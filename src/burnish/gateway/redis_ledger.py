@@ -7,7 +7,7 @@ import time
 from typing import cast
 
 from burnish.gateway.database import Clock
-from burnish.gateway.limits import Ask, Granted, Limits, Reason, Refused, periods, standing, until_next
+from burnish.gateway.limits import Ask, Granted, Limits, Refused, periods, read_counted
 from burnish.gateway.redis_server import RedisServer
 
 DEFAULT_PREFIX = "burnish"
@@ -34,14 +34,7 @@ class RedisLedger:
         keys = self._keys(account, day, month)
         given = ["reserve", 0 if self._clock is None else now, ask.tokens, ask.nano_usd, ask.lease_us, hold, day]
         answer = self._run(keys, [*given, *(-1 if each is None else each for each in most)])
-        requests, tokens, newest, at = (int(each) for each in answer[3:])
-        left = standing(limits, requests, tokens, newest, at)
-        if answer[0]:
-            return Granted(hold, left)
-        reason, retry = Reason(answer[1]), int(answer[2])
-        if retry >= 0 and reason.value.endswith(("_day", "_month")):
-            retry = until_next(at, month=reason.value.endswith("_month"))
-        return Refused(reason, None if retry < 0 else retry, left)
+        return read_counted(limits, hold, answer)
 
     def settle(self, account: str, hold: str, tokens: int, nano_usd: int, *, wait: bool = True) -> None:
         """Count what was used in place of what was held."""

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 LEASE_SPARE_S = 30
 """A reservation outlives the longest answer by this."""
 MOST_SHADOWS = 32
+ENGINE_WIDE = frozenset({"overloaded", "upstream_unreachable"})
+"""Codes of what an engine refuses to all alike, too many waiting or nobody there: no version is to blame for it."""
 FREE = Price()
 
 
@@ -126,12 +128,13 @@ class ModelCalls:
         if choice.shadow is not None:
             self._copy(choice.shadow, asked)
         failed = status = 0
+        everyones = False
         try:
             timeouts = parts.settings.timeouts
             await pass_through(parts.upstream, scope, body, passage, exchange.receive, timeouts, stream=asked.stream)
             status = passage.status
         except Refusal as refusal:
-            status, failed = refusal.status, 1
+            status, failed, everyones = refusal.status, 1, refusal.code in ENGINE_WIDE
             raise
         except ClientGone:
             status = 499
@@ -144,11 +147,11 @@ class ModelCalls:
             elif answered or status == 499:
                 spent = usage.counted(asked.prompt_tokens, asked.new_tokens)
             nano = price_nano(price, *spent)
-            settle = gateway.in_ledger(parts.ledger.settle, key.account, granted.hold, sum(spent), nano)
+            settle = gateway.settle(key, granted, sum(spent), nano)
             gateway.start(asyncio.get_running_loop().create_task(settle))
             self._count(exchange, choice, passage, status, spent)
             missing = status == 404  # the alias is known, so what it leads to is not there
-            if status != 499 and not passage.sending and (missing or not 400 <= status < 500):
+            if status != 499 and not everyones and not passage.sending and (missing or not 400 <= status < 500):
                 good = not failed and not missing and not passage.failed
                 parts.router.note(choice, good=good, first_s=passage.first_s, whole=not asked.stream)
             if parts.content is not None and usage.pieces and answered:

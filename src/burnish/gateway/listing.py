@@ -1,0 +1,75 @@
+"""Which models there are: for a key that may ask for them, and for a route that shall lead to them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import jiter
+from pydantic import ValidationError
+
+from burnish.core.refusal import Refusal
+from burnish.gateway.keys import Key
+from burnish.gateway.passage import call_for_json
+from burnish.gateway.settings import AUTO, Route
+
+if TYPE_CHECKING:
+    from burnish.gateway.app import Parts
+
+
+async def askable(parts: Parts, key: Key) -> list[dict[str, Any]]:
+    """Return the models that a key may ask for: the upstream's, the routes, and auto where there is a choice."""
+    found = await _listed(parts)
+    names = {card["id"] for card in found}
+    own = [alias for alias in parts.router.routes if alias not in names]
+    own += [AUTO] if parts.pick is not None and len(names) + len(own) > 1 else []
+    cards = [*found, *(model_card(name) for name in own)]
+    return [card for card in cards if key.may_ask(card["id"])]
+
+
+def model_card(name: str) -> dict[str, Any]:
+    """Return what OpenAI's API tells about a model."""
+    return {"id": name, "object": "model", "created": 0, "owned_by": "burnish"}
+
+
+async def check_route(parts: Parts, value: dict[str, Any]) -> None:
+    """Raise Refusal (422) for a route to a model that is not there: its share of clients would get 404."""
+    try:
+        wanted = Route.model_validate(value)
+    except ValidationError:
+        return  # told by whoever sets it
+    names = (wanted.champion, *(target.model for target in wanted.targets), wanted.shadow)
+    lost, listed = await _missing(parts, [name for name in dict.fromkeys(names) if name is not None])
+    if lost:
+        known = ", ".join(sorted(listed)[:20])
+        says = f"a route may not lead to {lost[0]!r}, which is not there. Known: {known}, and versions of them"
+        raise Refusal(422, says, param="model", code="model_not_found")
+
+
+async def _listed(parts: Parts) -> list[dict[str, Any]]:
+    """Return the models that the upstream lists. Raises Refusal (503)."""
+    try:
+        status, body = await call_for_json(parts.upstream, "/v1/models", parts.settings.timeouts.first_token_s)
+    except TimeoutError as error:
+        says = "the engine took too long to say which models it has"
+        raise Refusal(503, says, code="upstream_timeout") from error
+    if status != 200:
+        raise Refusal(503, "the engine does not say which models it has", code="upstream_failed")
+    found: list[dict[str, Any]] = jiter.from_json(body)["data"]
+    return found
+
+
+async def _missing(parts: Parts, models: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return those of the names that mean nothing to the upstream, and the names it lists."""
+    listed = [card["id"] for card in await _listed(parts)]
+    lost: list[str] = []
+    for name in models:
+        if name in listed or parts.router.means(name):
+            continue
+        with contextlib.suppress(TimeoutError):  # versions are answered and not listed
+            seconds = parts.settings.timeouts.first_token_s
+            if "/" not in name and (await call_for_json(parts.upstream, f"/v1/models/{name}", seconds))[0] == 200:
+                continue
+        lost.append(name)
+    return lost, listed
