@@ -32,6 +32,8 @@ from burnish.core.artifacts import (
 from burnish.core.packing import count_steps, pack
 from burnish.core.rows import TokenRow
 from burnish.model.lora import attach_lora, lora_parameters
+from burnish.model.offload import HostBlocks
+from burnish.model.recompute import Recomputation
 from burnish.train.pack import lengths_of
 
 SIZES = {
@@ -121,6 +123,22 @@ def plan_for(rows: Sequence[TokenRow], *, method: MethodPlan | None = None, **ch
 @pytest.fixture(autouse=True)
 def _one_torch_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def blocks_taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """What is offloaded goes to the host however small it is, and fills a list with the blocks of 1,000 bytes that it takes."""
+    defaults, taken, take = Recomputation.__init__.__kwdefaults__, list[int](), HostBlocks.take
+    assert defaults is not None
+    monkeypatch.setitem(defaults, "least", 0)
+    monkeypatch.setitem(defaults, "block", 1000)
+
+    def counted(blocks: HostBlocks, count: int) -> list[torch.Tensor]:
+        taken.append(count)
+        return take(blocks, count)
+
+    monkeypatch.setattr(HostBlocks, "take", counted)
+    return taken
 
 
 @pytest.fixture

@@ -18,7 +18,10 @@ from burnish.core.events import Event, StepDone
 from burnish.core.packing import count_steps, pack
 from burnish.core.rows import TokenPair
 from burnish.model.attention import packing
+from burnish.model.full import train_every_weight
+from burnish.model.load import load_base
 from burnish.model.lora import adapter_copy, attach_lora, lora_parameters, merge_lora, save_adapter
+from burnish.model.place import load_placed
 from burnish.train import dpo
 from burnish.train.loop import train
 from burnish.train.objective import Loss, Objective
@@ -27,6 +30,9 @@ from burnish.train.pairs import PackedPairs, lay_pairs, log_probabilities, pair_
 Adapted = Callable[..., PreTrainedModel]
 MakePlan = Callable[..., Plan]
 DPO = {"kind": "dpo", "beta": 0.5, "loss": "sigmoid", "label_smoothing": 0.0}
+FULL = MethodPlan(
+    kind="full", rank=0, alpha=0.0, dropout=0.0, targets=(), quantisation="none", double_quantisation=False
+)
 WEIGHTS = "adapter/adapter_model.safetensors"
 CPU = torch.device("cpu")
 
@@ -155,6 +161,40 @@ def test_the_reference_of_a_base_that_drops_in_training_drops_nothing(make_metho
     assert torch.equal(drawn, torch.rand(1)), "nothing was drawn"
 
 
+@pytest.mark.parametrize("kind", ["fresh", "goes on", "full"])
+def test_pairs_on_layers_that_lie_elsewhere_train_to_the_same_bits(
+    make_frozen: Adapted, plan_of: MakePlan, make_method: Callable[..., MethodPlan], tmp_path: Path, kind: str,
+    blocks_taken: list[int],
+) -> None:  # fmt: skip
+    """On two devices, activations on the host, and with an adapter every weight streamed: policy and reference take turns."""
+    pairs, base, full = some_pairs(14), tmp_path / "base", kind == "full"
+    make_frozen("gemma3").save_pretrained(base)
+    method = FULL if full else make_method(dropout=0.2)
+    held = {"checkpointed_layers": 2, "feed_forward_again": 1, "offloaded_layers": 3}
+    found = []
+    for apart in (False, True):
+        if apart:
+            model = load_placed(
+                base, devices=["cpu", "cpu:0"], layers_by_device=[1, 2], streamed_layers=0 if full else 3
+            )
+        else:
+            model = load_base(base)
+        if full:
+            train_every_weight(model)
+        else:
+            attach_lora(model, method, seed=0)
+        plan = plan_of(pairs, epochs=2.0, method=method, checkpoint_every=100, **(held if apart else {}))
+        start = adapter_copy(model) if kind == "goes on" else None
+        folder = tmp_path / str(apart)
+        train(
+            plan, dpo.objective(plan.train, pairs, start=start, beforehand=full), model, folder=folder,
+            emit=lambda event: None, stop=never,
+        )  # fmt: skip
+        found.append((folder / ("model/model.safetensors" if full else WEIGHTS)).read_bytes())
+    assert found[0] == found[1]
+    assert blocks_taken
+
+
 def test_later_epochs_take_the_reference_that_was_kept(
     make_adapted: Adapted, plan_of: MakePlan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -276,18 +316,13 @@ def pairs_in(batch: dict[str, torch.Tensor]) -> list[TokenPair]:
 def test_with_every_weight_the_reference_is_the_model_as_it_began_even_in_a_run_that_goes_on(
     make_adapted: Adapted, plan_of: Callable[..., Plan], tmp_path: Path
 ) -> None:
-    from burnish.model.full import train_every_weight
-
     def whole() -> PreTrainedModel:
         model = merge_lora(make_adapted())
         train_every_weight(model)
         return model
 
     pairs = some_pairs(16)
-    method = MethodPlan(
-        kind="full", rank=0, alpha=0.0, dropout=0.0, targets=(), quantisation="none", double_quantisation=False
-    )
-    plan = plan_of(pairs, epochs=4.0, learning_rate=1e-3, method=method, checkpoint_every=100)
+    plan = plan_of(pairs, epochs=4.0, learning_rate=1e-3, method=FULL, checkpoint_every=100)
 
     def run(folder: Path, stop: Callable[[], bool] = never) -> list[StepDone]:
         seen: list[Event] = []

@@ -143,7 +143,7 @@ def test_a_base_of_the_plain_path_learns_and_says_what_is_left_out(
 @pytest.mark.parametrize("optimizer", ON_A_CPU)
 def test_layers_on_two_devices_whose_activations_wait_on_the_host_train_to_the_same_bits(
     make_whole: Callable[..., PreTrainedModel], make_rows: Rows, make_plan: MakePlan, tmp_path: Path,
-    optimizer: str | None, in_backward: bool | None,
+    optimizer: str | None, in_backward: bool | None, blocks_taken: list[int],
 ) -> None:  # fmt: skip
     """Both devices are the CPU; stopped once as well."""
     rows, model = make_rows(10), make_whole("qwen3")
@@ -162,6 +162,7 @@ def test_layers_on_two_devices_whose_activations_wait_on_the_host_train_to_the_s
         with pytest.raises(Interrupted) if stopped else nullcontext():
             run(plan.model_copy(update={"train": train}), rows, split, tmp_path / "split", stop=lambda: next(asked))
     assert weights(tmp_path / "split") == weights(tmp_path / "whole")
+    assert blocks_taken
 
 
 @pytest.mark.parametrize("in_backward", [None, True])

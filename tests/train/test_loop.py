@@ -144,7 +144,7 @@ HELD = {"checkpointed_layers": 2, "feed_forward_again": 1, "offloaded_layers": 3
 @pytest.mark.parametrize("where", ["streamed", "offloaded", "placed", "all of them"])
 def test_layers_that_lie_elsewhere_are_stopped_and_go_on_to_the_bits_of_a_run_that_is_all_here(
     make_frozen: Adapted, make_rows: Rows, make_plan: MakePlan, make_method: Callable[..., MethodPlan], tmp_path: Path,
-    where: str, quantisation: Literal["none", "nf4"],
+    where: str, quantisation: Literal["none", "nf4"], blocks_taken: list[int],
 ) -> None:  # fmt: skip
     rows, method, base = make_rows(12), make_method(quantisation=quantisation, dropout=0.1), tmp_path / "base"
     make_frozen("qwen3").save_pretrained(base)
@@ -172,6 +172,7 @@ def test_layers_that_lie_elsewhere_are_stopped_and_go_on_to_the_bits_of_a_run_th
         run(tmp_path / "apart", apart=True, stop=lambda: next(asked))
     run(tmp_path / "apart", apart=True)
     assert weights(tmp_path / "apart") == weights(tmp_path / "here")
+    assert bool(blocks_taken) == (where in ("offloaded", "all of them"))
 
 
 def test_events_after_the_checkpoint_are_cut_when_the_run_goes_on(
