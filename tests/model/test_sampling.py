@@ -35,6 +35,14 @@ def test_temperature_zero_takes_the_most_likely_token() -> None:
     assert draw(5) == {1: 5}
 
 
+@pytest.mark.parametrize("temperature", [1e-300, 1e-40, 1e-7])
+@pytest.mark.parametrize("top_p", [1.0, 0.5])
+def test_a_temperature_near_zero_takes_the_most_likely_token(temperature: float, top_p: float) -> None:
+    chooser = Chooser(Sampling(max_new_tokens=1, temperature=temperature, top_p=top_p, seed=0), [])
+    logits = torch.tensor([[-40.0, 33.0, 32.9, -90.0]])
+    assert [choose_tokens(logits, [chooser])[0].token for _ in range(5)] == [1] * 5
+
+
 def test_temperature_one_draws_the_models_own_probabilities() -> None:
     counts = draw(4000, temperature=1.0, seed=0)
     for token, share in enumerate((0.1, 0.4, 0.2, 0.3)):

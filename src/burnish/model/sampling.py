@@ -17,6 +17,9 @@ from torch import Tensor
 CANDIDATES = 256
 """Most likely tokens that are sorted at first to find where top-p cuts; more when they are not enough."""
 
+COLDEST = 1e-5
+"""Logits are divided by no less: a quotient beyond float32 is no number. At this temperature the most likely token is certain."""
+
 ROUNDING = 1e-6
 """A sum of probabilities that is so little below top_p has reached it."""
 
@@ -221,7 +224,7 @@ def kept_tokens(logits_NV: Tensor, samplings: Sequence[Sampling]) -> tuple[Tenso
     def column(values: Sequence[float]) -> Tensor:
         return torch.tensor(values, dtype=torch.float32, device=device)[:, None]
 
-    scores_NV = logits_NV / column([each.temperature for each in samplings])
+    scores_NV = logits_NV / column([max(each.temperature, COLDEST) for each in samplings])
     min_p_N1 = column([each.min_p for each in samplings])
     if not any(_cuts(each) for each in samplings):
         weights_NV = torch.softmax(scores_NV, dim=-1)
