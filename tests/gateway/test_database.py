@@ -159,3 +159,18 @@ def test_a_refusal_in_postgresql_waits_for_nobody_who_holds_the_account(postgres
         other.rollback()
         assert isinstance(settled.result(20), Granted)
     database.close()
+
+
+def test_a_server_that_ended_its_connections_is_asked_by_new_ones(postgres: str, tmp_path: Path) -> None:
+    database = open_database(postgres, tmp_path)
+    ledger, limits = sql_ledger(database), Limits(concurrency=1)
+    granted = ledger.reserve("cut", limits, Ask(1, 0, 600 * SECOND))
+    assert isinstance(granted, Granted)
+    ledger.settle("cut", "nothing", 0, 0)  # each kind of connection is open now
+    psycopg = pytest.importorskip("psycopg")
+    with psycopg.connect(postgres, autocommit=True) as other:
+        cut = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = current_database() AND pid <> %s"
+        assert len(other.execute(cut, (other.info.backend_pid,)).fetchall()) >= 2
+    ledger.settle("cut", granted.hold, 1, 0)  # lost, it would hold its place until the lease ends
+    assert isinstance(ledger.reserve("cut", limits, Ask(1, 0, SECOND)), Granted)
+    database.close()

@@ -6,6 +6,7 @@ import contextlib
 import hmac
 import os
 import queue
+import select
 import sqlite3
 import threading
 import time
@@ -341,6 +342,8 @@ class PostgresDatabase:
         place = self._urgent if urgent else self._free
         connection = place.get()
         try:
+            if connection is not None and not connection.closed and _ended(connection):
+                connection.close()
             if connection is None or connection.closed:
                 try:
                     connection = self._psycopg.connect(self._url, autocommit=True, connect_timeout=10)
@@ -376,6 +379,13 @@ class PostgresDatabase:
                 connection = place.get()
                 if connection is not None:
                     connection.close()
+
+
+def _ended(connection: Any) -> bool:
+    """Whether a server has ended a connection that nobody uses: only then is there something to read from it."""
+    look = select.poll()
+    look.register(connection.fileno(), select.POLLIN)
+    return bool(look.poll(0))
 
 
 def write_back(connection: sqlite3.Connection, turn: AbstractContextManager[object]) -> None:
