@@ -112,7 +112,7 @@ def test_own_prices_are_used(recipe: str, tmp_path: Path, capsys: pytest.Capture
     ("arguments", "code", "message"),
     [
         (["--fit", "24"], 2, "write 24GB"),
-        (["--deadline", "soon"], 2, "no number with a unit"),
+        (["--deadline", "soon"], 2, "is no time"),
         (["--budget", "20eur"], 2, "write 20usd"),
         (["--gpu", "h1000"], 2, 'Did you mean "h100"'),
         (["--gpus", "t4,abacus"], 2, 'no GPU "abacus"'),

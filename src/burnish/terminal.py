@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
 from types import TracebackType
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -17,7 +20,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.text import Text
 
 from burnish.core.events import Checkpointed, Event, Note, StageDone, StageStarted, StepDone
 from burnish.core.events import Progress as Advanced
@@ -26,6 +29,12 @@ from burnish.core.units import format_bytes, format_seconds
 
 PLAIN_EVERY_SECONDS = 10.0
 """Without a terminal (a log file, CI) progress is one line, this often."""
+
+GAP, INDENT, NARROWEST = 2, 4, 8
+"""Of a table: spaces between columns, spaces before what stands below a row, and the least a column shrinks to."""
+MIDDLE, READABLE = 40, 48
+"""The widest a column between the first and the last is where a table does not fit, and the least width to read sentences in."""
+NUMBER = re.compile(r"([-+]?[\d,.]+(e[-+]?\d+)?%?( [A-Za-z]{1,3})?)|-|")
 
 
 class Terminal:
@@ -119,16 +128,67 @@ class Terminal:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table on stdout. The first column is left-aligned, the others right-aligned but for the last when it is text."""
-    output = Console(file=sys.stdout, highlight=False, soft_wrap=False)
-    grid = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for index, column in enumerate(columns):
-        grid.add_column(
-            column, header_style="dim", overflow="fold", justify="left" if index in (0, len(columns) - 1) else "right"
-        )
-    for row in rows:
-        grid.add_row(*[cell.replace("[", "\\[") for cell in row])
-    output.print(grid)
+    """Print a table on stdout, as wide as the terminal at most.
+
+    The first column is left-aligned, the others right-aligned but for the last when it is text. Where little room is left for
+    the sentences of the last column, each stands below its row.
+    """
+    output, body = Console(file=sys.stdout, highlight=False, soft_wrap=True), [tuple(row) for row in rows]
+    head, widths, below = tuple(columns), *_fitted(output.width, columns, body)
+    right = [0 < index < len(head) - 1 or (index > 0 and _are_numbers(body)) for index in range(len(head))]
+    output.print(title, style="bold", markup=False)
+    for number, row in enumerate([head, *body]):
+        style = "dim" if number == 0 else ""
+        for text in _row_lines(output, row[: len(widths)], widths, right):
+            output.print(text, style=style, markup=False)
+        if below and row[-1]:
+            for text in _wrapped(output, row[-1], INDENT):
+                output.print(text, style="dim", markup=False)
+
+
+def _wrapped(console: Console, text: str, indent: int) -> Iterator[str]:
+    for each in Text(text).wrap(console, max(NARROWEST, console.width - indent)):
+        yield " " * indent + each.plain.rstrip()
+
+
+def _fitted(width: int, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[int], bool]:
+    """Return the widths of the columns, and whether the last one, which is not among them then, stands below its row."""
+    widths = [max(map(cell_len, cells)) for cells in zip(columns, *rows, strict=True)]
+    if sum(widths) + GAP * (len(widths) - 1) <= width:
+        return widths, False
+    widths[1:-1] = [min(each, MIDDLE) for each in widths[1:-1]]
+    left = width - sum(widths[:-1]) - GAP * (len(widths) - 1)
+    below = left < READABLE and widths[-1] > 1.5 * left
+    if below:
+        widths.pop()
+    while sum(widths) + GAP * (len(widths) - 1) > width and max(widths) > NARROWEST:
+        widths[widths.index(max(widths))] -= 1
+    return widths, below
+
+
+def _are_numbers(rows: Sequence[Sequence[str]]) -> bool:
+    """Whether the last column holds numbers, with or without a unit, in every row."""
+    return all(NUMBER.fullmatch(row[-1]) for row in rows)
+
+
+def _row_lines(console: Console, row: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> Iterator[str]:
+    cells = [
+        [line.plain.rstrip() for line in Text(cell).wrap(console, width)] if cell else []
+        for cell, width in zip(row, widths, strict=True)
+    ]
+    for lines in zip_longest(*cells, fillvalue=""):
+        padded = [
+            " " * (width - cell_len(text)) + text if at_right else set_cell_size(text, width)
+            for text, width, at_right in zip(lines, widths, right, strict=False)
+        ]
+        yield (" " * GAP).join(padded).rstrip()
+
+
+def paragraph(text: str, *, mark: str = "") -> None:
+    """Print a sentence on stdout, broken between words; all lines stand as far in as `mark`, which begins the first one."""
+    output = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+    for number, each in enumerate(_wrapped(output, text, cell_len(mark))):
+        output.print(each if number else mark + each.lstrip(), markup=False)
 
 
 def line(text: str) -> None:

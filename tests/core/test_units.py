@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from burnish.core.units import format_bytes, format_count, format_seconds, parse_bytes, parse_seconds, parse_usd
+from burnish.core.units import format_bytes, format_count, format_decimal, format_seconds, parse_bytes, parse_seconds, parse_usd
 
 
 @pytest.mark.parametrize(
@@ -36,9 +36,17 @@ def test_counts(value: int, text: str) -> None:
     assert format_count(value) == text
 
 
+def test_sizes_of_models_are_told_in_powers_of_1000() -> None:
+    sizes = (999, 1000, 202_000, 538_060_288, 5_591_540_224, 16_060_523_008, 999_600_000)
+    assert [format_decimal(size) for size in sizes] == [
+        "999 B", "1.00 kB", "202 kB", "538 MB", "5.59 GB", "16.1 GB", "1.00 GB",
+    ]  # fmt: skip
+
+
 def test_amounts_are_read_as_people_write_them() -> None:
     assert [parse_bytes(text) for text in ("24GB", "22.5 GiB", "512mb")] == [24 * 10**9, 24_159_191_040, 512 * 10**6]
     assert [parse_seconds(text) for text in ("2h", "90 min", "45s", "1.5d")] == [7200, 5400, 45, 129_600]
+    assert [parse_seconds(text) for text in ("2h30m", "1 hour 30 minutes", "1d 2h")] == [9000, 5400, 93_600]
     assert [parse_usd(text) for text in ("20usd", "$20", "20", "0.5 USD")] == [20, 20, 20, 0.5]
 
 
@@ -48,7 +56,7 @@ def test_what_is_no_memory_is_refused(text: str) -> None:
         parse_bytes(text)
 
 
-@pytest.mark.parametrize("text", ["", "2", "h", "2 weeks", "-2h", "0h"])
+@pytest.mark.parametrize("text", ["", "2", "h", "2 weeks", "-2h", "0h", "2h30", "h2", "1h 2weeks"])
 def test_what_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"is no (time|number)"):
         parse_seconds(text)

@@ -74,6 +74,12 @@ def test_remote_code_is_refused(base: Path) -> None:
         resolve_base(str(base))
 
 
+def test_weights_that_are_quantised_already_are_refused(base: Path) -> None:
+    change(base / "config.json", quantization_config={"quant_method": "gptq", "bits": 4})
+    with pytest.raises(BaseModelError, match="quantised already .*16-bit"):
+        resolve_base(str(base))
+
+
 def test_pickled_weights_are_refused(base: Path, tmp_path: Path) -> None:
     (base / "model.safetensors").rename(base / "pytorch_model.bin")
     with pytest.raises(BaseModelError, match=r"no model.safetensors. It has pytorch_model.bin, pickled weights"):

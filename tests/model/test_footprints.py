@@ -33,6 +33,7 @@ SMALL: dict[str, Any] = {
         ("phi3", {}),
         ("mixtral", {"num_local_experts": 4}),
         ("gpt_neox", {}),
+        ("gpt2", {"n_inner": 320}),
         ("glm4", {"head_dim": 32}),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

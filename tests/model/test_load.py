@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
+from burnish.core.artifacts import MethodPlan
 from burnish.core.errors import BaseModelError
+from burnish.model.full import save_model
 from burnish.model.load import dequantised, frozen_linears, is_nf4, linear_weight, load_base, quantise_nf4
+from burnish.model.lora import attach_lora, lora_parameters, save_adapter
 
 Tiny = Callable[..., PreTrainedModel]
 IDS = torch.tensor([[5, 17, 90, 3, 44, 8, 101, 2]])
@@ -114,3 +117,52 @@ def test_weights_that_are_not_there_are_not_made_up(folder: Path) -> None:
 def test_loading_draws_nothing_on_the_terminal(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     load_base(folder, quantisation="nf4")
     assert capfd.readouterr() == ("", "")
+
+
+GPT2 = {"vocab_size": 131, "n_embd": 48, "n_layer": 2, "n_head": 4, "n_positions": 64, "bos_token_id": 1, "eos_token_id": 2}
+
+
+def gpt2(folder: Path) -> PreTrainedModel:
+    """Return a tiny GPT-2 as transformers has it, and write it."""
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(**GPT2)).eval()
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.1)
+    model.save_pretrained(folder)
+    return model
+
+
+def test_the_layers_of_gpt2_become_linear_and_compute_the_same(tmp_path: Path) -> None:
+    theirs, ours, ids = gpt2(tmp_path), load_base(tmp_path), torch.arange(3, 20)[None]
+    assert len(frozen_linears(ours)) == 8
+    torch.testing.assert_close(ours(input_ids=ids).logits, theirs(input_ids=ids).logits)
+    torch.testing.assert_close(ours.train()(input_ids=ids).logits, theirs(input_ids=ids).logits)
+
+
+def test_gpt2_is_saved_as_transformers_reads_it(tmp_path: Path) -> None:
+    theirs, ours, ids = gpt2(tmp_path / "base"), load_base(tmp_path / "base"), torch.arange(3, 20)[None]
+    save_model(ours, tmp_path / "saved")
+    again = GPT2LMHeadModel.from_pretrained(tmp_path / "saved").eval()
+    torch.testing.assert_close(again(input_ids=ids).logits, theirs(input_ids=ids).logits)
+    torch.testing.assert_close(ours(input_ids=ids).logits, theirs(input_ids=ids).logits)
+
+
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out")
+def test_an_adapter_of_gpt2_is_read_by_peft(tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    theirs, ours, ids = gpt2(tmp_path / "base"), load_base(tmp_path / "base"), torch.arange(3, 20)[None]
+    method = MethodPlan(
+        kind="lora", rank=4, alpha=8.0, dropout=0.0, targets=("all-linear",), quantisation="none", double_quantisation=False
+    )
+    attach_lora(ours, method, seed=1)
+    for name, parameter in lora_parameters(ours).items():
+        if name.endswith("lora_B"):
+            torch.nn.init.normal_(parameter, std=0.1)
+    save_adapter(ours, tmp_path / "adapter", method, "gpt2")
+    adapted = PeftModel.from_pretrained(theirs, tmp_path / "adapter").eval()
+    with adapted.disable_adapter():
+        plain = adapted(input_ids=ids).logits
+    assert (adapted(input_ids=ids).logits - plain).abs().max() > 0.01
+    torch.testing.assert_close(ours(input_ids=ids).logits, adapted(input_ids=ids).logits, rtol=1e-4, atol=1e-5)

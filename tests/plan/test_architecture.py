@@ -181,7 +181,7 @@ def test_mixtral_by_hand() -> None:
 def test_an_unknown_model_type_is_said_with_the_known_ones() -> None:
     with pytest.raises(BaseModelError, match=r"model_type is 'lama'.*Known: llama, mistral.*Did you mean \"llama\""):
         read_architecture({"model_type": "lama"})
-    with pytest.raises(BaseModelError, match="model_type is None"):
+    with pytest.raises(BaseModelError, match="model_type is missing"):
         read_architecture({})
     with pytest.raises(BaseModelError, match="text_config: model_type is 'mamba'"):
         read_architecture({"model_type": "gemma3", "text_config": {"model_type": "mamba"}})
@@ -236,6 +236,21 @@ def test_a_missing_field_is_named(name: str, field: str) -> None:
     config = {key: value for key, value in known_configs()[name].items() if key != field}
     with pytest.raises(BaseModelError, match=f"here/config.json: {field} is missing"):
         read_architecture(config, source="here/config.json")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"tie_word_embeddings": "false"}, "tie_word_embeddings is 'false', must be true or false"),
+        ({"attention_bias": "yes"}, "attention_bias is 'yes'"),
+        ({"num_attention_heads": 8192, "num_key_value_heads": 8192}, "hidden_size .4096. is less than num_attention_heads"),
+        ({"model_type": None}, "model_type is missing"),
+    ],
+)
+def test_a_field_that_makes_no_sense_is_named(changes: dict[str, object], says: str) -> None:
+    config = {key: value for key, value in known_configs()["llama-3.1-8b-instruct"].items() if key != "head_dim"}
+    with pytest.raises(BaseModelError, match=says):
+        read_architecture({**config, **changes})
 
 
 @pytest.mark.parametrize("value", [0, -1, 2.5, "many", True])

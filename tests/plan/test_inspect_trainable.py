@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -23,13 +24,28 @@ from burnish.plan.inspect.trainable import (
     prefix_parameters,
     target_sets,
 )
+from burnish.plan.inspect.tree import module_tree
 
 SMALL: dict[str, dict[str, Any]] = {
     "llama": {"num_key_value_heads": 2},
     "qwen2": {"num_key_value_heads": 2},
     "qwen3": {"num_key_value_heads": 2, "head_dim": 24},
     "mistral": {"num_key_value_heads": 4},
+    "gemma2": {"num_key_value_heads": 2, "head_dim": 24, "pad_token_id": 0},
+    "phi": {"num_key_value_heads": 2},
+    "phi3": {"num_key_value_heads": 2, "pad_token_id": 0},
+    "gpt_neox": {},
+    "starcoder2": {"num_key_value_heads": 2},
+    "mixtral": {"num_key_value_heads": 2, "num_local_experts": 4},
+    "falcon": {"new_decoder_architecture": True, "num_kv_heads": 2},
 }
+FACTORS = {
+    "phi": (["k_proj", "v_proj", "fc2"], "fc2"),
+    "starcoder2": (["k_proj", "v_proj", "c_proj"], "c_proj"),
+    "mixtral": (["k_proj", "v_proj"], None),
+}
+"""Modules with factors of (IA)3, and the feed-forward one among them, where they are called otherwise than Llama's."""
+NAMED = {**SMALL, "qwen2_moe": {"num_experts": 4, "num_key_value_heads": 4}, "gpt2": {}, "deepseek_v3": {"first_k_dense_replace": 1, "num_key_value_heads": 4}}
 
 
 def small_config(model_type: str) -> dict[str, Any]:
@@ -40,7 +56,7 @@ def small_config(model_type: str) -> dict[str, Any]:
         "num_hidden_layers": 3,
         "num_attention_heads": 4,
     }
-    return {"model_type": model_type, "max_position_embeddings": 64, **shape, **SMALL[model_type]}
+    return {"model_type": model_type, "max_position_embeddings": 64, **shape, **NAMED[model_type]}
 
 
 def model_of(config: dict[str, Any]) -> nn.Module:
@@ -75,7 +91,7 @@ def test_lora_and_dora_train_what_peft_trains(model_type: str, rank: int) -> Non
             )
 
 
-@pytest.mark.parametrize("model_type", ["llama", "qwen2", "mistral"])
+@pytest.mark.parametrize("model_type", ["llama", "qwen2", "mistral", "gemma2", "phi", "starcoder2", "mixtral"])
 @pytest.mark.parametrize("tokens", [1, 20])
 def test_prefix_and_ia3_train_what_peft_trains(model_type: str, tokens: int) -> None:
     from peft import IA3Config, PrefixTuningConfig, get_peft_model
@@ -85,10 +101,24 @@ def test_prefix_and_ia3_train_what_peft_trains(model_type: str, tokens: int) -> 
     model = model_of(config).to_empty(device="cpu")
     prefixed = get_peft_model(model, PrefixTuningConfig(num_virtual_tokens=tokens, task_type="CAUSAL_LM"))
     assert trainable(prefixed) == prefix_parameters(architecture, tokens)
+    factors, last = FACTORS.get(model_type, (["k_proj", "v_proj", "down_proj"], "down_proj"))
     settings = IA3Config(
-        target_modules=["k_proj", "v_proj", "down_proj"], feedforward_modules=["down_proj"], task_type="CAUSAL_LM"
+        target_modules=factors, feedforward_modules=[] if last is None else [last], task_type="CAUSAL_LM"
     )
     assert trainable(get_peft_model(model_of(config), settings)) == ia3_parameters(architecture)
+
+
+@pytest.mark.parametrize("model_type", list(NAMED))
+def test_modules_are_called_as_transformers_calls_them(model_type: str) -> None:
+    from transformers.pytorch_utils import Conv1D
+
+    config = small_config(model_type)
+    model, architecture = model_of(config), read_architecture(config)
+    names = {re.sub(r"\.\d+\.", ".*.", name) for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D))}
+    rows = {row["module"] for row in module_tree(architecture, (), 4)}
+    embedding = next(name for name, module in model.named_modules() if module is model.get_input_embeddings())  # pyright: ignore[reportCallIssue]
+    told = {name for name in rows if "norm" not in name and ".experts." not in name}
+    assert told == names | {embedding}
 
 
 @pytest.mark.parametrize("width", [1, 64])

@@ -13,7 +13,7 @@ import pytest
 from burnish.core.artifacts import Interval
 from burnish.core.errors import RecipeError, UsageError
 from burnish.plan.cost import Spending, cost_of, spot_factor
-from burnish.plan.gpus import get_gpu, gpus
+from burnish.plan.gpus import find_gpu, get_gpu, gpus
 from burnish.plan.hardware import Hardware, rented
 from burnish.plan.prices import RATES, read_prices
 
@@ -133,7 +133,34 @@ def test_every_mistake_of_such_a_file_is_said_at_once(tmp_path: Path) -> None:
     assert 'Did you mean "usd_per_kwh"' in str(caught.value)
 
 
-@pytest.mark.parametrize("text", [None, "{", "[]"])
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"usd_per_hour": float("inf")}, "gpus[0].usd_per_hour"),
+        ({"usd_per_hour": float("nan")}, "gpus[0].usd_per_hour"),
+        ({"usd_per_hour": 10**400}, "gpus[0].usd_per_hour"),
+        ({"usd_per_hour": [1, -1]}, "gpus[0].usd_per_hour"),
+        ({"spot": "false"}, "gpus[0].spot"),
+        ({"pruvider": "x"}, "gpus[0].pruvider"),
+    ],
+)
+def test_a_row_that_means_something_else_than_it_says_is_refused(
+    tmp_path: Path, changes: dict[str, Any], key: str
+) -> None:
+    row = {"gpu": "h100", "usd_per_hour": 2, "date": "2026-11-01"} | changes
+    with pytest.raises(RecipeError, match=r"Read: docs/plan\.md") as caught:
+        read_prices(own(tmp_path, {"gpus": [row]}))
+    assert [problem.key for problem in caught.value.problems] == [key]
+
+
+def test_one_price_is_told_as_one(tmp_path: Path) -> None:
+    row = {"gpu": "v100", "provider": "cellar", "usd_per_hour": 0.5, "date": "2026-11-01"}
+    found = read_prices(own(tmp_path, {"gpus": [row]})).per_hour("V100", TODAY)
+    assert found is not None
+    assert found[1] == "0.5 USD an hour at cellar of 2026-11-01"
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]", "[" * 100_000])
 def test_a_file_that_is_none_is_refused(tmp_path: Path, text: str | None) -> None:
     path = tmp_path / "prices.json"
     if text is not None:
@@ -146,8 +173,22 @@ def test_gpus_are_found_by_the_names_people_use() -> None:
     assert [get_gpu(name).name for name in ("h100", "H100 SXM", "rtx4090", "RTX-3090", "l40s", "a10")] == [
         "H100 SXM", "H100 SXM", "RTX 4090", "RTX 3090", "L40S", "A10G",
     ]  # fmt: skip
+    memory = {"A100-80GB": "A100", "a100 40gb": "A100 40GB", "H100-PCIe": "H100 PCIe", "h100sxm": "H100 SXM",
+              "NVIDIA A100-SXM4-40GB": "A100 40GB", "6000-ada": "RTX 6000 Ada", "L40S-48GB": "L40S", "h200-141gb": "H200"}  # fmt: skip
+    assert {name: get_gpu(name).name for name in memory} == memory
+    for name in ("A100-60GB", "V100-16GB", "gb200", "4090 D", "H100 foo", ""):
+        with pytest.raises(UsageError, match="is known"):
+            get_gpu(name)
     with pytest.raises(UsageError, match=r'no GPU "h1000" is known.*Did you mean "h100"'):
         get_gpu("h1000")
+
+
+def test_names_of_nvidia_smi_tell_the_kind() -> None:
+    smi = {"NVIDIA H100 80GB HBM3": "H100 SXM", "NVIDIA H100 PCIe": "H100 PCIe", "NVIDIA A100 80GB PCIe": "A100",
+           "NVIDIA A100-SXM4-40GB": "A100 40GB", "NVIDIA RTX 6000 Ada Generation": "RTX 6000 Ada", "NVIDIA RTX A6000": "RTX A6000",
+           "Tesla V100-SXM2-32GB": "V100", "NVIDIA GeForce RTX 5090": "RTX 5090", "NVIDIA B200": "B200"}  # fmt: skip
+    assert {name: find_gpu(name).name for name in smi} == smi
+    assert find_gpu("Quadro RTX 6000").source.startswith("not in the table")
 
 
 def test_prices_age_from_their_day() -> None:

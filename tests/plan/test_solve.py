@@ -17,7 +17,9 @@ from burnish.core.recipe_file import parse_recipe
 from burnish.plan.bases import find_config, reference
 from burnish.plan.gpus import get_gpu
 from burnish.plan.hardware import Hardware, rented
-from burnish.plan.solve import Inputs, Limits, compare_gpus, largest_context, largest_model, machine_for, require, solve
+from burnish.plan.largest import largest_context, largest_model
+from burnish.plan.prices import read_prices
+from burnish.plan.solve import Inputs, Limits, compare_gpus, machine_for, require, solve
 
 H100 = rented(get_gpu("h100"))
 GIB = 2**30
@@ -195,9 +197,37 @@ def test_the_largest_model_grows_with_the_memory() -> None:
 
 
 def test_a_memory_alone_means_a_gpu_that_has_it() -> None:
-    assert machine_for(24 * 10**9).name in ("A10G", "L4")
-    assert machine_for(80 * 10**9).name in ("A100", "H100 SXM")
-    assert machine_for(10**12).name == "H200"
+    prices = read_prices()
+    assert machine_for(40 * 10**9, prices).name == "L40S", "an A100 of 40 GB is nearer, and has no price"
+    assert machine_for(24 * 10**9, prices).name in ("A10G", "L4")
+    assert machine_for(80 * 10**9, prices).name in ("A100", "H100 SXM")
+    assert machine_for(10**12, prices).name == "B200"
+
+
+def test_a_limit_above_what_the_gpu_has_allows_no_more_than_it_has() -> None:
+    found = solve(inputs("llama-3.1-8b-instruct"), rented(get_gpu("t4")), Limits(memory_bytes=24 * 10**9))
+    assert found.option is not None
+    assert found.option.plan.memory.available_bytes == get_gpu("t4").memory_mib * 2**20
+    assert found.option.changes["method.kind"] == "qlora", "LoRA of 8 B parameters takes more than a T4 has"
+
+
+def test_the_largest_model_is_that_of_qlora_whatever_the_recipe_trains() -> None:
+    plans = [inputs("smollm2-135m-instruct", method).plan(H100) for method in ("full", "qlora", {"kind": "lora", "dora": True})]
+    found = [largest_model(plan, plan.memory.available_bytes) for plan in plans]
+    assert found[0] == found[1] == found[2]
+    assert found[0] is not None
+    assert "rank 16" in found[0][1]
+
+
+def test_the_longest_context_counts_the_optimizer_of_the_recipe() -> None:
+    found: list[int] = []
+    machine = rented(get_gpu("l4"))
+    for optimizer in ("adamw", "adafactor"):
+        asked = inputs("llama-3.2-1b-instruct", "full", optimizer=optimizer, activation_offload="never")
+        longest = largest_context(asked, asked.plan(machine), machine)
+        assert longest is not None
+        found.append(longest[0])
+    assert found[0] < found[1]
 
 
 def test_a_table_of_gpus_for_a_70b_model_takes_less_than_a_second() -> None:

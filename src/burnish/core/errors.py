@@ -45,23 +45,23 @@ class Problem:
 
 
 class RecipeError(BurnishError):
-    """The recipe is wrong. Shows all problems at once."""
+    """The recipe is wrong, or a file beside it. Shows all problems at once, and where to read more."""
 
     exit_code: ClassVar[int] = 2
 
-    def __init__(self, source: str, problems: Iterable[Problem]) -> None:
-        self.source = source
+    def __init__(self, source: str, problems: Iterable[Problem], page: str = "docs/recipe.md") -> None:
+        self.source, self.page = source, page
         self.problems = tuple(problems)
         many = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
         width = max((len(f"{p.key} = {p.found}") for p in self.problems), default=0)
         lines = [f"{source} has {many}"]
         lines += [f"  {f'{p.key} = {p.found}':<{width}}   {p.allowed}" for p in self.problems]
-        lines.append("  Read: docs/recipe.md")
+        lines.append(f"  Read: {page}")
         super().__init__("\n".join(lines))
 
-    def __reduce__(self) -> tuple[type[RecipeError], tuple[str, tuple[Problem, ...]]]:
-        """Pickle by the two arguments, not by the finished message."""
-        return type(self), (self.source, self.problems)
+    def __reduce__(self) -> tuple[type[RecipeError], tuple[str, tuple[Problem, ...], str]]:
+        """Pickle by the arguments, not by the finished message."""
+        return type(self), (self.source, self.problems, self.page)
 
 
 class DataError(BurnishError):

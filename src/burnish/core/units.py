@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 
@@ -15,8 +16,25 @@ def format_bytes(count: float) -> str:
     raise AssertionError("unreachable: the loop ends at TiB")
 
 
+def format_decimal(count: float) -> str:
+    """16060523008 -> '16.1 GB', 538060288 -> '538 MB': in powers of 1000, three digits, as model files are told."""
+    size, unit = float(count), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if abs(size) < 999.5:
+            break
+        size, unit = size / 1000, larger
+    digits = 0 if unit == "B" or abs(size) >= 99.95 else 1 if abs(size) >= 9.995 else 2
+    return f"{size:.{digits}f} {unit}"
+
+
 _BYTES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30}
-_SECONDS = {"s": 1, "sec": 1, "min": 60, "m": 60, "h": 3600, "hours": 3600, "d": 86_400}
+_SECONDS = {
+    name: seconds
+    for names, seconds in (
+        ("s sec second seconds", 1), ("m min minute minutes", 60), ("h hour hours", 3600), ("d day days", 86_400),
+    )
+    for name in names.split()
+}  # fmt: skip
 
 
 def _number_and_unit(text: str) -> tuple[float, str]:
@@ -35,11 +53,17 @@ def parse_bytes(text: str) -> int:
 
 
 def parse_seconds(text: str) -> float:
-    """'2h' -> 7200.0, '90min' -> 5400.0, '45s' -> 45.0. Raises ValueError."""
-    number, unit = _number_and_unit(text)
-    if unit not in _SECONDS or number <= 0:
-        raise ValueError(f"{text!r} is no time; write 2h, 90min or 45s")
-    return number * _SECONDS[unit]
+    """'2h' -> 7200.0, '90min' -> 5400.0, '1h 30min' -> 5400.0. Raises ValueError."""
+    parts: list[str] = re.findall(r"[0-9.]+\s*[A-Za-z]+", text)
+    if "".join("".join(parts).split()) != "".join(text.split()):
+        parts = []
+    total = 0.0
+    for part in parts:
+        number, unit = _number_and_unit(part)
+        total += number * _SECONDS.get(unit, math.nan)
+    if not total > 0:  # nan as well: a unit that is not known
+        raise ValueError(f"{text!r} is no time; write 2h, 90min, 1h30min or 45s")
+    return total
 
 
 def parse_usd(text: str) -> float:

@@ -55,17 +55,18 @@ def write_inspection(found: dict[str, Any], path: Path) -> None:
 def _folder(model: str, weights: bool | None, emit: Emit) -> Path | None:
     """Return the folder that holds the weights; None when only the configuration shall be, or can be, read."""
     from burnish.model.bases import BUNDLED, resolve_base
+    from burnish.plan.bases import published_id
 
     if weights is False:
         return None
     path = Path(model).expanduser()
     if weights is None and not (model in BUNDLED or (path.is_dir() and any(path.glob("*.safetensors")))):
         return None
-    return resolve_base(model, emit=emit).folder
+    return resolve_base(model if model in BUNDLED or path.is_dir() else published_id(model), emit=emit).folder
 
 
 def _add_weights(found: dict[str, Any], folder: Path, config: Any, sample: int, emit: Emit) -> None:
-    from burnish.model.inspect import layer_of, measure_footprints, weight_matrices
+    from burnish.model.inspect import layer_of, matrix_files, measure_footprints, weight_matrices
     from burnish.plan.architecture import read_architecture
     from burnish.plan.inspect.report import ladder_rows, weights_section
     from burnish.plan.inspect.weights import look
@@ -75,10 +76,10 @@ def _add_weights(found: dict[str, Any], folder: Path, config: Any, sample: int, 
         found["ladder"] = ladder_rows(architecture, measure_footprints(folder, emit))
     except BaseModelError as error:  # the weights can be looked at all the same
         emit(Note("inspect", f"not measured by loading: {error}"))
-    total = sum(block.count * len(block.linears) for block in architecture.blocks)
+    total = len(matrix_files(folder))
 
     def tell(done: int) -> None:
-        emit(Progress("inspect", "rounding the weights", min(done, total), total, "matrices"))
+        emit(Progress("inspect", "rounding the weights", done, total, "matrices"))
 
     found["weights"] = weights_section(look(weight_matrices(folder), layer_of, sample=sample, progress=tell), sample)
 

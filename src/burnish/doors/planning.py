@@ -63,7 +63,9 @@ def plan_for(recipe: Recipe, home: Home, asked: Asked) -> Planned:
     """
     from burnish.plan.gpus import get_gpu
     from burnish.plan.hardware import detect, rented
-    from burnish.plan.solve import largest_context, largest_model, machine_for, require, solve
+    from burnish.plan.prices import read_prices
+    from burnish.plan.largest import largest_context, largest_model
+    from burnish.plan.solve import machine_for, require, solve
 
     inputs, limits = _inputs(recipe, home, asked)
     if asked.gpu is not None:
@@ -71,7 +73,7 @@ def plan_for(recipe: Recipe, home: Home, asked: Asked) -> Planned:
     else:
         machine = detect()
         if asked.memory_bytes is not None and machine.device == "cpu" and recipe.train.device != "cpu":
-            machine = rented(machine_for(asked.memory_bytes))
+            machine = rented(machine_for(asked.memory_bytes, inputs.prices or read_prices()))
     solution = solve(inputs, machine, limits) if asked.limited else None
     plan = inputs.plan(machine) if solution is None else require(solution, f"recipe {recipe.name}").plan
     context = largest_context(inputs, plan, machine)
@@ -84,7 +86,7 @@ def gpus_for(recipe: Recipe, home: Home, asked: Asked) -> list[GpuRow]:
     from burnish.plan.solve import compare_gpus
 
     inputs, limits = _inputs(recipe, home, asked)
-    return compare_gpus(inputs, [get_gpu(name) for name in asked.gpus], limits)
+    return compare_gpus(inputs, list(dict.fromkeys(get_gpu(name) for name in asked.gpus)), limits)
 
 
 def methods_for(recipe: Recipe, home: Home, asked: Asked) -> tuple[Gpu, list[MethodRow]]:

@@ -104,8 +104,13 @@ def base_digest(folder: Path, cache: Path) -> str:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return config.json. Raises BaseModelError when it is missing, broken, or asks to run code from the folder."""
+    """Return config.json. Raises BaseModelError when it is missing, broken, asks to run code, or tells of quantised weights."""
     config = _read_object(folder / "config.json")
+    if config.get("quantization_config") is not None:
+        raise BaseModelError(
+            f"{folder / 'config.json'} says that the weights are quantised already (quantization_config). burnish begins from "
+            "16-bit or 32-bit weights and quantises them itself (method: qlora); use the model that these were made from."
+        )
     for path in (folder / "config.json", folder / "tokenizer_config.json"):
         if path.exists() and "auto_map" in _read_object(path):
             raise BaseModelError(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from burnish.model.load import quiet_transformers
+from burnish.model.load import as_stored, quiet_transformers
 from burnish.store.files import sync_folder, unwritable, write_bytes
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def save_model(model: PreTrainedModel, folder: Path, *, shard_bytes: int = SHARD
             for weight in model.parameters():  # those that training joined lie apart again: a file holds each by itself
                 if weight.untyped_storage().nbytes() > weight.nbytes:
                     weight.data = weight.data.clone()
-            with quiet_transformers():
+            with quiet_transformers(), as_stored(model):
                 model.save_pretrained(scratch, max_shard_size=shard_bytes)
         finally:
             model.config.use_cache = cached

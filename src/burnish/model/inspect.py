@@ -31,11 +31,8 @@ Rounder = Callable[[np.ndarray], np.ndarray]
 """Weights (out, in) float32 -> the same after being stored in some format and read back."""
 
 
-def weight_matrices(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield (name, weights (out, in) float32) of each matrix of the layers, in the order of their layers.
-
-    One matrix is held at a time; the model is not built. Raises BaseModelError for files that cannot be read.
-    """
+def matrix_files(folder: Path) -> dict[str, Path]:
+    """Return the file of each matrix of the layers, by name. Raises BaseModelError for files that cannot be read."""
     places: dict[str, Path] = {}
     try:
         for file in weight_files(folder):
@@ -43,6 +40,18 @@ def weight_matrices(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
                 for name in tensors.keys():  # noqa: SIM118 - not a mapping
                     if layer_of(name) is not None and len(tensors.get_slice(name).get_shape()) == 2:
                         places[name] = folder / file
+    except (SafetensorError, OSError) as error:
+        raise BaseModelError(f"cannot read the weights of {folder}: {error}") from error
+    return places
+
+
+def weight_matrices(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield (name, weights (out, in) float32) of each matrix of the layers, in the order of their layers.
+
+    One matrix is held at a time; the model is not built. Raises BaseModelError for files that cannot be read.
+    """
+    places = matrix_files(folder)
+    try:
         for name in sorted(places, key=lambda name: (layer_of(name), name)):
             with safe_open(places[name], framework="pt") as tensors:
                 yield name.removesuffix(".weight"), tensors.get_tensor(name).to(torch.float32).numpy()

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
+from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
 from burnish.core.errors import BaseModelError, ResourceError
@@ -61,10 +62,56 @@ def read_base(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
         raise BaseModelError(
             f"the weight files of {folder} lack {len(absent)} tensors of its config.json, such as {absent[0]}."
         )
+    untranspose(model)
+    drop_nothing(model)
     model.eval()
     model.requires_grad_(False)
     model.config.use_cache = False
     return model
+
+
+class TransposedLinear(nn.Linear):
+    """A linear layer whose weight files hold as (in, out), as those of GPT-2 do."""
+
+
+def untranspose(model: PreTrainedModel) -> None:
+    """Replace transformers' Conv1D, a product with a weight (in, out), by a linear layer with the same numbers, in place.
+
+    So adapters, NF4 and all that looks for linear layers find them. Adapters in PEFT's layout are the same for both.
+    """
+    for name, module in list(model.named_modules()):
+        if isinstance(module, Conv1D):
+            inputs, outputs = module.weight.shape
+            with torch.device("meta"):
+                linear = TransposedLinear(inputs, outputs)
+            linear.weight = nn.Parameter(module.weight.data.T.contiguous())
+            linear.bias = module.bias
+            model.set_submodule(name, linear)
+
+
+def drop_nothing(model: PreTrainedModel) -> None:
+    """Switch off the dropout that old bases (GPT-2, Seed-OSS) bring: packed rows do not compute that of attention weights.
+
+    What is computed a second time, and the reference of preferences, could not be the same with it either.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        elif vars(module).get("attention_dropout"):  # transformers' attention keeps its share by this name
+            module.attention_dropout = 0.0
+
+
+@contextmanager
+def as_stored(model: PreTrainedModel) -> Iterator[None]:
+    """Within the block the weights lie as files hold them, to be saved; the model computes nothing there."""
+    turned = [module for module in model.modules() if isinstance(module, TransposedLinear)]
+    for module in turned:
+        module.weight.data = module.weight.data.T.contiguous()
+    try:
+        yield
+    finally:
+        for module in turned:
+            module.weight.data = module.weight.data.T.contiguous()
 
 
 def quantise_nf4(

@@ -45,22 +45,35 @@ def known_models() -> tuple[KnownModel, ...]:
 
 @cache
 def known_configs() -> dict[str, Mapping[str, Any]]:
-    """Return the bundled configurations by short name and by every Hub id, in lower case."""
-    found: dict[str, Mapping[str, Any]] = {}
+    """Return the bundled configurations by every name of `_by_name`."""
+    return {name: model.config for name, (model, _) in _by_name().items()}
+
+
+@cache
+def _by_name() -> dict[str, tuple[KnownModel, str]]:
+    """Return (model, Hub id) by short name, by every Hub id, and by what stands after the owner in it, in lower case."""
+    found: dict[str, tuple[KnownModel, str]] = {}
     for model in known_models():
-        for name in (model.name, model.id, *model.also):
-            found[name.lower()] = model.config
+        found[model.name.lower()] = model, model.id
+    for model in known_models():
+        for name in (model.id, *model.also):
+            found[name.lower()] = model, name
+            found.setdefault(name.lower().rpartition("/")[2], (model, name))
     return found
 
 
 def find_config(base: str) -> Mapping[str, Any]:
-    """Return the config.json of a base: a folder's own, or a bundled one by short name or Hub id.
+    """Return the config.json of a base: a folder's own, that file itself, or a bundled one by short name or Hub id.
 
     Raises BaseModelError with the nearest known names.
     """
     path = Path(base).expanduser()
     if path.is_dir():
         return read_config(path / "config.json")
+    if path.is_file():
+        if path.suffix != ".json":
+            raise BaseModelError(f'"{base}" is a file; give its folder, which holds config.json as well, or config.json.')
+        return read_config(path)
     if base.startswith((".", "/", "~")):
         raise BaseModelError(f'there is no folder "{base}" (looked in {Path.cwd()}); it should hold a config.json.')
     found = known_configs().get(base.lower())
@@ -75,7 +88,16 @@ def find_config(base: str) -> Mapping[str, Any]:
 
 def published_id(base: str) -> str:
     """Return the Hub id of a model that is known by a short name; any other name as it is."""
-    return next((model.id for model in known_models() if model.name == base.lower()), base)
+    found = None if "/" in base else _by_name().get(base.lower())
+    return base if found is None else found[1]
+
+
+def stored_quantised(config: Mapping[str, Any]) -> str | None:
+    """Return how a model's files hold its weights where that is quantised, such as "gptq"; None where it is not."""
+    said = config.get("quantization_config")
+    if not isinstance(said, dict):
+        return None
+    return str(cast("dict[str, Any]", said).get("quant_method") or "quantised")
 
 
 def nearest_names(base: str) -> list[str]:
@@ -94,7 +116,7 @@ def read_config(path: Path) -> Mapping[str, Any]:
     """Return a config.json. Raises BaseModelError when it cannot be read."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BaseModelError(f"cannot read {path}: {error}. A base model's folder holds its config.json.") from error
     if not isinstance(value, dict):
         raise BaseModelError(f"{path} holds {type(value).__name__}, not a JSON object.")

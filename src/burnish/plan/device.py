@@ -21,8 +21,9 @@ def choose_device(recipe: Recipe, hardware: Hardware, because: dict[str, str]) -
     if asked != "auto":
         because["train.device"] = "the recipe says so"
         return asked
-    asked_for = "asked for" if hardware.rented else "nvidia-smi finds"
-    found = f"{asked_for} {hardware.gpu_name}" if hardware.device == "cuda" else "nvidia-smi finds no GPU"
+    found = "nvidia-smi finds no GPU"
+    if hardware.device == "cuda":
+        found = f"a rented {hardware.gpu_name}" if hardware.rented else f"nvidia-smi finds {hardware.gpu_name}"
     because["train.device"] = found
     return hardware.device
 

@@ -322,8 +322,9 @@ def build(config: Mapping[str, Any], source: str) -> Architecture:
     if model_type not in FAMILIES and isinstance(inner, dict):
         return _text_part(config, cast("dict[str, Any]", inner), source)
     if not isinstance(model_type, str) or model_type not in FAMILIES:
+        said = "is missing" if model_type is None else f"is {model_type!r}, which the plan cannot count"
         raise BaseModelError(
-            f"{source}: model_type is {model_type!r}, which the plan cannot count. Known: {', '.join(FAMILIES)}."
+            f"{source}: model_type {said}. Known: {', '.join(FAMILIES)}."
             + did_you_mean(str(model_type), FAMILIES)
         )
     family = FAMILIES[model_type]
@@ -340,7 +341,7 @@ def build(config: Mapping[str, Any], source: str) -> Architecture:
         raise BaseModelError(
             f"{source}: num_attention_heads ({heads}) is not a multiple of num_key_value_heads ({key_values}{said})."
         )
-    head = fields.unless_null("head_dim", hidden // heads)
+    head = fields.head_size(hidden, heads)
     width = family.width(fields, hidden)
     sizes = Sizes(hidden, heads * head, key_values * head, head, width)
     layers, vocabulary = fields.whole("num_hidden_layers", most=MOST_LAYERS), fields.whole("vocab_size")
@@ -357,7 +358,7 @@ def build(config: Mapping[str, Any], source: str) -> Architecture:
         vocabulary=vocabulary,
         context=fields.whole("max_position_embeddings"),
         tied_head=fields.flag("tie_word_embeddings") if "tie_word_embeddings" not in config
-        else bool(config["tie_word_embeddings"]),
+        else fields.as_flag("tie_word_embeddings", config["tie_word_embeddings"]),
         blocks=blocks,
         hidden_norms=family.norms(fields),
         head_norms=family.query_key_norms(fields, sizes) > 0,
@@ -372,10 +373,10 @@ def build(config: Mapping[str, Any], source: str) -> Architecture:
 
 def _text_part(config: Mapping[str, Any], inner: Mapping[str, Any], source: str) -> Architecture:
     """Return the decoder of a model that sees or hears as well. The whole model says whether the head is tied."""
-    kind, whole = str(inner.get("model_type", "")), str(config.get("model_type"))
-    asked = bool(inner.get("tie_word_embeddings")) if whole in ASKING_THE_TEXT else whole in TIED_WHOLES
+    kind, whole = inner.get("model_type"), str(config.get("model_type"))
+    asked = inner.get("tie_word_embeddings") if whole in ASKING_THE_TEXT else whole in TIED_WHOLES
     said = config.get("tie_word_embeddings")
-    text = {**inner, "model_type": TEXT_PARTS.get(kind, kind), "tie_word_embeddings": asked if said is None else said}
+    text = {**inner, "model_type": TEXT_PARTS.get(str(kind), kind), "tie_word_embeddings": asked if said is None else said}
     return replace(build(text, f"{source}, text_config"), part_of=whole)
 
 

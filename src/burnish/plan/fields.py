@@ -62,6 +62,12 @@ class Fields:
         """Return a size as `whole` does, but `default` where the config says null, whatever its family's default is."""
         return default if self.is_null(field) else self.whole(field, default)
 
+    def head_size(self, hidden: int, heads: int) -> int:
+        """Return the numbers of a head: what the config says, else a share of the hidden size. Raises BaseModelError for none."""
+        if hidden < heads and not self.get("head_dim"):
+            raise BaseModelError(f"{self.source}: hidden_size ({hidden}) is less than num_attention_heads ({heads}).")
+        return self.unless_null("head_dim", hidden // heads)
+
     def count(self, field: str) -> int:
         """Return a number that may be 0, as it is when the config says null or nothing says more."""
         return 0 if self.is_null(field) or not self.get(field) else self.whole(field)
@@ -71,8 +77,14 @@ class Fields:
         return field in self.config and self.config[field] is None
 
     def flag(self, field: str) -> bool:
-        """Return a yes or no; absent is the family's default, else no."""
-        return bool(self.get(field))
+        """Return a yes or no; absent is the family's default, else no. Raises BaseModelError for anything else."""
+        return self.as_flag(field, self.get(field))
+
+    def as_flag(self, field: str, value: Any) -> bool:
+        """Return what a field says as a yes or no; null is no. Raises BaseModelError for text and numbers."""
+        if value is None or value in (0, 1):
+            return bool(value)
+        raise BaseModelError(f"{self.source}: {field} is {value!r}, must be true or false.")
 
     def rotary_share(self) -> float:
         """Share of a head that is rotated. Newer files say it in `rope_parameters`, older ones beside it."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
@@ -11,10 +13,13 @@ from burnish.core.errors import UsageError, did_you_mean
 
 SOURCE = "NVIDIA's data sheet, dense BF16 or FP16"
 
+SAID_BESIDE = re.compile(r"NVIDIA|GEFORCE|RTX|TESLA|SXM\d?|PCIE|GENERATION|HBM\d\w?|GPU")
+"""Words beside a GPU's own name that tell no two kinds apart which the table holds."""
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One model. `words` are those that tell it apart in the name that nvidia-smi gives, and `memory_mib` its total there.
+    """One model. `words`: what tells it apart in the name that nvidia-smi gives, each one word or several that must all
+    stand there. `memory_mib`: its total there.
 
     `gigabytes_per_second`: of its own memory. `host_gigabytes_per_second`: each way between it and the host's (PCIe, 16 lanes).
     """
@@ -37,12 +42,12 @@ def gpus() -> tuple[Gpu, ...]:
     return tuple(Gpu(**(row | {"words": tuple(row["words"]), "capability": tuple(row["capability"])})) for row in table)
 
 
+@cache
 def find_gpu(name: str | None) -> Gpu:
     """Return the GPU that a name from nvidia-smi tells; an unknown one is taken as the slowest, and says so."""
-    words = set((name or "").replace("-", " ").split())
-    for gpu in gpus():
-        if words & set(gpu.words):
-            return gpu
+    found = _told_by(_words(name or ""))
+    if found is not None:
+        return found
     slowest = min(gpus(), key=lambda gpu: gpu.tflops)
     return replace(
         slowest, name=name or "unknown GPU", source=f"not in the table, so taken as the slowest, {slowest.name}"
@@ -50,19 +55,47 @@ def find_gpu(name: str | None) -> Gpu:
 
 
 def named_gpu(name: str) -> Gpu | None:
-    """Return the GPU that a person means by `h100`, `rtx4090` or `H100 SXM`; None when it is not in the table."""
-    wanted = name.lower().replace(" ", "").replace("-", "").removeprefix("nvidia").removeprefix("rtx")
+    """Return the GPU that a person means by `h100`, `rtx4090`, `H100 SXM` or `A100-80GB`; None when it is not in the table.
+
+    Every word must say something of that GPU: its name, its maker's names, its socket, its memory.
+    """
+    words = _words(name)
+    found = _told_by(words)
+    if found is None:
+        return None
+    known = set(_words(f"{found.name} {' '.join(found.words)}"))
+    rest = [word for word in words if word not in known and not SAID_BESIDE.fullmatch(word)]
+    return found if all(_is_memory(word, found) for word in rest) else None
+
+
+def _words(name: str) -> list[str]:
+    """Return the words of a name in capitals; `rtx4090` and `h100sxm` are two each."""
+    return re.sub(r"[-_/,()]|(?<=RTX)(?=\w)|(?<=\w)(?=SXM|PCIE)", " ", name.upper()).split()
+
+
+def _is_memory(word: str, gpu: Gpu) -> bool:
+    """Whether a word such as 80GB is the GPU's memory, in GB or GiB and rounded as people do."""
+    size = re.fullmatch(r"(\d+)GI?B", word)
+    return size is not None and gpu.memory_mib / 2**10 - 1 < int(size[1]) < gpu.memory_mib * 2**20 / 10**9 + 1
+
+
+def _told_by(words: Sequence[str]) -> Gpu | None:
+    """Return the GPU whose words all stand there, the one with most of them."""
+    found: list[tuple[int, Gpu]] = []
     for gpu in gpus():
-        known = {gpu.name.lower().replace(" ", "").removeprefix("rtx"), *(word.lower() for word in gpu.words)}
-        if wanted in known:
-            return gpu
-    return None
+        told = [len(needed) for text in gpu.words if set(needed := _words(text)) <= set(words)]
+        if told:
+            found.append((max(told), gpu))
+    return max(found, key=lambda each: each[0])[1] if found else None
 
 
 def get_gpu(name: str) -> Gpu:
     """Return the GPU of a name. Raises UsageError with the known ones."""
     found = named_gpu(name)
     if found is None:
-        known = [gpu.words[0].lower() for gpu in gpus()]
-        raise UsageError(f'no GPU "{name}" is known. Known: {", ".join(known)}.{did_you_mean(name.lower(), known)}')
+        known = [gpu.words[0].lower().replace(" ", "-") for gpu in gpus()]
+        raise UsageError(
+            f'no GPU "{name}" is known. Known: {", ".join(known)}.'
+            + did_you_mean(name.lower().replace(" ", "-"), known)
+        )
     return found

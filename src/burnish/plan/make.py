@@ -41,6 +41,7 @@ from burnish.plan.method import check_optimizer, method_plan
 from burnish.plan.prices import Prices, read_prices
 from burnish.plan.probe import Measured, with_measured_peak
 from burnish.plan.recompute import Again, tell_again
+from burnish.plan.refused import why_refused
 from burnish.plan.settle import Asked, settle
 from burnish.plan.work import CHECKPOINTS, Dataset, Steps, checkpoint_every, cut, read_dataset
 
@@ -125,6 +126,9 @@ def make_plan(
     )
     trainable = run.trainable
     _tell_parameters(run, trainable, because)
+    refused = why_refused(config)
+    if refused is not None:
+        because["parameters.total"] += f"; BUT `burnish run` refuses this base: {refused}"
     memory, again, counted = _memory(run, because)
     train = _train(run, again, because)
     tokens = _tokens(run, because)
@@ -132,7 +136,7 @@ def make_plan(
     if run.measured is not None:
         factors |= {"memory.peak_bytes": memory.peak_bytes / counted}
     fits = None if memory.available_bytes is None else memory.peak_bytes <= memory.available_bytes
-    because["fits"] = _fits(memory)
+    because["fits"] = _fits(memory, run.method.kind)
     cost = _cost(run, duration, train, trainable, (prices or read_prices(), today or date.today()), because)
     return Plan(
         parents=() if manifest is None else (manifest.id,),
@@ -262,14 +266,15 @@ def _host_beside(data: Dataset) -> dict[str, int]:
     }
 
 
-def _fits(memory: Memory) -> str:
+def _fits(memory: Memory, kind: str) -> str:
     if memory.available_bytes is None:
         return "how much memory is free could not be found out"
     left = memory.available_bytes - memory.peak_bytes
     free = f"{format_bytes(memory.available_bytes)} are free"
     if left >= 0:
         return f"{free}, {format_bytes(left)} more than the peak"
-    return f"{free}, {format_bytes(-left)} less than the peak: use qlora, a smaller base or a smaller train.row_tokens"
+    less = {"full": "lora or qlora", "lora": "qlora"}.get(kind, "a smaller method.rank")
+    return f"{free}, {format_bytes(-left)} less than the peak: use {less}, a smaller base or a smaller train.row_tokens"
 
 
 def _train(run: _Run, again: Again, because: dict[str, str]) -> TrainPlan:
@@ -280,7 +285,11 @@ def _train(run: _Run, again: Again, because: dict[str, str]) -> TrainPlan:
     because["train.checkpoint_every"] = "the recipe says so"
     if every is None:
         every, because["train.checkpoint_every"] = checkpoint_every(steps, run.device, full=run.full)
-    because["train.threads"] = "the cores that affinity, the control group and OMP_NUM_THREADS leave to this process"
+    because["train.threads"] = (
+        "cores that usually come with one rented GPU"
+        if run.hardware.rented
+        else "the cores that affinity, the control group and OMP_NUM_THREADS leave to this process"
+    )
     return TrainPlan(
         seed=run.recipe.seed,
         epochs=asked.epochs,

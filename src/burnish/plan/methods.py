@@ -24,7 +24,7 @@ class MethodRow:
     """One method. `components` and `peak_bytes` are on one GPU without sharding, with as few layers recomputed as fit.
 
     `gpus`: the fewest GPUs (a power of two, sharded) that hold it, None when MOST_GPUS do not; `sharded_bytes`: the peak
-    of each of them. `host_bytes`: paged states in the host's memory; `ram_bytes`: all that the host holds, with Python and
+    of each of them. `row_tokens`: of the one row that a step has. `host_bytes`: paged states in the host's memory; `ram_bytes`: all that the host holds, with Python and
     one file of the weights while it is read. `step_seconds`: of one row on one GPU, None where it is not modelled.
     """
 
@@ -38,6 +38,7 @@ class MethodRow:
     sharded_bytes: int | None
     ram_bytes: int
     step_seconds: float | None
+    row_tokens: int
 
 
 def compare_methods(architecture: Architecture, plan: Plan, gpu: Gpu) -> list[MethodRow]:
@@ -95,6 +96,7 @@ def _row(name: str, job: Job, because: str, architecture: Architecture, gpu: Gpu
         sharded_bytes=sharded,
         ram_bytes=round(constant("cpu_process_bytes")) + host + min(SHARD_BYTES, components["weights"]),
         step_seconds=None if found is None else _seconds(architecture, found, gpu),
+        row_tokens=job.row_tokens,
     )
 
 

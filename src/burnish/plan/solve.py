@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any, Literal
@@ -15,19 +15,13 @@ from burnish.core.mix import RunOrder
 from burnish.core.packing import Length
 from burnish.core.recipe import Recipe
 from burnish.core.units import format_bytes, format_seconds
-from burnish.plan.activations import Workload, is_fused, moved_bytes
-from burnish.plan.adapters import ALL_LINEAR, resolve_targets
 from burnish.plan.architecture import read_architecture
-from burnish.plan.bases import KnownModel, known_models
 from burnish.plan.calibrate import Correction, calibrated
 from burnish.plan.gpus import Gpu, gpus
 from burnish.plan.hardware import Hardware, rented
-from burnish.plan.host import host_of
 from burnish.plan.make import make_plan
-from burnish.plan.memory import training_components
 from burnish.plan.prices import Prices
 from burnish.plan.probe import probe_shape
-from burnish.plan.time import rates
 
 ROW_TOKENS = (256, 512, 1024, 2048, 4096, 8192, 16_384)
 """Sizes of a packed row that are tried: what one pass computes at once."""
@@ -36,7 +30,6 @@ LORA_KINDS: dict[str, str] = {"lora": "qlora", "qlora": "lora"}
 OPTIMIZERS = ("adamw_8bit", "adafactor")
 """Tried where every weight trains, the nearer to AdamW first. Adafactor's rate is a share of a weight's size, so it is not tried
 beside a rate that the recipe gives."""
-SHORTEST_CONTEXT = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,14 +151,24 @@ def _limited(hardware: Hardware, memory_bytes: int | None) -> Hardware:
     if memory_bytes is None:
         return hardware
     if hardware.device == "cpu":
-        return replace(hardware, ram_bytes=memory_bytes)
-    return replace(hardware, gpu_bytes=memory_bytes)
+        return replace(hardware, ram_bytes=_least(memory_bytes, hardware.ram_bytes))
+    return replace(hardware, gpu_bytes=_least(memory_bytes, hardware.gpu_bytes))
 
 
-def machine_for(memory_bytes: int) -> Gpu:
-    """Return the GPU of the table that has so much memory and not much more, for the speed of one that was not named."""
+def _least(allowed: int, there: int | None) -> int:
+    """A limit above what the machine has allows no more than that."""
+    return allowed if there is None else min(allowed, there)
+
+
+def machine_for(memory_bytes: int, prices: Prices) -> Gpu:
+    """Return the GPU of the table that has so much memory and not much more, one with a price where there is one.
+
+    It lends its speed to a memory that was given without a GPU. Where none has so much, the largest is returned.
+    """
     able = [gpu for gpu in gpus() if gpu.memory_mib * 2**20 >= memory_bytes]
-    return min(able, key=lambda gpu: (gpu.memory_mib, gpu.tflops)) if able else max(gpus(), key=lambda g: g.memory_mib)
+    if not able:
+        return max(gpus(), key=lambda gpu: gpu.memory_mib)
+    return min(able, key=lambda gpu: (not prices.of(gpu.name, spot=False), gpu.memory_mib, gpu.tflops))
 
 
 def _options(inputs: Inputs, hardware: Hardware) -> list[Option]:
@@ -295,87 +298,6 @@ def _failed(plan: Plan, limits: Limits) -> str:
     return "it costs more than the budget" if usd is None else f"it costs {usd:.2f} USD"
 
 
-# ------------------------------------------------------------------------------------------------------------- the largest
-
-
-def largest_context(inputs: Inputs, plan: Plan, machine: Hardware) -> tuple[int, str] | None:
-    """Return the longest row that training could hold, and why; None without a limit.
-
-    Every layer is computed again; what they keep goes to the host's memory where the row fits no other way, the recipe allows
-    it and the host holds it. At most the model's own context; 0 when not even a short row fits.
-    """
-    available, device = plan.memory.available_bytes, plan.train.device
-    if available is None:
-        return None
-    architecture, dtype = read_architecture(inputs.config), plan.train.compute_dtype
-    host = host_of(machine, rates(machine, device), fused=is_fused(architecture, plan.method))
-
-    def holds(tokens: int, offloaded: int) -> bool:
-        work = Workload(tokens, tokens * tokens, tokens)
-        parts = training_components(
-            architecture, plan.method, device=device, dtype=dtype, work=work, checkpointed_layers=architecture.layers,
-            offloaded_layers=offloaded,
-        )  # fmt: skip
-        return sum(parts.values()) <= available and (host.bytes is None or on_host(tokens, offloaded) <= host.bytes)
-
-    def on_host(tokens: int, offloaded: int) -> int:
-        work = Workload(tokens, tokens * tokens, tokens)
-        return moved_bytes(architecture, dtype, work, whole=architecture.layers, halves=0, offloaded=offloaded)[0]
-
-    ways = [0] if device == "cpu" or inputs.recipe.train.activation_offload == "never" else [0, architecture.layers]
-    found = {
-        offloaded: _longest(lambda tokens, way=offloaded: holds(tokens, way), architecture.context)
-        for offloaded in ways
-    }
-    offloaded = max(found, key=lambda way: (found[way], -way))
-    tokens = found[offloaded]
-    how = "with every layer recomputed"
-    if offloaded:
-        how = f"{how}, what they keep in the host's memory ({format_bytes(on_host(tokens, offloaded))}),"
-    if tokens == architecture.context:
-        return tokens, f"the model's own context; it fits {how.removesuffix(',')}"
-    if tokens == 0:
-        return 0, f"{format_bytes(available)} hold no row at all, with every layer recomputed and {plan.method.kind}"
-    return tokens, f"{format_bytes(available)} hold it {how} and {plan.method.kind}; nothing longer"
-
-
-def _longest(holds: Callable[[int], bool], most: int) -> int:
-    """Return the longest row that is held, to SHORTEST_CONTEXT tokens; 0 for none, `most` at most."""
-    if holds(most):
-        return most
-    low, high = 0, most
-    while high - low > SHORTEST_CONTEXT:
-        middle = (low + high) // 2
-        low, high = (middle, high) if holds(middle) else (low, middle)
-    return low
-
-
-def largest_model(plan: Plan, available: int | None) -> tuple[KnownModel, str] | None:
-    """Return the largest known model that qlora of this plan's rank fits, rows as long as here, every layer recomputed."""
-    if available is None:
-        return None
-    tokens = plan.train.row_tokens
-    work = Workload(tokens, tokens * tokens, tokens)
-    for model in sorted(known_models(), key=lambda model: -model.parameters):
-        architecture = read_architecture(model.config, source=model.name)
-        method = plan.method.model_copy(
-            update={
-                "kind": "qlora",
-                "quantisation": "nf4",
-                "double_quantisation": True,
-                "targets": resolve_targets(architecture, (ALL_LINEAR,), source=model.name),
-            }
-        )
-        found = training_components(
-            architecture, method, device=plan.train.device, dtype=plan.train.compute_dtype, work=work,
-            checkpointed_layers=architecture.layers,
-        )  # fmt: skip
-        peak = sum(found.values())
-        if peak <= available:
-            return model, f"qlora of rank {method.rank} on rows of {tokens:,} tokens peaks at {format_bytes(peak)}"
-    return None
-
-
 # ------------------------------------------------------------------------------------------------------------ several GPUs
 
 
@@ -393,8 +315,7 @@ def compare_gpus(inputs: Inputs, chosen: Sequence[Gpu], limits: Limits) -> list[
     rows: list[GpuRow] = []
     for gpu in chosen:
         machine = rented(gpu)
-        memory = min(gpu.memory_mib * 2**20, limits.memory_bytes or gpu.memory_mib * 2**20)
-        solution = solve(inputs, machine, replace(limits, memory_bytes=memory))
-        plan = inputs.plan(_limited(machine, memory)) if solution.option is None else solution.option.plan
+        solution = solve(inputs, machine, limits)
+        plan = inputs.plan(_limited(machine, limits.memory_bytes)) if solution.option is None else solution.option.plan
         rows.append(GpuRow(gpu, solution, plan))
     return rows

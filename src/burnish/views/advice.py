@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from burnish.terminal import line, table
+from burnish.terminal import line, paragraph, table
 
 
 def print_advice(advice: dict[str, Any]) -> None:
     """Print an advice."""
-    line(f"{advice['verdict'].upper()}: " + ", then ".join(stage["called"] for stage in advice["stages"]))
+    paragraph(f"{advice['verdict'].upper()}: " + ", then ".join(stage["called"] for stage in advice["stages"]))
     for number, stage in enumerate(advice["stages"], start=1):
         line(f"\n{number}. {stage['called']}")
         for reason in stage["reasons"]:
-            line(f"   - {reason['says']}  [{reason['source']}]")
+            paragraph(f"{reason['says']}  [{reason['source']}]", mark="   - ")
     for stage in advice["not_now"]:
         line(f"\nnot now: {stage['stage']}")
         for reason in stage["reasons"]:
-            line(f"   - {reason['says']}  [{reason['source']}]")
+            paragraph(f"{reason['says']}  [{reason['source']}]", mark="   - ")
     line("")
     table(
         f"options, for {advice['base']['name']} on {advice['gpu']['name']}",
@@ -38,7 +38,7 @@ def print_advice(advice: dict[str, Any]) -> None:
     if advice["risks"]:
         line("\nrisks")
     for risk in advice["risks"]:
-        line(f"   - {risk['risk']}  [{risk['source']}]")
+        paragraph(f"{risk['risk']}  [{risk['source']}]", mark="   - ")
 
 
 def _money(advice: dict[str, Any]) -> None:
@@ -87,7 +87,7 @@ def _money(advice: dict[str, Any]) -> None:
             )
         )
     table("money", ("what", "how much", "because"), rows)
-    line(f"build or buy: {choice['answer'] or 'cannot be said'}: {choice['why']}")
+    paragraph(f"build or buy: {choice['answer'] or 'cannot be said'}: {choice['why']}")
 
 
 def _band(band: dict[str, float] | None) -> str:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from burnish.core.units import format_count
-from burnish.terminal import line, table
-
-GB = 1e9
+from burnish.core.units import format_count, format_decimal
+from burnish.terminal import line, paragraph, table
 
 
 def print_inspection(found: dict[str, Any], report: Path | None) -> None:
@@ -22,6 +20,8 @@ def print_inspection(found: dict[str, Any], report: Path | None) -> None:
         f"{shape['layers']} layers, hidden {shape['hidden']:,}, {shape['heads']} heads over "
         f"{shape['key_value_heads']} of keys and values, vocabulary {shape['vocabulary']:,}, context {shape['context']:,}"
     )
+    if found["refused"] is not None:
+        paragraph(f"`burnish run` refuses this base: {found['refused']}")
     _ladder(found)
     _modules(found)
     _trainable(found)
@@ -46,13 +46,13 @@ def print_inspection(found: dict[str, Any], report: Path | None) -> None:
 def _ladder(found: dict[str, Any]) -> None:
     course: dict[str, float] = found["ladder_of_the_course"] or {}
     measured = any(row["measured_bytes"] is not None for row in found["ladder"])
-    columns = ["precision", "bytes", "GB", "constants beside", *(["loaded", "constants loaded"] if measured else [])]
+    columns = ["precision", "bytes", "size", "constants beside", *(["loaded", "constants loaded"] if measured else [])]
     rows: list[list[str]] = []
     for row in found["ladder"]:
         cells = [
             row["precision"],
             f"{row['predicted_bytes']:,}",
-            f"{row['predicted_bytes'] / GB:.{1 if row['predicted_bytes'] >= GB else 2}f}",
+            format_decimal(row["predicted_bytes"]),
             f"{row['predicted_constants_bytes']:,}",
         ]
         cells += [f"{row['measured_bytes']:,}", f"{row['measured_constants_bytes']:,}"] if measured else []
@@ -73,7 +73,7 @@ def _modules(found: dict[str, Any]) -> None:
         shapes = "" if adapter is None else f"A {_shape(adapter['lora_A'])}, B {_shape(adapter['lora_B'])}"
         rows.append(
             (
-                row["module"].removeprefix("layers.*."),
+                row["module"],
                 _shape(row["shape"]),
                 str(row["count"]),
                 f"{row['parameters']:,}",
@@ -83,7 +83,7 @@ def _modules(found: dict[str, Any]) -> None:
     adapter = found["adapter"]
     title = (
         f"modules, and adapters of rank {adapter['rank']}: {found['parameters']['trainable']:,} numbers, "
-        f"{adapter['share']:.2%}, {adapter['float32_bytes'] / 1e6:.0f} MB in float32"
+        f"{adapter['share']:.2%}, {format_decimal(adapter['float32_bytes'])} in float32"
     )
     table(title, ("module", "shape", "how often", "numbers", "adapter"), rows)
 

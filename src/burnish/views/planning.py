@@ -13,7 +13,7 @@ from burnish.plan.calibrate import Correction, RunError
 from burnish.plan.gpus import Gpu
 from burnish.plan.methods import MethodRow
 from burnish.plan.solve import GpuRow
-from burnish.terminal import line, table
+from burnish.terminal import line, paragraph, table
 from burnish.views.outcome import print_plan
 
 
@@ -26,17 +26,17 @@ def print_planned(found: Planned) -> None:
         said = [(key, str(value), solution.because[key]) for key, value in changes.items()]
         said += [(key, "", why) for key, why in solution.because.items() if key not in changes]
         line("")
-        line(
+        paragraph(
             "the recipe keeps to the limits as it is"
             if not changes
             else "change in the recipe: " + ", ".join(f"{key}: {value}" for key, value in changes.items())
         )
         table(f"chosen of {solution.tried} settings", ("what", "value", "because"), said)
     if found.context is not None:
-        line(f"longest context that fits: {found.context[0]:,} tokens ({found.context[1]})")
+        paragraph(f"longest context that fits: {found.context[0]:,} tokens ({found.context[1]})")
     if found.model is not None:
         model, why = found.model
-        line(f"largest known model that fits: {model.name}, {format_count(model.parameters)} ({why})")
+        paragraph(f"largest known model that fits: {model.name}, {format_count(model.parameters)} ({why})")
 
 
 def print_gpus(recipe: Recipe, rows: Sequence[GpuRow]) -> None:
@@ -70,11 +70,10 @@ def print_gpus(recipe: Recipe, rows: Sequence[GpuRow]) -> None:
             f"{row.gpu.name}: {format_seconds(time.low)} to {format_seconds(time.high)}{money} [plan {short(plan.id)}]"
         )
         if row.solution.option is not None and row.solution.option.changes:
-            line(
-                "  the recipe with " + ", ".join(f"{key}={value}" for key, value in row.solution.option.changes.items())
-            )
-        line(f"  {binding or plan.because['train.checkpointed_layers']}")
-        line(f"  {plan.because['cost.usd']}")
+            changed = ", ".join(f"{key}={value}" for key, value in row.solution.option.changes.items())
+            paragraph(f"the recipe with {changed}", mark="  ")
+        paragraph(binding or plan.because["train.checkpointed_layers"], mark="  ")
+        paragraph(plan.because["cost.usd"], mark="  ")
 
 
 def print_methods(gpu: Gpu, rows: Sequence[MethodRow]) -> None:
@@ -92,12 +91,14 @@ def print_methods(gpu: Gpu, rows: Sequence[MethodRow]) -> None:
                 str(row.checkpointed_layers),
                 "over 64" if row.gpus is None else f"{row.gpus}{each}",
                 "-" if row.step_seconds is None else f"{row.step_seconds:.2f} s",
-                ", ".join(f"{name.replace('_', ' ')} {format_bytes(size)}" for name, size in largest),
-                row.because + host,
+                f"{row.because}{host}; largest: "
+                + ", ".join(f"{name.replace('_', ' ')} {format_bytes(size)}" for name, size in largest),
             )
         )
-    columns = ("method", "peak", "recomputed", f"{gpu.name}s", "step", "largest parts", "because")
-    table("methods in a plain loop: transformers, PEFT, AdamW, the usual loss", columns, cells)
+    columns = ("method", "peak", "recomputed", f"GPUs ({gpu.name})", "step", "because")
+    table(
+        f"methods in a plain loop: transformers, PEFT, AdamW, the usual loss; one row of {rows[0].row_tokens:,} tokens", columns, cells
+    )
 
 
 def print_calibration(errors: Sequence[RunError], known: Sequence[Correction]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from burnish.core.units import format_count
+from burnish.core.units import format_count, format_decimal
 from burnish.page.charts import Point, Series, lines, points, small_histograms
 from burnish.page.plots import Bar, bars
 from burnish.page.svg import both_widths
@@ -40,6 +40,7 @@ def inspection_page(found: dict[str, Any]) -> str:
         perplexity=None if perplexity is None else both_widths(lambda width: _perplexity(perplexity, width)),
         shape=_shape,
         count=format_count,
+        size=format_decimal,
     )
 
 
@@ -50,7 +51,7 @@ def _shape(sides: list[int]) -> str:
 def _ladder(rows: list[dict[str, Any]], width: int) -> Markup:
     return bars(
         [
-            Bar(row["precision"], row["predicted_bytes"], f"{row['predicted_bytes'] / 1e9:.2f} GB", "kept")
+            Bar(row["precision"], row["predicted_bytes"], format_decimal(row["predicted_bytes"]), "kept")
             for row in rows
         ],
         width,

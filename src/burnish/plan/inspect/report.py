@@ -16,6 +16,7 @@ from burnish.plan.inspect.rounding import Scheme
 from burnish.plan.inspect.trainable import MEANING, method_table, rank_table, target_sets
 from burnish.plan.inspect.tree import module_tree
 from burnish.plan.inspect.weights import Matrix, layer_rows, scheme_rows
+from burnish.plan.refused import why_refused
 
 RANK_LIMIT = 1024
 NORMAL = 1.96
@@ -37,6 +38,7 @@ def describe(
     return {
         "model": model,
         "architecture": _architecture(architecture),
+        "refused": why_refused(config),
         "parameters": {
             "total": architecture.parameters,
             "linear": architecture.linear_weights,
