@@ -27,7 +27,7 @@ GPT2 = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 2048}
 OF_THEIR_OWN = {
     "gpt2": GPT2,
     "seed_oss": SIZES | {"attention_dropout": 0.1},
-    "falcon": SIZES | {"new_decoder_architecture": True, "num_kv_heads": 2},
+    "falcon": {key: value for key, value in SIZES.items() if key != "head_dim"} | {"new_decoder_architecture": True, "num_kv_heads": 2},
     "gpt_oss": SIZES | {"num_local_experts": 4},
     "cohere2": SIZES,
     "stablelm": {key: value for key, value in SIZES.items() if key != "head_dim"},

@@ -15,7 +15,9 @@ ROWS = [
 ]
 
 
-def printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int, rows: list[tuple[str, ...]]) -> list[str]:
+def printed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int, rows: list[tuple[str, ...]]
+) -> list[str]:
     monkeypatch.setenv("COLUMNS", str(width))
     table("a plan", COLUMNS, rows)
     return capsys.readouterr().out.splitlines()
@@ -55,7 +57,12 @@ def test_with_room_they_are_a_column(capsys: pytest.CaptureFixture[str], monkeyp
 
 def test_a_last_column_of_numbers_is_aligned_right(capsys: pytest.CaptureFixture[str]) -> None:
     table("sizes", ("rank", "all"), [("1", "512"), ("256", "131,072"), ("x", "-")])
-    assert capsys.readouterr().out.splitlines()[1:] == ["rank      all", "1         512", "256   131,072", "x           -"]
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "rank      all",
+        "1         512",
+        "256   131,072",
+        "x           -",
+    ]
 
 
 def test_square_brackets_and_wide_letters_stay_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,7 +75,9 @@ def test_a_table_without_rows_has_its_head(capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().out.splitlines() == ["none", "a  b"]
 
 
-def test_a_paragraph_is_broken_between_words(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_paragraph_is_broken_between_words(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     paragraph("a base that is larger than the GPU does not fit it", mark="  - ")
     assert capsys.readouterr().out.splitlines() == ["  - a base that is larger than the GPU", "    does not fit it"]

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from burnish.core.units import format_bytes, format_count, format_decimal, format_seconds, parse_bytes, parse_seconds, parse_usd
+from burnish.core.units import (
+    format_bytes,
+    format_count,
+    format_decimal,
+    format_seconds,
+    parse_bytes,
+    parse_seconds,
+    parse_usd,
+)
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,15 @@ def test_loading_draws_nothing_on_the_terminal(folder: Path, capfd: pytest.Captu
     assert capfd.readouterr() == ("", "")
 
 
-GPT2 = {"vocab_size": 131, "n_embd": 48, "n_layer": 2, "n_head": 4, "n_positions": 64, "bos_token_id": 1, "eos_token_id": 2}
+GPT2 = {
+    "vocab_size": 131,
+    "n_embd": 48,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 64,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 
 
 def gpt2(folder: Path) -> PreTrainedModel:
@@ -154,7 +162,13 @@ def test_an_adapter_of_gpt2_is_read_by_peft(tmp_path: Path) -> None:
 
     theirs, ours, ids = gpt2(tmp_path / "base"), load_base(tmp_path / "base"), torch.arange(3, 20)[None]
     method = MethodPlan(
-        kind="lora", rank=4, alpha=8.0, dropout=0.0, targets=("all-linear",), quantisation="none", double_quantisation=False
+        kind="lora",
+        rank=4,
+        alpha=8.0,
+        dropout=0.0,
+        targets=("all-linear",),
+        quantisation="none",
+        double_quantisation=False,
     )
     attach_lora(ours, method, seed=1)
     for name, parameter in lora_parameters(ours).items():

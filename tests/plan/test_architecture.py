@@ -243,7 +243,10 @@ def test_a_missing_field_is_named(name: str, field: str) -> None:
     [
         ({"tie_word_embeddings": "false"}, "tie_word_embeddings is 'false', must be true or false"),
         ({"attention_bias": "yes"}, "attention_bias is 'yes'"),
-        ({"num_attention_heads": 8192, "num_key_value_heads": 8192}, "hidden_size .4096. is less than num_attention_heads"),
+        (
+            {"num_attention_heads": 8192, "num_key_value_heads": 8192},
+            "hidden_size .4096. is less than num_attention_heads",
+        ),
         ({"model_type": None}, "model_type is missing"),
     ],
 )

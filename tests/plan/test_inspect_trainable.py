@@ -45,7 +45,12 @@ FACTORS = {
     "mixtral": (["k_proj", "v_proj"], None),
 }
 """Modules with factors of (IA)3, and the feed-forward one among them, where they are called otherwise than Llama's."""
-NAMED = {**SMALL, "qwen2_moe": {"num_experts": 4, "num_key_value_heads": 4}, "gpt2": {}, "deepseek_v3": {"first_k_dense_replace": 1, "num_key_value_heads": 4}}
+NAMED = {
+    **SMALL,
+    "qwen2_moe": {"num_experts": 4, "num_key_value_heads": 4},
+    "gpt2": {},
+    "deepseek_v3": {"first_k_dense_replace": 1, "num_key_value_heads": 4},
+}
 
 
 def small_config(model_type: str) -> dict[str, Any]:
@@ -114,7 +119,11 @@ def test_modules_are_called_as_transformers_calls_them(model_type: str) -> None:
 
     config = small_config(model_type)
     model, architecture = model_of(config), read_architecture(config)
-    names = {re.sub(r"\.\d+\.", ".*.", name) for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D))}
+    names = {
+        re.sub(r"\.\d+\.", ".*.", name)
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Linear, Conv1D))
+    }
     rows = {row["module"] for row in module_tree(architecture, (), 4)}
     embedding = next(name for name, module in model.named_modules() if module is model.get_input_embeddings())  # pyright: ignore[reportCallIssue]
     told = {name for name in rows if "norm" not in name and ".experts." not in name}

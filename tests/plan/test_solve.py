@@ -212,7 +212,10 @@ def test_a_limit_above_what_the_gpu_has_allows_no_more_than_it_has() -> None:
 
 
 def test_the_largest_model_is_that_of_qlora_whatever_the_recipe_trains() -> None:
-    plans = [inputs("smollm2-135m-instruct", method).plan(H100) for method in ("full", "qlora", {"kind": "lora", "dora": True})]
+    plans = [
+        inputs("smollm2-135m-instruct", method).plan(H100)
+        for method in ("full", "qlora", {"kind": "lora", "dora": True})
+    ]
     found = [largest_model(plan, plan.memory.available_bytes) for plan in plans]
     assert found[0] == found[1] == found[2]
     assert found[0] is not None

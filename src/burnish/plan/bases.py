@@ -72,7 +72,9 @@ def find_config(base: str) -> Mapping[str, Any]:
         return read_config(path / "config.json")
     if path.is_file():
         if path.suffix != ".json":
-            raise BaseModelError(f'"{base}" is a file; give its folder, which holds config.json as well, or config.json.')
+            raise BaseModelError(
+                f'"{base}" is a file; give its folder, which holds config.json as well, or config.json.'
+            )
         return read_config(path)
     if base.startswith((".", "/", "~")):
         raise BaseModelError(f'there is no folder "{base}" (looked in {Path.cwd()}); it should hold a config.json.')

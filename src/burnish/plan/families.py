@@ -324,8 +324,7 @@ def build(config: Mapping[str, Any], source: str) -> Architecture:
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         said = "is missing" if model_type is None else f"is {model_type!r}, which the plan cannot count"
         raise BaseModelError(
-            f"{source}: model_type {said}. Known: {', '.join(FAMILIES)}."
-            + did_you_mean(str(model_type), FAMILIES)
+            f"{source}: model_type {said}. Known: {', '.join(FAMILIES)}." + did_you_mean(str(model_type), FAMILIES)
         )
     family = FAMILIES[model_type]
     config = {name: value for name, value in config.items() if name not in family.unread}
@@ -376,7 +375,11 @@ def _text_part(config: Mapping[str, Any], inner: Mapping[str, Any], source: str)
     kind, whole = inner.get("model_type"), str(config.get("model_type"))
     asked = inner.get("tie_word_embeddings") if whole in ASKING_THE_TEXT else whole in TIED_WHOLES
     said = config.get("tie_word_embeddings")
-    text = {**inner, "model_type": TEXT_PARTS.get(str(kind), kind), "tie_word_embeddings": asked if said is None else said}
+    text = {
+        **inner,
+        "model_type": TEXT_PARTS.get(str(kind), kind),
+        "tie_word_embeddings": asked if said is None else said,
+    }
     return replace(build(text, f"{source}, text_config"), part_of=whole)
 
 

@@ -16,6 +16,7 @@ SOURCE = "NVIDIA's data sheet, dense BF16 or FP16"
 SAID_BESIDE = re.compile(r"NVIDIA|GEFORCE|RTX|TESLA|SXM\d?|PCIE|GENERATION|HBM\d\w?|GPU")
 """Words beside a GPU's own name that tell no two kinds apart which the table holds."""
 
+
 @dataclass(frozen=True, slots=True)
 class Gpu:
     """One model. `words`: what tells it apart in the name that nvidia-smi gives, each one word or several that must all

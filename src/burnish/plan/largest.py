@@ -43,7 +43,9 @@ def largest_context(inputs: Inputs, plan: Plan, machine: Hardware) -> tuple[int,
             reference_copy="reference" in plan.memory.components, optimizer=asked.optimizer,
             optimizer_in_backward=asked.optimizer_in_backward,
         )  # fmt: skip
-        return beside + sum(parts.values()) <= available and (host.bytes is None or on_host(tokens, offloaded) <= host.bytes)
+        return beside + sum(parts.values()) <= available and (
+            host.bytes is None or on_host(tokens, offloaded) <= host.bytes
+        )
 
     def on_host(tokens: int, offloaded: int) -> int:
         work = Workload(tokens, tokens * tokens, tokens)
@@ -85,7 +87,7 @@ def largest_model(plan: Plan, available: int | None) -> tuple[KnownModel, str] |
     if available is None:
         return None
     tokens = plan.train.row_tokens
-    work, rank = Workload(tokens, tokens * tokens, tokens), plan.method.rank or Method(kind="qlora").rank
+    work, rank = Workload(tokens, tokens * tokens, tokens), plan.method.rank or int(Method.model_fields["rank"].default)
     for model in sorted(known_models(), key=lambda model: -model.parameters):
         architecture = read_architecture(model.config, source=model.name)
         method = MethodPlan(

@@ -9,7 +9,7 @@ from datetime import date
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 from burnish.core.artifacts import Interval
 from burnish.core.errors import Problem, RecipeError, did_you_mean
@@ -137,7 +137,7 @@ def _rate(value: Any, name: str, problems: list[Problem]) -> float:
     return float(number)
 
 
-def _is_amount(value: Any) -> bool:
+def _is_amount(value: Any) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= MOST_USD
 
 
@@ -160,7 +160,11 @@ def _row(value: Any, where: str, problems: list[Problem]) -> Price | None:
     span = sorted(float(end) for end in ends if _is_amount(end))
     if len(ends) != 2 or len(span) != 2:
         problems.append(
-            Problem(f"{where}.usd_per_hour", repr(hourly), "must be a price of 0 or more, or [lowest, highest].")
+            Problem(
+                f"{where}.usd_per_hour",
+                repr(row.get("usd_per_hour")),
+                "must be a price of 0 or more, or [lowest, highest].",
+            )
         )
     try:
         dated = date.fromisoformat(str(day))

@@ -30,7 +30,9 @@ def why_refused(config: Mapping[str, Any]) -> str | None:
     """Return why a run refuses the base of this config.json; None where it does not, as far as the file tells."""
     stored = stored_quantised(config)
     if stored is not None:
-        return f"its files hold the weights quantised ({stored}); the 16-bit model that they were made from can be trained"
+        return (
+            f"its files hold the weights quantised ({stored}); the 16-bit model that they were made from can be trained"
+        )
     inner = config.get("text_config")
     model_type = str(config.get("model_type"))
     if isinstance(inner, dict) and model_type not in BY_TYPE and model_type not in SCALES:

@@ -97,7 +97,9 @@ def print_methods(gpu: Gpu, rows: Sequence[MethodRow]) -> None:
         )
     columns = ("method", "peak", "recomputed", f"GPUs ({gpu.name})", "step", "because")
     table(
-        f"methods in a plain loop: transformers, PEFT, AdamW, the usual loss; one row of {rows[0].row_tokens:,} tokens", columns, cells
+        f"methods in a plain loop: transformers, PEFT, AdamW, the usual loss; one row of {rows[0].row_tokens:,} tokens",
+        columns,
+        cells,
     )
 
 

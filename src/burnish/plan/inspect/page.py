@@ -50,10 +50,7 @@ def _shape(sides: list[int]) -> str:
 
 def _ladder(rows: list[dict[str, Any]], width: int) -> Markup:
     return bars(
-        [
-            Bar(row["precision"], row["predicted_bytes"], format_decimal(row["predicted_bytes"]), "kept")
-            for row in rows
-        ],
+        [Bar(row["precision"], row["predicted_bytes"], format_decimal(row["predicted_bytes"]), "kept") for row in rows],
         width,
         "Bytes of the base by precision",
     )
