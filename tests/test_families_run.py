@@ -24,15 +24,16 @@ SIZES = {
     "head_dim": 16, "sliding_window": 16, "query_pre_attn_scalar": 16, "max_position_embeddings": 2048,
 }  # fmt: skip
 GPT2 = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 2048}
+HEADS_BY_SHARE = {key: value for key, value in SIZES.items() if key != "head_dim"}
 OF_THEIR_OWN = {
     "gpt2": GPT2,
     "seed_oss": SIZES | {"attention_dropout": 0.1},
-    "falcon": {key: value for key, value in SIZES.items() if key != "head_dim"} | {"new_decoder_architecture": True, "num_kv_heads": 2},
+    "falcon": HEADS_BY_SHARE | {"new_decoder_architecture": True, "num_kv_heads": 2},
     "gpt_oss": SIZES | {"num_local_experts": 4},
     "cohere2": SIZES,
-    "stablelm": {key: value for key, value in SIZES.items() if key != "head_dim"},
-    "nemotron": {key: value for key, value in SIZES.items() if key != "head_dim"},
-    "deepseek_v3": {key: value for key, value in SIZES.items() if key != "head_dim"} | {
+    "stablelm": HEADS_BY_SHARE,
+    "nemotron": HEADS_BY_SHARE,
+    "deepseek_v3": HEADS_BY_SHARE | {
         "num_key_value_heads": 4, "kv_lora_rank": 16, "q_lora_rank": 24, "qk_rope_head_dim": 8, "qk_nope_head_dim": 16,
         "v_head_dim": 16, "n_routed_experts": 4, "first_k_dense_replace": 1, "moe_intermediate_size": 32,
         "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1,

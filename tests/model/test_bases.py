@@ -76,7 +76,7 @@ def test_remote_code_is_refused(base: Path) -> None:
 
 def test_weights_that_are_quantised_already_are_refused(base: Path) -> None:
     change(base / "config.json", quantization_config={"quant_method": "gptq", "bits": 4})
-    with pytest.raises(BaseModelError, match="quantised already .*16-bit"):
+    with pytest.raises(BaseModelError, match=r"quantised already .*16-bit"):
         resolve_base(str(base))
 
 

@@ -174,7 +174,8 @@ def test_gpus_are_found_by_the_names_people_use() -> None:
         "H100 SXM", "H100 SXM", "RTX 4090", "RTX 3090", "L40S", "A10G",
     ]  # fmt: skip
     memory = {"A100-80GB": "A100", "a100 40gb": "A100 40GB", "H100-PCIe": "H100 PCIe", "h100sxm": "H100 SXM",
-              "NVIDIA A100-SXM4-40GB": "A100 40GB", "6000-ada": "RTX 6000 Ada", "L40S-48GB": "L40S", "h200-141gb": "H200"}  # fmt: skip
+              "NVIDIA A100-SXM4-40GB": "A100 40GB", "6000-ada": "RTX 6000 Ada",
+              "L40S-48GB": "L40S", "h200-141gb": "H200"}  # fmt: skip
     assert {name: get_gpu(name).name for name in memory} == memory
     for name in ("A100-60GB", "V100-16GB", "gb200", "4090 D", "H100 foo", ""):
         with pytest.raises(UsageError, match="is known"):

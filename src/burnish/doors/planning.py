@@ -63,8 +63,8 @@ def plan_for(recipe: Recipe, home: Home, asked: Asked) -> Planned:
     """
     from burnish.plan.gpus import get_gpu
     from burnish.plan.hardware import detect, rented
-    from burnish.plan.prices import read_prices
     from burnish.plan.largest import largest_context, largest_model
+    from burnish.plan.prices import read_prices
     from burnish.plan.solve import machine_for, require, solve
 
     inputs, limits = _inputs(recipe, home, asked)

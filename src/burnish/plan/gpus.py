@@ -19,10 +19,11 @@ SAID_BESIDE = re.compile(r"NVIDIA|GEFORCE|RTX|TESLA|SXM\d?|PCIE|GENERATION|HBM\d
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One model. `words`: what tells it apart in the name that nvidia-smi gives, each one word or several that must all
-    stand there. `memory_mib`: its total there.
+    """One model.
 
-    `gigabytes_per_second`: of its own memory. `host_gigabytes_per_second`: each way between it and the host's (PCIe, 16 lanes).
+    `words`: what tells it apart in the name that nvidia-smi gives, each one word or several that must all stand there.
+    `memory_mib`: its total there. `gigabytes_per_second`: of its own memory. `host_gigabytes_per_second`: each way between
+    it and the host's (PCIe, 16 lanes).
     """
 
     name: str

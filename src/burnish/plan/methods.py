@@ -24,8 +24,9 @@ class MethodRow:
     """One method. `components` and `peak_bytes` are on one GPU without sharding, with as few layers recomputed as fit.
 
     `gpus`: the fewest GPUs (a power of two, sharded) that hold it, None when MOST_GPUS do not; `sharded_bytes`: the peak
-    of each of them. `row_tokens`: of the one row that a step has. `host_bytes`: paged states in the host's memory; `ram_bytes`: all that the host holds, with Python and
-    one file of the weights while it is read. `step_seconds`: of one row on one GPU, None where it is not modelled.
+    of each of them. `row_tokens`: of the one row that a step has. `host_bytes`: paged states in the host's memory;
+    `ram_bytes`: all that the host holds, with Python and one file of the weights while it is read. `step_seconds`: of
+    one row on one GPU, None where it is not modelled.
     """
 
     method: str

@@ -94,7 +94,8 @@ def rates(hardware: Hardware, device: str) -> Rates:
         return Rates(train, decode, source)
     probed, gain = hardware.gemm_gflops, constant("cpu_bf16_gain") if hardware.cpu_bf16 else 1.0
     if probed is not None:
-        source = f"{probed:.0f} GFLOP/s by a probe of 50 ms on {hardware.cores} {'core' if hardware.cores == 1 else 'cores'}, and measured shares of it"
+        cores = "1 core" if hardware.cores == 1 else f"{hardware.cores} cores"
+        source = f"{probed:.0f} GFLOP/s by a probe of 50 ms on {cores}, and measured shares of it"
         source += f", {gain:g} times as fast in bfloat16" if hardware.cpu_bf16 else ""
         peak = probed * gain * 1e9
         return Rates(_band("cpu_train_share", peak), _band("cpu_decode_share", peak), source)
