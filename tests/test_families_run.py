@@ -30,7 +30,6 @@ OF_THEIR_OWN = {
     "seed_oss": SIZES | {"attention_dropout": 0.1},
     "falcon": HEADS_BY_SHARE | {"new_decoder_architecture": True, "num_kv_heads": 2},
     "gpt_oss": SIZES | {"num_local_experts": 4},
-    "cohere2": SIZES,
     "stablelm": HEADS_BY_SHARE,
     "nemotron": HEADS_BY_SHARE,
     "deepseek_v3": HEADS_BY_SHARE | {
@@ -39,7 +38,7 @@ OF_THEIR_OWN = {
         "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1,
     },
 }  # fmt: skip
-REFUSED = ("falcon", "gpt_oss", "cohere2", "stablelm", "nemotron", "deepseek_v3")
+REFUSED = ("falcon", "gpt_oss", "stablelm", "nemotron", "deepseek_v3")
 CAPPED = {"final_logit_softcapping": 5.0, "attn_logit_softcapping": 5.0}
 
 

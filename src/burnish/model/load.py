@@ -63,7 +63,6 @@ def read_base(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
             f"the weight files of {folder} lack {len(absent)} tensors of its config.json, such as {absent[0]}."
         )
     untranspose(model)
-    drop_nothing(model)
     model.eval()
     model.requires_grad_(False)
     model.config.use_cache = False
@@ -87,18 +86,6 @@ def untranspose(model: PreTrainedModel) -> None:
             linear.weight = nn.Parameter(module.weight.data.T.contiguous())
             linear.bias = module.bias
             model.set_submodule(name, linear)
-
-
-def drop_nothing(model: PreTrainedModel) -> None:
-    """Switch off the dropout that old bases (GPT-2, Seed-OSS) bring: packed rows do not compute that of attention weights.
-
-    What is computed a second time, and the reference of preferences, could not be the same with it either.
-    """
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        elif vars(module).get("attention_dropout"):  # transformers' attention keeps its share by this name
-            module.attention_dropout = 0.0
 
 
 @contextmanager

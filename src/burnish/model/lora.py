@@ -51,8 +51,7 @@ def choose_targets(names: Sequence[str], targets: Sequence[str]) -> list[str]:
     """Return those of the layer names that `targets` mean, in their order. See `resolve_targets`."""
     if not names:
         raise BaseModelError(
-            "the base keeps its weights in no linear layer that an adapter fits (GPT-2 has layers of its own kind). Use another "
-            "base, or method: full."
+            "the base keeps its weights in no linear layer that an adapter fits. Use another base, or method: full."
         )
     chosen: set[str] = set()
     for target in targets:

@@ -8,7 +8,6 @@ from typing import Any, cast
 from burnish.plan.bases import stored_quantised
 
 ATTENTION = "its attention does not keep the samples of a packed row apart"
-SCALED = "its logits are scaled after the output head, which the loss in chunks does not do"
 BY_TYPE: Mapping[str, str] = {
     "falcon": ATTENTION,
     "gpt_oss": ATTENTION,
@@ -17,13 +16,6 @@ BY_TYPE: Mapping[str, str] = {
     "deepseek_v3": "its values are of another size than its queries, which packed attention does not compute",
 }
 """Found by a run of a tiny base of each type (tests/test_families_run.py)."""
-SCALES: Mapping[str, tuple[str, float]] = {
-    "cohere": ("logit_scale", 0.0625),
-    "cohere2": ("logit_scale", 0.0625),
-    "granite": ("logits_scaling", 1.0),
-    "granitemoe": ("logits_scaling", 1.0),
-}
-"""The field by which logits are scaled, and transformers' value for a file that lacks it; 1 changes nothing."""
 
 
 def why_refused(config: Mapping[str, Any]) -> str | None:
@@ -33,12 +25,7 @@ def why_refused(config: Mapping[str, Any]) -> str | None:
         return (
             f"its files hold the weights quantised ({stored}); the 16-bit model that they were made from can be trained"
         )
-    inner = config.get("text_config")
-    model_type = str(config.get("model_type"))
-    if isinstance(inner, dict) and model_type not in BY_TYPE and model_type not in SCALES:
+    inner, reason = config.get("text_config"), BY_TYPE.get(str(config.get("model_type")))
+    if reason is None and isinstance(inner, dict):
         return why_refused(cast("dict[str, Any]", inner))
-    field, usual = SCALES.get(model_type, ("", 1.0))
-    said = config.get(field)
-    if (usual if said is None else said) != 1:
-        return SCALED
-    return BY_TYPE.get(model_type)
+    return reason
