@@ -145,7 +145,6 @@ def test_the_layers_of_gpt2_become_linear_and_compute_the_same(tmp_path: Path) -
     theirs, ours, ids = gpt2(tmp_path), load_base(tmp_path), torch.arange(3, 20)[None]
     assert len(frozen_linears(ours)) == 8
     torch.testing.assert_close(ours(input_ids=ids).logits, theirs(input_ids=ids).logits)
-    torch.testing.assert_close(ours.train()(input_ids=ids).logits, theirs(input_ids=ids).logits)
 
 
 def test_gpt2_is_saved_as_transformers_reads_it(tmp_path: Path) -> None:
