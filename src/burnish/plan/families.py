@@ -317,15 +317,13 @@ FAMILIES: dict[str, Family] = {
 
 def build(config: Mapping[str, Any], source: str) -> Architecture:
     """Return the architecture that a config.json describes. Raises BaseModelError as `read_architecture` says."""
-    model_type = config.get("model_type")
-    inner = config.get("text_config")
+    model_type, inner = config.get("model_type"), config.get("text_config")
     if model_type not in FAMILIES and isinstance(inner, dict):
         return _text_part(config, cast("dict[str, Any]", inner), source)
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         said = "is missing" if model_type is None else f"is {model_type!r}, which the plan cannot count"
-        raise BaseModelError(
-            f"{source}: model_type {said}. Known: {', '.join(FAMILIES)}." + did_you_mean(str(model_type), FAMILIES)
-        )
+        known = f"Known: {', '.join(FAMILIES)}.{did_you_mean(str(model_type), FAMILIES)}"
+        raise BaseModelError(f"{source}: model_type {said}. {known}")
     family = FAMILIES[model_type]
     config = {name: value for name, value in config.items() if name not in family.unread}
     fields = Fields(config, family.defaults, source)
@@ -356,8 +354,7 @@ def build(config: Mapping[str, Any], source: str) -> Architecture:
         intermediate=width,
         vocabulary=vocabulary,
         context=fields.whole("max_position_embeddings"),
-        tied_head=fields.flag("tie_word_embeddings") if "tie_word_embeddings" not in config
-        else fields.as_flag("tie_word_embeddings", config["tie_word_embeddings"]),
+        tied_head=fields.unless_null_flag("tie_word_embeddings"),
         blocks=blocks,
         hidden_norms=family.norms(fields),
         head_norms=family.query_key_norms(fields, sizes) > 0,

@@ -78,13 +78,14 @@ class Fields:
 
     def flag(self, field: str) -> bool:
         """Return a yes or no; absent is the family's default, else no. Raises BaseModelError for anything else."""
-        return self.as_flag(field, self.get(field))
-
-    def as_flag(self, field: str, value: Any) -> bool:
-        """Return what a field says as a yes or no; null is no. Raises BaseModelError for text and numbers."""
+        value = self.get(field)
         if value is None or value in (0, 1):
             return bool(value)
         raise BaseModelError(f"{self.source}: {field} is {value!r}, must be true or false.")
+
+    def unless_null_flag(self, field: str) -> bool:
+        """Return a yes or no as `flag` does, but no where the config says null, whatever its family's default is."""
+        return not self.is_null(field) and self.flag(field)
 
     def rotary_share(self) -> float:
         """Share of a head that is rotated. Newer files say it in `rope_parameters`, older ones beside it."""
