@@ -1,9 +1,9 @@
 """The serving engine against its own best path, against PEFT's mixed batches, and against answering one by one.
 
 `python benchmarks/serve.py PART [--threads N]` measures one part on SmolLM2-135M-Instruct (float32, CPU) and writes it into
-`benchmarks/results/serve.json`. Arms take turns within a round (A B C, C B A, ...) so that other work on the machine meets
-all of them; medians of ratios within a round are reported. Prompts are random tokens, answers have a fixed length, adapters
-are random matrices of rank 8 (or `--rank`) on all linear layers.
+`benchmarks/results/serve.json`. Arms take turns within a round (A B C, C B A, ...), or step by step, so that other work on the
+machine meets all of them; medians of ratios within a round, or of pairs of steps, are reported. Prompts are random tokens,
+answers have a fixed length, adapters are random matrices of rank 8 (or `--rank`) on all linear layers.
 
 parity      greedy tokens of 8 adapters and the base, alone and in one mixed batch, against transformers + PEFT
 adapters    16 requests, two settings against each other (--arms): one adapter, 16, 16 of 64 resident, none, PEFT's `adapter_names`
@@ -44,9 +44,13 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from burnish.core.artifacts import MethodPlan
 from burnish.core.events import Event, Note
 from burnish.doors.serving import HUGE_PAGES
+from burnish.model.banked_linear import BankedModel
 from burnish.model.bases import resolve_base
+from burnish.model.cached_attention import cached_attention_on
+from burnish.model.decoder import Decoder
 from burnish.model.load import load_base
-from burnish.model.lora import attach_lora, lora_parameters, save_adapter
+from burnish.model.lora import attach_lora, lora_parameters, read_adapter, save_adapter
+from burnish.model.lora_bank import pack
 from burnish.model.memory import trim_heap
 from burnish.model.sampling import Sampling
 from burnish.serve.engine import Engine
@@ -195,9 +199,14 @@ SETTINGS: dict[str, list[str | None]] = {
 
 
 def adapters(base: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Compare two of the settings; "16 of 64" has 64 adapters in memory, the others those they use."""
+    """Compare two of the settings; "16 of 64" has 64 adapters in memory, the others those they use.
+
+    The engine's own arms take turns step by step, on one copy of the weights; against PEFT whole rounds of requests take turns.
+    """
     one, other = options.arms.split(",")
     folders = write_adapters(folder, base, 16, options.rank)
+    if not options.arms.count("peft"):
+        return {"rank": options.rank, **_by_steps(base, folders, (one, other), options)}
     arms: dict[str, Callable[[], float]] = {}
     engines: list[Engine] = []
     for arm in (one, other):
@@ -210,13 +219,10 @@ def adapters(base: Path, folder: Path, options: argparse.Namespace) -> dict[str,
                 options.new_tokens,  # type: ignore[arg-type]
             )
             continue
-        known = {f"n{number}": folders[number % 16] for number in range(64)} if arm == "16 of 64" else {
-            name: folders[int(name[1:])] for name in names if name is not None
-        }  # fmt: skip
+        known = {name: folders[int(name[1:])] for name in names if name is not None}
         engine = Engine(load_base(base), adapters=known, rows=REQUESTS, slots=64)
         for name in known:
             list(engine.submit([1, 2, 3], name, Sampling(max_new_tokens=1)))
-        assert len(engine.resident_adapters) == len(known)
         engines.append(engine)
         arms[arm] = lambda engine=engine, names=names: run_engine(engine, names, options.new_tokens)[0]
     for run in arms.values():
@@ -229,6 +235,54 @@ def adapters(base: Path, folder: Path, options: argparse.Namespace) -> dict[str,
         "new_tokens_per_processor_second": times.rates(REQUESTS * options.new_tokens),
         f"throughput of {one} / {other}": times.ratio(one, other),
         "processor_seconds": {name: [round(each, 2) for each in values] for name, values in times.processor.items()},
+    }
+
+
+def _by_steps(
+    base: Path, folders: Sequence[Path], arms: tuple[str, str], options: argparse.Namespace
+) -> dict[str, Any]:
+    """Let two decoders of one model take turns step by step, and compare the steps of each pair and whole rounds."""
+    banked = BankedModel(load_base(base))
+    for number in range(64 if "16 of 64" in arms else 16):
+        method, tensors = read_adapter(folders[number % 16], banked.sizes)
+        banked.bank.load(f"n{number}", pack(banked.layout, method, tensors, banked.bank.dtype))
+    pairs: list[tuple[float, float]] = []
+    rounds: list[float] = []
+    seconds: dict[str, list[float]] = {arm: [] for arm in arms}
+    with cached_attention_on(banked.model):
+        for number in range(options.rounds + 1):
+            decoders = {arm: Decoder(banked.model, rows=REQUESTS, piece_tokens=256, banked=banked) for arm in arms}
+            for arm, decoder in decoders.items():
+                for prompt, name in zip(make_prompts(REQUESTS), SETTINGS[arm], strict=True):
+                    decoder.add(prompt, Sampling(max_new_tokens=options.new_tokens), adapter=name)
+            steps: list[dict[str, float]] = []
+            while decoders[arms[0]].waiting or decoders[arms[0]].running:
+                took: dict[str, float] = {}
+                for arm in arms if len(steps) % 2 else reversed(arms):
+                    began = time.perf_counter()
+                    decoders[arm].step()
+                    took[arm] = time.perf_counter() - began
+                steps.append(took)
+            if number == 0:  # warms up
+                continue
+            pairs += [(took[arms[0]], took[arms[1]]) for took in steps[1:]]
+            for arm in arms:
+                seconds[arm].append(round(sum(took[arm] for took in steps), 2))
+            rounds.append(seconds[arms[1]][-1] / seconds[arms[0]][-1])
+            print({arm: each[-1] for arm, each in seconds.items()}, round(rounds[-1], 3), file=sys.stderr, flush=True)
+    banked.take_off()
+    ratios = [other / one for one, other in pairs]
+    return {
+        f"throughput of {arms[0]} / {arms[1]}": {
+            "rounds": round(statistics.median(rounds), 3),
+            "decoding_steps": round(statistics.median(ratios), 3),
+            "quarters_of_steps": [round(each, 3) for each in statistics.quantiles(ratios, n=4)],
+            "pairs": len(pairs),
+        },
+        "ms_a_step": {
+            arm: round(1000 * statistics.median(pair[place] for pair in pairs), 2) for place, arm in enumerate(arms)
+        },
+        "seconds_a_round": seconds,
     }
 
 

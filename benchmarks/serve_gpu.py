@@ -123,8 +123,7 @@ def profiled(decoder: Decoder, found: list[dict[str, Any]]) -> list[Emitted]:
 
 def agreement(device: str, way: Way) -> float:
     """Return the share of streams that get the same tokens in a mixed batch as in one of their adapter alone: float32, tiny."""
-    banked = BankedModel(make_model(SMALL, device, torch.float32))
-    banked.way = way
+    banked = BankedModel(make_model(SMALL, device, torch.float32), way=way)
     load_adapters(banked, 8, 16)
     keys: list[int | None] = [None if place % 5 == 0 else place % 8 for place in range(32)]
     _, mixed = decode(banked, keys, 20, 12)

@@ -62,8 +62,8 @@ def folders(architecture: str, make_tiny: Callable[..., PreTrainedModel], tmp_pa
     return {name: write_peft_adapter(model, tmp_path / name, name, seed) for seed, name in enumerate(KINDS)}
 
 
-def banked_with(model: PreTrainedModel, folders: dict[str, Path]) -> BankedModel:
-    banked = BankedModel(model)
+def banked_with(model: PreTrainedModel, folders: dict[str, Path], way: Literal["masked"] | None = None) -> BankedModel:
+    banked = BankedModel(model, way=way)
     for name, folder in folders.items():
         method, tensors = read_adapter(folder, banked.sizes)
         banked.bank.load(name, pack(banked.layout, method, tensors, banked.bank.dtype))
@@ -104,8 +104,7 @@ def test_tokens_of_many_adapters_in_one_step_get_pefts_logits(
     found: dict[str, Tensor] = {}
     for way, limit in (("batched", PADDING_LIMIT), ("padded", float("inf")), ("masked", PADDING_LIMIT)):
         monkeypatch.setattr("burnish.model.lora_parts.PADDING_LIMIT", limit)
-        banked = banked_with(model, folders)
-        banked.way = "masked" if way == "masked" else None  # what a GPU does
+        banked = banked_with(model, folders, "masked" if way == "masked" else None)  # masked: what a GPU does
         order = banked.order(names)
         with torch.no_grad(), banked.step([names[place] for place in order], []):
             found[way] = torch.empty(len(names), 1, 131)
@@ -161,8 +160,7 @@ def test_greedy_answers_in_a_mixed_batch_are_pefts_and_prefixes_are_kept_apart_b
     start = torch.randint(0, 131, (40,), generator=draw).tolist()
     prompts = [start + torch.randint(0, 131, (1 + 3 * i,), generator=draw).tolist() for i in range(3)]
     asked = [(name, prompt) for prompt in prompts for name in (None, *folders)]
-    banked = banked_with(model, folders)
-    banked.way = way
+    banked = banked_with(model, folders, way)
     decoder = Decoder(model, rows=10, piece_tokens=64, banked=banked, static=static)
     answers: dict[int, list[int]] = {}
     for name, prompt in asked:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
 import torch
 
-from burnish.model.memory import trim_heap
+from burnish.model.memory import HUGE_PAGE, huge_zeros, trim_heap
 
 MIB = 2**20
 
@@ -23,3 +24,35 @@ def test_freed_blocks_between_used_ones_go_back_to_the_system() -> None:
     trim_heap()
     assert held - process.memory_info().rss > 150 * MIB
     assert all(block[0] == 1 for block in kept)
+
+
+def huge_bytes() -> int:
+    """Bytes of this process in huge pages."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("AnonHugePages"))
+
+
+def gives_huge_pages() -> bool:
+    setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    return setting.exists() and "[never]" not in setting.read_text()
+
+
+@pytest.mark.skipif(not gives_huge_pages(), reason="this system gives no huge pages")
+def test_large_zeros_lie_in_huge_pages_and_go_back_to_the_system() -> None:
+    huge = huge_bytes()
+    zeros = huge_zeros(10 * HUGE_PAGE + 5, torch.float16)
+    assert zeros.shape == (10 * HUGE_PAGE + 5,)
+    assert zeros.dtype == torch.float16
+    assert not zeros.any()
+    zeros.fill_(2)
+    assert huge_bytes() - huge >= 15 * HUGE_PAGE, "of 20 whole ones"
+    part = zeros[-5:]
+    del zeros
+    assert part.sum() == 10, "memory stays while a view of it does"
+    del part
+    assert huge_bytes() - huge < 2 * HUGE_PAGE
+
+
+def test_small_zeros_take_no_huge_page() -> None:
+    before = huge_zeros(7, torch.float32)
+    assert torch.equal(before, torch.zeros(7))

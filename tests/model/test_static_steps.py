@@ -10,10 +10,11 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from burnish.core.artifacts import MethodPlan
 from burnish.core.errors import BaseModelError
 from burnish.model.banked_linear import BankedModel
 from burnish.model.decoder import Decoder
-from burnish.model.lora_bank import PackedAdapter
+from burnish.model.lora_bank import pack
 from burnish.model.lora_parts_gpu import Way, bucket
 from burnish.model.sampling import Sampling
 from burnish.model.static_steps import MOST_SHAPES, has_static_steps
@@ -24,15 +25,20 @@ WAYS = ["masked", pytest.param("tiled", marks=pytest.mark.gpu)]
 
 
 def load(banked: BankedModel, name: str) -> None:
-    draw = torch.Generator().manual_seed(ord(name))
-    row = torch.empty(banked.layout.unit * RANKS[name]).normal_(0, 0.1, generator=draw)
-    banked.bank.load(name, PackedAdapter(RANKS[name], row))
+    draw, rank = torch.Generator().manual_seed(ord(name)), RANKS[name]
+    tensors: dict[str, torch.Tensor] = {}
+    for layer, (inputs, outputs) in banked.sizes.items():
+        tensors[f"{layer}.lora_A"] = torch.empty(rank, inputs).normal_(0, 0.1, generator=draw)
+        tensors[f"{layer}.lora_B"] = torch.empty(outputs, rank).normal_(0, 0.1, generator=draw)
+    method = MethodPlan(
+        kind="lora", rank=rank, alpha=rank, dropout=0.0, targets=("all-linear",), quantisation="none", double_quantisation=False
+    )  # fmt: skip
+    banked.bank.load(name, pack(banked.layout, method, tensors, banked.bank.dtype))
 
 
 def answers_of(model: PreTrainedModel, way: Way | None, *, static: bool) -> tuple[list[list[int]], Decoder]:
     """Answer requests that come, end and are taken back at different steps, while adapters come and go."""
-    banked = BankedModel(model)
-    banked.way = way
+    banked = BankedModel(model, way=way)
     for name in "abc":
         load(banked, name)
     decoder = Decoder(model, rows=7, piece_tokens=50, banked=banked, static=static)

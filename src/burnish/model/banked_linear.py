@@ -21,7 +21,7 @@ from burnish.model.families import SAME_INPUT, is_attention, is_gated
 from burnish.model.lora import adaptable_layers
 from burnish.model.lora_bank import Group, Layout, LoraBank
 from burnish.model.lora_linear import AdaptedLinear
-from burnish.model.lora_parts import Part, batched_parts, piece_parts
+from burnish.model.lora_parts import BatchedPart, Part, PlainPart, batched_parts, piece_parts
 from burnish.model.lora_parts_gpu import Way, gpu_parts
 from burnish.model.packed_linear import PackedLinear, can_pack
 
@@ -45,8 +45,10 @@ class SharedInput:
         """Return W x + B A x of the layer at `place`, whose frozen layer is `base`."""
         if x is not self._x:
             self._begin(x)
-        y = base(x) if self.packed is None else self._y[place]
-        if self._banked.parts:
+        if self.packed is not None:
+            y = self._y[place]
+        else:
+            y = base(x)
             y_NO = y.view(-1, y.shape[-1])
             member = self._group.members[place]
             for part, h in zip(self._banked.parts, self._h, strict=True):
@@ -60,22 +62,23 @@ class SharedInput:
         """Return W x + B A x of all layers, one after another (N, all outputs). They must be packed."""
         assert self.packed is not None
         y_NO = self.packed(x_NI)
-        parts = self._banked.parts
-        if parts:
-            sizes = self.packed.out_features
-            pieces = y_NO.split_with_sizes(sizes, dim=-1) if len(sizes) > 1 else (y_NO,)
-            for part in parts:
-                h = part.down(x_NI, self._group)
-                for place, (piece_NO, member) in enumerate(zip(pieces, self._group.members, strict=True)):
-                    part.up(piece_NO, h, place, member)
+        for part in self._banked.parts:
+            h = part.down(x_NI, self._group)
+            if self._group.width is not None:
+                assert isinstance(part, (PlainPart, BatchedPart)), "a GPU's parts have no groups with units"
+                part.up_together(y_NO, h, self._group)
+                continue
+            pieces = y_NO.split_with_sizes(self.packed.out_features, dim=-1)
+            for place, (piece_NO, member) in enumerate(zip(pieces, self._group.members, strict=True)):
+                part.up(piece_NO, h, place, member)
         return y_NO
 
     def _begin(self, x: Tensor) -> None:
         x_NI = x.reshape(-1, x.shape[-1])
         if self.packed is not None:
-            sizes = self.packed.out_features
-            self._y = self.packed(x).split(sizes, dim=-1) if len(sizes) > 1 else (self.packed(x),)
-        self._h = [part.down(x_NI, self._group) for part in self._banked.parts]
+            self._y = self.together(x_NI).view(*x.shape[:-1], -1).split(self.packed.out_features, dim=-1)
+        else:
+            self._h = [part.down(x_NI, self._group) for part in self._banked.parts]
         self._x, self._left = x, len(self._group.members)
 
     def forget(self) -> None:
@@ -100,20 +103,21 @@ class BankedModel:
     """A frozen model in eval mode with a bank of adapters on its linear layers, until `take_off`.
 
     `parts` is what the running step does; no parts, and the model is the base. `way` is how a GPU computes many adapters at once;
-    None is the way of a CPU. tiled: let a GPU compute tiles in Triton's kernels where Triton is installed.
+    None is the way of a CPU, and by itself chosen there. tiled: let a GPU compute tiles in Triton's kernels where it has Triton.
     """
 
-    def __init__(self, model: PreTrainedModel, *, tiled: bool = False) -> None:
+    def __init__(self, model: PreTrainedModel, *, tiled: bool = False, way: Way | None = None) -> None:
         if model.training:
             raise BaseModelError("the model is in training mode; call model.eval() before serving it")
         self.model = model
         self.sizes = adaptable_layers(model)
         self.parts: list[Part] = []
-        self.way: Way | None = None
-        if model.device.type == "cuda":
+        self.way: Way | None = way
+        if way is None and model.device.type == "cuda":
             self.way = "tiled" if tiled and has_triton() else "masked"
         groups = _groups(model, list(self.sizes))
-        self.layout = Layout.of(groups, self.sizes)
+        joined = [self.way is None and can_pack([model.get_submodule(name) for name in names]) for names in groups]
+        self.layout = Layout.of(groups, self.sizes, joined=joined)
         weight = model.get_input_embeddings().weight
         self.bank = LoraBank(self.layout, weight.dtype, weight.device)
         self._shared: list[SharedInput] = []

@@ -1,12 +1,13 @@
 """Matrices of many LoRA adapters of one base, stacked so that a step reads each adapter it needs once and nothing else.
 
 An adapter travels as one flat row of numbers: for each group of layers that read the same input its A matrices (members x
-rank, inputs), then the B matrix (rank, outputs) of each member, scaled as its method says. In memory there is a block for each of
-these pieces, with the pieces of all adapters of one padded rank one under the other. So the A (or B) matrices of neighbouring
-adapters are one batch of matrices, and one tall matrix, without a copy or a table of pointers. Blocks of neighbouring layers lie
-in one tensor, large enough for huge pages even where few adapters are loaded. The adapters in use are kept
-next to each other (the gathered products of Chen et al. 2023, "Punica", arXiv:2310.18547, and Sheng et al. 2023, "S-LoRA",
-arXiv:2311.03285, without kernels of their own).
+rank, inputs), then the B matrix (rank, outputs) of each member, scaled as its method says. Where the group is one product,
+each B is cut into units of one width, (units, rank, width), so that the products of all members are one batch. In memory there
+is a block for each piece (the A matrices; each B, or all units), with the pieces of all adapters of one padded rank one under
+the other. So the A (or B) matrices of neighbouring adapters are one batch of matrices, and one tall matrix, without a copy or a
+table of pointers. Blocks of neighbouring layers lie in one tensor, large enough for huge pages even where few adapters are
+loaded. The adapters in use are kept next to each other (the gathered products of Chen et al. 2023, "Punica",
+arXiv:2310.18547, and Sheng et al. 2023, "S-LoRA", arXiv:2311.03285, without kernels of their own).
 """
 
 from __future__ import annotations
@@ -14,18 +15,23 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import gcd
 
 import torch
 from torch import Tensor
 
 from burnish.core.artifacts import MethodPlan
 from burnish.core.errors import BaseModelError
+from burnish.model.memory import huge_zeros
 
 LEAST_RANK = 8
 """Ranks are padded with zeros to the next power of two from here on: few stacks, and products of friendly sizes."""
 
-TENSORS = 32
+TENSORS = 8
 """Tensors that the blocks of a stack lie in, about. More adapters are moved to larger ones one tensor after the other."""
+
+MOST_UNITS = 16
+"""Units that the B matrices of a group are cut into at most: each is a product of its own within the batch."""
 
 MOST_VIEWS = 16384
 """Views of a stack that are kept."""
@@ -42,11 +48,17 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Layers that read the same input. `offset` as in Member: where the A matrices of all members begin."""
+    """Layers that read the same input. `offset` as in Member: where the A matrices of all members begin.
+
+    width: outputs of each unit that the B matrices of all members are cut into, which lie in one block; None where each B is a
+    block of its own. units: the member of each.
+    """
 
     inputs: int
     members: tuple[Member, ...]
     offset: int
+    width: int | None = None
+    units: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,22 +74,32 @@ class Layout:
         found: list[tuple[int, int]] = []
         for group in self.groups:
             found.append((group.offset, group.inputs * len(group.members)))
-            found += [(member.offset, member.outputs) for member in group.members]
+            if group.width is None:
+                found += [(member.offset, member.outputs) for member in group.members]
+            else:
+                found.append((group.members[0].offset, group.width * len(group.units)))
         return found
 
     @classmethod
-    def of(cls, groups: Sequence[Sequence[str]], sizes: Mapping[str, tuple[int, int]]) -> Layout:
-        """Lay out groups of layer names; `sizes` are the (inputs, outputs) of each."""
+    def of(
+        cls, groups: Sequence[Sequence[str]], sizes: Mapping[str, tuple[int, int]], *, joined: Sequence[bool] = ()
+    ) -> Layout:
+        """Lay out groups of layer names; `sizes` are the (inputs, outputs) of each. joined: which groups are one product."""
         made: list[Group] = []
         at = 0
-        for names in groups:
+        for number, names in enumerate(groups):
             inputs, start = sizes[names[0]][0], at
             at += inputs * len(names)
             members: list[Member] = []
             for name in names:
                 members.append(Member(name, sizes[name][1], at))
                 at += sizes[name][1]
-            made.append(Group(inputs, tuple(members), start))
+            width = gcd(*(member.outputs for member in members))
+            units = [place for place, member in enumerate(members) for _ in range(member.outputs // width)]
+            if joined and joined[number] and len(units) <= MOST_UNITS:
+                made.append(Group(inputs, tuple(members), start, width, tuple(units)))
+            else:
+                made.append(Group(inputs, tuple(members), start))
         return cls(tuple(made), at)
 
 
@@ -111,8 +133,10 @@ def pack(layout: Layout, method: MethodPlan, tensors: Mapping[str, Tensor], dtyp
             if f"{member.name}.lora_A" not in tensors:
                 continue
             a_MRI[place, :rank] = tensors[f"{member.name}.lora_A"]
-            b_RO = row[member.offset * padded :][: padded * member.outputs].view(padded, member.outputs)
-            b_RO[:rank] = tensors[f"{member.name}.lora_B"].t() * scale
+            width = group.width or member.outputs
+            b_URW = row[member.offset * padded :][: padded * member.outputs].view(-1, padded, width)
+            b_RO = tensors[f"{member.name}.lora_B"].t() * scale
+            b_URW[:, :rank] = b_RO.view(rank, -1, width).transpose(0, 1)
     return PackedAdapter(padded, row)
 
 
@@ -140,7 +164,7 @@ class Stack:
         self.keys: list[Hashable] = []
         self.slots: dict[Hashable, int] = {}
         self.capacity = 0
-        self._views: dict[tuple[int, int, int, bool], Tensor] = {}
+        self._views: dict[tuple[int, int, int, int | None], Tensor] = {}
         self._neighbours = _neighbours(layout)
         self.blocks = {
             offset: torch.empty((0, size * rank), dtype=dtype, device=device) for offset, size in layout.pieces
@@ -151,18 +175,18 @@ class Stack:
         """Memory of all slots, used or not."""
         return sum(block.numel() * block.element_size() for block in self.blocks.values())
 
-    def matrices(self, offset: int, first: int, count: int, columns: int, *, tall: bool) -> Tensor:
-        """Return a piece of `count` neighbouring adapters as one batch (count, rows, columns), or `tall` as one matrix.
+    def matrices(self, offset: int, first: int, count: int, columns: int, *, rows: int | None) -> Tensor:
+        """Return a piece of `count` neighbouring adapters as a batch of matrices (..., rows, columns), or as one (rows None).
 
         Views are kept until the stack changes: making them costs as much as launching a kernel.
         """
-        key = (offset, first, count, tall)
+        key = (offset, first, count, rows)
         found = self._views.get(key)
         if found is None:
             if len(self._views) >= MOST_VIEWS:
                 self._views.clear()
             some = self.blocks[offset].narrow(0, first, count)
-            found = self._views[key] = some.view(-1, columns) if tall else some.view(count, -1, columns)
+            found = self._views[key] = some.view(-1, columns) if rows is None else some.view(-1, rows, columns)
         return found
 
     def add(self, key: Hashable, row: Tensor) -> None:
@@ -210,13 +234,18 @@ class Stack:
         for offsets in self._neighbours:
             old = [self.blocks[offset] for offset in offsets]
             sizes = [slots * block.shape[1] for block in old]
-            together = old[0].new_zeros(sum(sizes))  # zeros: a GPU multiplies empty slots too
+            together = self._zeros(sum(sizes))
             for offset, block, part in zip(offsets, old, together.split(sizes), strict=True):
                 moved = part.view(slots, block.shape[1])
                 moved[: len(self.keys)] = block[: len(self.keys)]
                 self.blocks[offset] = moved
         self.capacity = slots
         self._views.clear()
+
+    def _zeros(self, numbers: int) -> Tensor:
+        """Return memory for some blocks: zeros, since a GPU multiplies empty slots too."""
+        like = next(iter(self.blocks.values()))
+        return huge_zeros(numbers, like.dtype) if like.device.type == "cpu" else like.new_zeros(numbers)
 
 
 class LoraBank:

@@ -2,13 +2,15 @@
 
 Neighbouring tokens of one adapter are one plain product, tokens of many adapters one batched product. What a GPU does with many
 adapters stands in lora_parts_gpu.py. See lora_bank.py for where the matrices lie. Shapes: N tokens of the step, I inputs and O
-outputs of a layer, S members of a group times the padded rank, R the padded rank.
+outputs of a layer, M members of a group, S members times the padded rank, R the padded rank; U units of W outputs, into which the
+B matrices of a group are cut where it is one product.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 import torch
@@ -46,14 +48,25 @@ class PlainPart:
 
     def down(self, x_NI: Tensor, group: Group) -> Tensor:
         """Return (T, S)."""
-        a_SI = self.stack.matrices(group.offset, self.slot, 1, group.inputs, tall=True)
+        a_SI = self.stack.matrices(group.offset, self.slot, 1, group.inputs, rows=None)
         return nn.functional.linear(some(x_NI, self.tokens), a_SI)
 
     def up(self, y_NO: Tensor, h: Tensor, place: int, member: Member) -> None:
         """Add one product."""
         rank = self.stack.rank
-        b_RO = self.stack.matrices(member.offset, self.slot, 1, member.outputs, tall=True)
+        b_RO = self.stack.matrices(member.offset, self.slot, 1, member.outputs, rows=None)
         some(y_NO, self.tokens).addmm_(h[:, place * rank : (place + 1) * rank], b_RO)
+
+    def up_together(self, y_NO: Tensor, h: Tensor, group: Group) -> None:
+        """Add the products of all members of a group with units to all its outputs, in place."""
+        assert group.width is not None
+        y_TO, rank = some(y_NO, self.tokens), self.stack.rank
+        b_URW = self.stack.matrices(group.members[0].offset, self.slot, 1, group.width, rows=rank)
+        if len(group.units) == 1:
+            y_TO.addmm_(h, b_URW[0])
+        else:
+            h_UTR = _of_units(h.view(-1, len(group.members), rank), group.units).transpose(0, 1)
+            y_TO.view(y_TO.shape[0], -1, group.width).transpose(0, 1).baddbmm_(h_UTR, b_URW)
 
 
 @dataclass(slots=True)
@@ -76,7 +89,8 @@ class BatchedPart:
 
     def down(self, x_NI: Tensor, group: Group) -> Tensor:
         """Return (G, T, S)."""
-        a_GSI = self.stack.matrices(group.offset, self.first, self.adapters, group.inputs, tall=False)
+        rows = len(group.members) * self.stack.rank
+        a_GSI = self.stack.matrices(group.offset, self.first, self.adapters, group.inputs, rows=rows)
         x_TI = x_NI[self.tokens] if self.gather is None else x_NI.index_select(0, self.gather)
         x_GTI = x_TI.view(self.adapters, -1, group.inputs)
         if x_GTI.shape[1] <= FEW_TOKENS:
@@ -87,20 +101,45 @@ class BatchedPart:
     def up(self, y_NO: Tensor, h: Tensor, place: int, member: Member) -> None:
         """Add a batch of products."""
         rank = self.stack.rank
-        b_GRO = self.stack.matrices(member.offset, self.first, self.adapters, member.outputs, tall=False)
+        b_GRO = self.stack.matrices(member.offset, self.first, self.adapters, member.outputs, rows=rank)
         h_GTR = h[..., place * rank : (place + 1) * rank]
         if self.gather is None and y_NO.is_contiguous():
             some(y_NO, self.tokens).view(self.adapters, -1, member.outputs).baddbmm_(h_GTR, b_GRO)
             return
-        more_PO = torch.bmm(h_GTR, b_GRO).view(-1, member.outputs)
+        self._add(y_NO, torch.bmm(h_GTR, b_GRO).view(-1, member.outputs))
+
+    def up_together(self, y_NO: Tensor, h: Tensor, group: Group) -> None:
+        """Add the products of all members of a group with units to all its outputs, in place, as one batch of G x U products."""
+        assert group.width is not None
+        tokens, rank, width = h.shape[1], self.stack.rank, group.width
+        b_XRW = self.stack.matrices(group.members[0].offset, self.first, self.adapters, width, rows=rank)
+        h_PUR = _of_units(h.view(-1, len(group.members), rank), group.units)
+        if self.gather is None and (tokens == 1 or len(group.units) == 1):
+            some(y_NO, self.tokens).view(-1, tokens, width).baddbmm_(h_PUR.view(-1, tokens, rank), b_XRW)
+            return
+        h_GUTR = h_PUR.view(self.adapters, tokens, -1, rank).transpose(1, 2)
+        more_XTW = torch.bmm(h_GUTR.reshape(-1, tokens, rank), b_XRW)
+        more_GTUW = more_XTW.view(self.adapters, -1, tokens, width).transpose(1, 2)
+        self._add(y_NO, more_GTUW.reshape(h_PUR.shape[0], -1))
+
+    def _add(self, y_NO: Tensor, more_PO: Tensor) -> None:
+        """Add to the part's tokens what each place gets."""
         if self.gather is None:
-            some(y_NO, self.tokens).add_(
-                more_PO
-            )  # not baddbmm_: into a slice of joined outputs it multiplies one by one
-        else:
-            assert self.filled is not None
-            assert self.back is not None
-            y_NO.index_add_(0, self.back, more_PO.index_select(0, self.filled))
+            some(y_NO, self.tokens).add_(more_PO)
+            return
+        assert self.filled is not None
+        assert self.back is not None
+        y_NO.index_add_(0, self.back, more_PO.index_select(0, self.filled))
+
+
+@cache
+def _members(units: tuple[int, ...]) -> Tensor:
+    return torch.tensor(units)
+
+
+def _of_units(h_NMR: Tensor, units: tuple[int, ...]) -> Tensor:
+    """Return for each unit what its member has: (N, U, R) of (N, M, R)."""
+    return h_NMR if h_NMR.shape[1] == len(units) else h_NMR.index_select(1, _members(units))
 
 
 def some(values_NX: Tensor, tokens: slice) -> Tensor:

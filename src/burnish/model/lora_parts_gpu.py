@@ -128,7 +128,7 @@ class MaskedPart:
     def down(self, x_NI: Tensor, group: Group) -> Tensor:
         """Return (members, N, adapters x rank): zero but where the adapter is the token's."""
         members, rank = len(group.members), self.stack.rank
-        a_SI = self.stack.matrices(group.offset, 0, self.adapters, group.inputs, tall=True)
+        a_SI = self.stack.matrices(group.offset, 0, self.adapters, group.inputs, rows=None)
         h_NGMR = nn.functional.linear(x_NI[self.tokens], a_SI).view(-1, self.adapters, members, rank)
         h_NGMR.masked_fill_(
             self.others_NG[:, :, None, None], 0.0
@@ -137,7 +137,7 @@ class MaskedPart:
 
     def up(self, y_NO: Tensor, h: Tensor, place: int, member: Member) -> None:
         """Add one product over the ranks of all adapters."""
-        b_SO = self.stack.matrices(member.offset, 0, self.adapters, member.outputs, tall=True)
+        b_SO = self.stack.matrices(member.offset, 0, self.adapters, member.outputs, rows=None)
         y_NO[self.tokens].addmm_(h[place], b_SO)
 
 
@@ -153,12 +153,12 @@ class TiledPart:
         """Return float32 (splits, N, S): the sum over splits is the product; rows of other tokens hold anything."""
         from burnish.model.tiled_product import down
 
-        a_XI = self.stack.matrices(group.offset, 0, self.stack.capacity, group.inputs, tall=True)
+        a_XI = self.stack.matrices(group.offset, 0, self.stack.capacity, group.inputs, rows=None)
         return down(x_NI, a_XI, len(group.members) * self.stack.rank, self.slot_T, self.token_TP)
 
     def up(self, y_NO: Tensor, h: Tensor, place: int, member: Member) -> None:
         """Add the products of all tiles."""
         from burnish.model.tiled_product import up
 
-        b_XO = self.stack.matrices(member.offset, 0, self.stack.capacity, member.outputs, tall=True)
+        b_XO = self.stack.matrices(member.offset, 0, self.stack.capacity, member.outputs, rows=None)
         up(y_NO, h, place * self.stack.rank, b_XO, self.stack.rank, self.slot_T, self.token_TP)

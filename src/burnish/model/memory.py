@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import mmap
 import sys
+from contextlib import suppress
 from functools import cache
 
 import psutil
 import torch
+from torch import Tensor
+
+HUGE_PAGE = 2**21
+"""Bytes of a huge page of x86 and of ARM with small pages of 4 KiB."""
 
 
 def trim_heap() -> None:
@@ -26,6 +32,22 @@ def trim_heap() -> None:
 @cache
 def _malloc_trim():
     return getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+
+
+def huge_zeros(numbers: int, dtype: torch.dtype) -> Tensor:
+    """Return zeros (numbers,) on the CPU, in huge pages but for the rest of the last one where Linux has some to give.
+
+    What each step reads from end to end comes faster so. torch's own huge pages (THP_MEM_ALLOC_ENABLE) begin anywhere within one
+    and take memory that small pages hold already: they held 56 of 149 MiB. The mapping ends with the tensor.
+    """
+    size = numbers * dtype.itemsize
+    if size < HUGE_PAGE or sys.platform != "linux":
+        return torch.zeros(numbers, dtype=dtype)
+    mapping = mmap.mmap(-1, size + HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    start = -torch.frombuffer(mapping, dtype=torch.uint8).data_ptr() % HUGE_PAGE
+    with suppress(OSError):  # a kernel without huge pages
+        mapping.madvise(mmap.MADV_HUGEPAGE, start, size // HUGE_PAGE * HUGE_PAGE)
+    return torch.frombuffer(mapping, dtype=dtype, count=numbers, offset=start)
 
 
 class MemoryPeak:
