@@ -151,3 +151,28 @@ def test_a_probe_says_when_launching_decides_its_steps(waited: float, told: bool
 
     took = ProbeMeasured(steps=15, tokens=15_000, seconds=3.0, peak_bytes=10**9, waited=waited)
     assert (LAUNCHING in Measured(Probe(shape={}, measured=took), "cuda").because) is told
+
+
+@pytest.mark.parametrize(
+    ("quantised", "tokens", "seen", "again", "measured"),
+    [
+        (False, 8_192, 1_024.5, 0, 0.4906),
+        (True, 8_192, 1_024.5, 0, 0.4952),
+        (True, 78_475, 39_238.0, 32, 27.9),
+    ],
+    ids=["rows of 2,048", "NF4, rows of 2,048", "NF4, one row of 78,475, all layers again"],
+)
+def test_steps_of_a_large_model_take_what_an_h200_took(
+    quantised: bool, tokens: int, seen: float, again: int, measured: float
+) -> None:
+    """benchmarks/results/train.jsonl and long_context.jsonl: the card decides, and attention decides on long rows."""
+    method = LORA.model_copy(
+        update={
+            "rank": 32 if again else 16,
+            "targets": resolve_targets(LLAMA, ("all-linear",), source="x"),
+            "quantisation": "nf4" if quantised else "none",
+        }
+    )
+    step = TrainWork(tokens, tokens, seen, packed_rows=1, steps=1, checkpointed_layers=again)
+    found = train_seconds(LLAMA, method, step, "cuda", rates(rented(get_gpu("h200")), "cuda"))
+    assert found.mid == pytest.approx(measured, rel=0.1)

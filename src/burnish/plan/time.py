@@ -66,18 +66,23 @@ class Rates:
     source: str
 
 
+def attention_operations(architecture: Architecture, work: TrainWork) -> float:
+    """Operations of attention in a training run, of which `train_operations` are the sum with all others."""
+    share = work.checkpointed_layers / architecture.layers
+    passes = ATTENTION_FORWARD * (1 + share + work.reference_share) + ATTENTION_BACKWARD
+    return passes * architecture.layers * architecture.query_size * work.seen * work.tokens
+
+
 def train_operations(architecture: Architecture, method: MethodPlan, work: TrainWork) -> float:
     """Operations of a training run."""
     weights, share = architecture.computed_weights, work.checkpointed_layers / architecture.layers
-    query = architecture.layers * architecture.query_size * work.seen
-    attention = (ATTENTION_FORWARD * (1 + share) + ATTENTION_BACKWARD) * query
     full = is_full(method)
     adapter = ADAPTER_OPERATIONS * lora_parameters(architecture, method.targets, method.rank)
     backward = FULL_BACKWARD if full else LORA_BACKWARD
-    per_token = (FORWARD + backward + RECOMPUTE * share) * weights + attention + adapter
-    per_token += work.reference_share * (FORWARD * weights + ATTENTION_FORWARD * query)
+    per_token = (FORWARD * (1 + work.reference_share) + backward + RECOMPUTE * share) * weights + adapter
     head = (FULL_HEAD_OPERATIONS if full else HEAD_OPERATIONS) + work.reference_share * FORWARD
-    return per_token * work.tokens + head * architecture.vocabulary * architecture.hidden * work.trained
+    others = per_token * work.tokens + head * architecture.vocabulary * architecture.hidden * work.trained
+    return others + attention_operations(architecture, work)
 
 
 def rates(hardware: Hardware, device: str) -> Rates:
@@ -125,6 +130,8 @@ def train_seconds(
     if method.quantisation == "nf4":
         fixed += work.packed_rows * passes * architecture.linear_weights * constant(f"{device}_nf4_seconds_per_weight")
     if device == "cuda":
+        if is_fused(architecture, method):  # their products run at a rate that attention does not reach
+            operations += (constant("cuda_attention_cost") - 1) * attention_operations(architecture, work)
         return _beside(operations, rate, fixed, _gain(architecture, method))
     return Interval(
         low=operations / rate.train.high + fixed,
