@@ -184,6 +184,28 @@ def test_an_error_in_a_step_fails_its_streams_and_the_engine_goes_on(
         assert list(engine.submit(PROMPTS[0], None, greedy(16))) == oracle[None][0]
 
 
+def test_vectors_that_nobody_waits_for_any_more_harm_nothing(
+    varied_model: PreTrainedModel, oracle: dict[str | None, list[list[int]]]
+) -> None:
+    inside, go_on = threading.Event(), threading.Event()
+
+    def hold(module: torch.nn.Module, inputs: object) -> None:
+        inside.set()
+        assert go_on.wait(30)
+
+    held = varied_model.get_input_embeddings().register_forward_pre_hook(hold)
+    with Engine(varied_model, rows=4) as engine:
+        running = engine.submit(PROMPTS[0], None, greedy(16))
+        assert inside.wait(30)
+        assert engine.embed([PROMPTS[1]], None).cancel()
+        wanted = engine.embed([PROMPTS[1]], None)
+        go_on.set()
+        assert list(running) == oracle[None][0]
+        assert wanted.result(30).shape[0] == 1
+        assert list(engine.submit(PROMPTS[0], None, greedy(16))) == oracle[None][0]
+    held.remove()
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_broken_engine_fails_every_stream_and_takes_no_more(
     varied_model: PreTrainedModel, adapter_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch

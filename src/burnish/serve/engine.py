@@ -322,9 +322,11 @@ class Engine:
             for one in ready:
                 self._embeddings.remove(one)
         for one in ready:
+            wanted = one.vectors.set_running_or_notify_cancel()
             try:
                 key = None if one.claim is None else one.claim.key
-                one.vectors.set_result(mean_hidden(self._banked, one.prompts, key))
+                if wanted:
+                    one.vectors.set_result(mean_hidden(self._banked, one.prompts, key))
             except Exception as error:  # noqa: BLE001 (whatever it was, the caller must hear of it)
                 one.vectors.set_exception(ServeError(f"the vectors failed: {type(error).__name__}: {error}"))
             finally:
@@ -375,7 +377,8 @@ class Engine:
         for request in left:
             request.stream.finish(error)
         for future in vectors:
-            future.set_exception(error)
+            if future.set_running_or_notify_cancel():
+                future.set_exception(error)
 
 
 def _failure(request: Request) -> FormNotKept:
