@@ -45,7 +45,8 @@ def measure(setting: Setting, streamed: int, rows: list[Any]) -> dict[str, Any]:
     if setting.base == "nf4":
         quantise_nf4(model, double_quantisation=True, device=device.type, dtype=torch.bfloat16)
     if streamed:
-        stream(model, list(spread(model, streamed).values()), device)
+        stream(list(spread(model, streamed).values()), device)
+        model.to(device)
     plan = plan_of(setting, rows, setting.layers or 0)
     attach_lora(model, plan.method, seed=0)
     gc.collect()
