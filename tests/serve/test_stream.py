@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import AsyncIterator
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from burnish.core.errors import ServeError
+from burnish.serve.answering import Answer, Delta
 from burnish.serve.stream import End, Stream
 
 
@@ -118,3 +121,16 @@ def test_the_first_end_counts_and_later_ones_change_nothing(actions: list[str]) 
     assert stream.end == {"stop": End.STOP, "cancel": End.CANCELLED}.get(first or "")
     assert (stream.error is not None) == (first == "error")
     assert len(told) == (first == "cancel")
+
+
+def test_whatever_ends_one_choice_reaches_who_waits_for_all() -> None:
+    class Broken:
+        index = 0
+
+        async def deltas(self) -> AsyncIterator[Delta]:
+            yield Delta(0, "so far")
+            raise ValueError("no text")
+
+    answer = Answer({}, cast("Any", [Broken(), Broken()]), 1, cast("Any", None))
+    with pytest.raises(ValueError, match="no text"):
+        asyncio.run(asyncio.wait_for(answer.whole(), 10))

@@ -108,27 +108,27 @@ class Answer:
             async for delta in self.choices[0].deltas():
                 yield delta
             return
-        arrived: asyncio.Queue[Delta | BaseException | None] = asyncio.Queue()
+        arrived: asyncio.Queue[Delta | None] = asyncio.Queue()
 
         async def pump(choice: Choice) -> None:
             try:
                 async for delta in choice.deltas():
                     arrived.put_nowait(delta)
-                arrived.put_nowait(None)
-            except BurnishError as error:
-                arrived.put_nowait(error)
+            finally:
+                arrived.put_nowait(None)  # the task is done before this is read
 
         tasks = [asyncio.create_task(pump(choice)) for choice in self.choices]
         try:
             left = len(tasks)
             while left:
                 item = await arrived.get()
-                if isinstance(item, BaseException):
-                    raise item
-                if item is None:
-                    left -= 1
-                else:
+                if item is not None:
                     yield item
+                    continue
+                left -= 1
+                for task in tasks:
+                    if task.done():
+                        task.result()  # raises what ended it
         finally:
             for task in tasks:
                 task.cancel()
