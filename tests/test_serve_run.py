@@ -51,11 +51,14 @@ def train(*changes: str) -> None:
 
 @pytest.fixture
 def served(desk: Path) -> Iterator[dict[str, Any]]:
-    """`burnish serve` in the home of one release; what it said when it listened."""
+    """`burnish serve` in the home of one release, with a route to one that is not made yet; what it said when it listened."""
     train("train.learning_rate=0.02")
+    (desk / "serve.yaml").write_text("routes: {here: {champion: 'support:1'}, later: {champion: 'support:9'}}\n")
     command = [sys.executable, "-m", "burnish", "serve", "--port", "0", "--json", "--home", str(desk / ".burnish")]
+    command += ["--config", str(desk / "serve.yaml")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    with (desk / "told").open("w") as told:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=told, text=True, env=environment)
     assert process.stdout is not None
     text = ""
     while not text.rstrip().endswith("}"):
@@ -110,7 +113,10 @@ def test_every_name_of_a_release_answers_as_peft_does(desk: Path, served: dict[s
         "support@challenger": ("support:3", two),
     }  # fmt: skip
     names = {card.id for card in client.models.list()}
-    assert names - {"auto"} == {"base", "support", "support@challenger"}
+    assert names - {"auto"} == {"base", "support", "support@challenger", "here", "later"}
+    told = (desk / "told").read_text()
+    assert "the route 'later' leads to 'support:9', which is not there yet" in told
+    assert "'here'" not in told
     with pytest.raises(openai.NotFoundError, match="does not exist"):
         ask("support:4")
     assert httpx.get(f"{served['url']}/health/ready").json() == {"status": "ok", "at_work": 0}

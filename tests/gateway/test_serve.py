@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import json
 import os
@@ -23,8 +24,9 @@ from gateway_running import BadUpstream, Running
 from burnish.cli import main
 from burnish.core.errors import RecipeError, UsageError
 from burnish.doors.gateway import ServeWish
+from burnish.gateway.listing import lost_routes
 from burnish.gateway.redis_server import RedisServer
-from burnish.gateway.settings import load_settings
+from burnish.gateway.settings import Route, load_settings
 
 
 @pytest.fixture
@@ -340,6 +342,27 @@ def test_prompts_are_counted_before_they_run_exactly_as_the_engine_counts_them(
     with pytest.raises(openai.APIStatusError) as caught:
         short.chat.completions.create(model=model, messages=body["messages"], max_tokens=4)
     assert caught.value.status_code == 413
+
+
+def test_routes_are_told_at_the_start_for_each_kind_of_model_that_they_miss(engine_running: Running) -> None:
+    router = engine_running.gateway.parts.router
+    routes = {
+        "good": {"champion": "base", "targets": [{"model": "dated"}], "shadow": "dated"},
+        "first": {"champion": "gone"},
+        "second": {"champion": "base", "targets": [{"model": "gone"}]},
+        "third": {"champion": "base", "shadow": "gone"},
+    }
+    for alias, value in routes.items():
+        router.set(alias, Route.model_validate(value))
+    try:
+        said = asyncio.run(lost_routes(engine_running.gateway.parts))
+    finally:
+        for alias in routes:
+            router.set(alias, None)
+    assert [text.split(",")[0] for text in said] == [
+        f"the route {alias!r} leads to 'gone'" for alias in ("first", "second", "third")
+    ]
+    assert all("Known: base, dated, and versions of them" in text for text in said)
 
 
 TOOLS: Any = [{"type": "function", "function": {"name": "weather", "parameters": {

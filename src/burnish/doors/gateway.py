@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 from collections.abc import Callable
@@ -31,6 +32,7 @@ from burnish.store.home import Home
 
 if TYPE_CHECKING:
     from burnish.doors.serving import EngineApp
+    from burnish.gateway.upstream import HttpUpstream
 
 SHARED_WORKERS = 16
 """Threads that wait for a shared database; a SQLite file is asked by one."""
@@ -83,8 +85,8 @@ def serve(
 ) -> None:
     """Serve until SIGINT, SIGTERM or `stop`."""
     from burnish.gateway.app import Gateway, Parts
+    from burnish.gateway.listing import lost_routes
     from burnish.gateway.server import run
-    from burnish.gateway.upstream import HttpUpstream
     from burnish.web.page import assets
 
     settings = wish.settings()
@@ -102,12 +104,7 @@ def serve(
             engine = open_engine_app(home, emit, vllm=wish.vllm, graphs=wish.graphs)
             upstream, closing = engine.app, lambda: None
         else:
-            elsewhere = HttpUpstream(
-                settings.upstream,
-                key=_upstream_key(settings),
-                connect_s=settings.timeouts.connect_s,
-                retries=settings.retries,
-            )
+            elsewhere = _elsewhere(settings, settings.upstream)
             upstream, closing = elsewhere, elsewhere.close
         router = Router(settings.routes, engine.version if engine else None)
         load_routes(database, router)
@@ -120,9 +117,10 @@ def serve(
                 tracing=Tracing(exporting_provider()) if settings.tracing else None,
             )
         )  # fmt: skip
-        scheme = "http" if settings.tls_certificate is None else "https"
-        address = f"[{wish.host}]" if ":" in wish.host else wish.host
-        url = f"{scheme}://{address}:{listener.getsockname()[1]}"
+        if engine is not None:  # another one may come up later
+            for says in asyncio.run(lost_routes(gateway.parts)):
+                emit(Note("serve", says))
+        url = _url(wish, settings, listener.getsockname()[1])
 
         def started() -> None:
             admin_key, chat_key_file = first_keys(KeyStore(database, secret), folder)
@@ -139,6 +137,21 @@ def serve(
             engine.close()
         ledger.close()
         database.close()
+
+
+def _elsewhere(settings: Settings, address: str) -> HttpUpstream:
+    """Return the engine at an address, as the settings say to ask it."""
+    from burnish.gateway.upstream import HttpUpstream
+
+    return HttpUpstream(
+        address, key=_upstream_key(settings), connect_s=settings.timeouts.connect_s, retries=settings.retries
+    )
+
+
+def _url(wish: ServeWish, settings: Settings, port: int) -> str:
+    scheme = "http" if settings.tls_certificate is None else "https"
+    address = f"[{wish.host}]" if ":" in wish.host else wish.host
+    return f"{scheme}://{address}:{port}"
 
 
 def _counts(settings: Settings, database: Database) -> tuple[Ledger, SharedAttempts | None]:

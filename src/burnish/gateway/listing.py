@@ -39,12 +39,31 @@ async def check_route(parts: Parts, value: dict[str, Any]) -> None:
         wanted = Route.model_validate(value)
     except ValidationError:
         return  # told by whoever sets it
-    names = (wanted.champion, *(target.model for target in wanted.targets), wanted.shadow)
-    lost, listed = await _missing(parts, [name for name in dict.fromkeys(names) if name is not None])
+    lost, listed = await _missing(parts, _leads_to(wanted))
     if lost:
         known = ", ".join(sorted(listed)[:20])
         says = f"a route may not lead to {lost[0]!r}, which is not there. Known: {known}, and versions of them"
         raise Refusal(422, says, param="model", code="model_not_found")
+
+
+async def lost_routes(parts: Parts) -> list[str]:
+    """Say of each route that leads to a model that is not there what that means. Raises Refusal (503)."""
+    said: list[str] = []
+    for alias, route in parts.router.routes.items():
+        lost, listed = await _missing(parts, _leads_to(route))
+        if lost:
+            known = ", ".join(sorted(listed)[:20])
+            says = (
+                f"the route {alias!r} leads to {lost[0]!r}, which is not there yet, and gives 404 where it would answer"
+            )
+            said.append(f"{says}. Known: {known}, and versions of them")
+    return said
+
+
+def _leads_to(route: Route) -> list[str]:
+    """Return the names of all models that a route may ask."""
+    names = (route.champion, *(target.model for target in route.targets), route.shadow)
+    return [name for name in dict.fromkeys(names) if name is not None]
 
 
 async def _listed(parts: Parts) -> list[dict[str, Any]]:
