@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
@@ -22,67 +21,31 @@ from burnish.core.artifacts import (
     TokenPlan,
     TrainPlan,
 )
-from burnish.core.ids import Id, short
-from burnish.core.mix import MixPlan, RunOrder
+from burnish.core.ids import Id
+from burnish.core.mix import RunOrder
 from burnish.core.packing import Length
 from burnish.core.recipe import Recipe
 from burnish.core.units import format_bytes, format_count, format_seconds
 from burnish.plan import time as clock
-from burnish.plan.activations import Device, Dtype, Workload
-from burnish.plan.architecture import Architecture, read_architecture
+from burnish.plan.architecture import read_architecture
 from burnish.plan.constants import constant
 from burnish.plan.cost import Spending, cost_of
-from burnish.plan.device import choose_device, choose_dtype
+from burnish.plan.decide import Decided, decide
 from burnish.plan.evaluation import evaluation_work
+from burnish.plan.give_way import give_way
 from burnish.plan.hardware import Hardware
 from burnish.plan.learning import learning_rate, preference
-from burnish.plan.memory import CHECKPOINT_BYTES, trained_tensors, training_components, weight_bytes
-from burnish.plan.method import check_optimizer, method_plan
+from burnish.plan.memory import CHECKPOINT_BYTES, training_components, weight_bytes
 from burnish.plan.prices import Prices, read_prices
-from burnish.plan.probe import Measured, with_measured_peak
+from burnish.plan.probe import with_measured_peak
 from burnish.plan.recompute import Again, tell_again
 from burnish.plan.refused import why_refused
-from burnish.plan.settle import Asked, settle
-from burnish.plan.work import CHECKPOINTS, Dataset, Steps, checkpoint_every, cut, read_dataset
+from burnish.plan.work import CHECKPOINTS, Dataset, checkpoint_every, read_dataset
 
 TOKEN_BYTES, ROW_BYTES = 16, 250
 """Of a row in memory: the references of a token's id and mask, and the row's name, its tuples and their place in a list."""
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 """AdamW's defaults (Loshchilov and Hutter 2019; torch.optim.AdamW)."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """What is decided about a run before memory and time are counted."""
-
-    recipe: Recipe
-    architecture: Architecture
-    hardware: Hardware
-    device: Device
-    dtype: Dtype
-    method: MethodPlan
-    data: Dataset
-    steps: Steps
-    mix: MixPlan | None
-    measured: Measured | None
-    start: Id | None
-
-    @property
-    def reference_copy(self) -> bool:
-        """Whether the adapter that training goes on from is kept a second time, as the reference of preferences."""
-        return self.recipe.objective.pairs and self.start is not None and not self.full
-
-    @property
-    def full(self) -> bool:
-        """Whether every weight trains."""
-        return self.method.kind == "full"
-
-    @property
-    def trainable(self) -> int:
-        """Numbers that are trained."""
-        if self.full:
-            return self.architecture.parameters
-        return sum(each.count * each.numbers for each in trained_tensors(self.architecture, self.method))
 
 
 def make_plan(
@@ -114,7 +77,7 @@ def make_plan(
     """
     architecture = read_architecture(config, source=f"config.json of {base.name}")
     because: dict[str, str] = {}
-    run = _decide(
+    run = decide(
         recipe,
         architecture,
         hardware,
@@ -157,7 +120,7 @@ def make_plan(
     )
 
 
-def _tell_parameters(run: _Run, trainable: int, because: dict[str, str]) -> None:
+def _tell_parameters(run: Decided, trainable: int, because: dict[str, str]) -> None:
     architecture = run.architecture
     because["parameters.total"] = (
         f"counted from config.json: {architecture.layers} layers, hidden size {architecture.hidden:,}, "
@@ -184,7 +147,12 @@ def _beside(method: MethodPlan) -> str:
 
 
 def _cost(
-    run: _Run, duration: TimePlan, train: TrainPlan, trainable: int, table: tuple[Prices, date], because: dict[str, str]
+    run: Decided,
+    duration: TimePlan,
+    train: TrainPlan,
+    trainable: int,
+    table: tuple[Prices, date],
+    because: dict[str, str],
 ) -> CostPlan:
     disk = weight_bytes(run.architecture, "none", run.dtype) + CHECKPOINTS * CHECKPOINT_BYTES * trainable
     lost = duration.train.mid / max(1, train.steps) * train.checkpoint_every
@@ -193,38 +161,9 @@ def _cost(
     return cost
 
 
-def _decide(
-    recipe: Recipe,
-    architecture: Architecture,
-    hardware: Hardware,
-    data: Dataset,
-    order: RunOrder | None,
-    probe: Probe | None,
-    start: Id | None,
-    because: dict[str, str],
-) -> _Run:
-    device = choose_device(recipe, hardware, because)
-    dtype = choose_dtype(device, hardware, because)
-    method = method_plan(recipe, architecture, device, dtype, because)
-    check_optimizer(recipe, device, dtype, because)
-    steps = cut(recipe, data, device, architecture.context, order)
-    because.update(steps.because)
-    mix = None if order is None else order.mix
-    measured = None if probe is None else Measured(probe, device)
-    if start is not None:
-        because["start"] = f"goes on from adapter {short(start)}, which the recipe calls {recipe.start_from}"
-    return _Run(recipe, architecture, hardware, device, dtype, method, data, steps, mix, measured, start)
-
-
-def _memory(run: _Run, because: dict[str, str]) -> tuple[Memory, Again, int]:
+def _memory(run: Decided, because: dict[str, str]) -> tuple[Memory, Again, int]:
     """Return the memory, what is computed again so that the peak keeps to the limit, and the peak as formulas count it."""
-    available = run.hardware.ram_bytes if run.device == "cpu" else run.hardware.gpu_bytes
-    share = run.recipe.train.memory_share
-    limit = None if available is None else math.floor(share * available)
-    trained = math.ceil(run.steps.fullest_row * run.data.trained / max(1, run.data.tokens))
-    cut = run.steps
-    work = Workload(cut.fullest_row, cut.most_pairs, min(cut.fullest_row, trained), cut.row_shapes, cut.segment_shapes)
-
+    share, work = run.recipe.train.memory_share, run.work
     beside = _host_beside(run.data) if run.device == "cpu" else {}
 
     def components(whole: int, halves: int, offloaded: int, streamed: int = 0) -> dict[str, int]:
@@ -235,8 +174,7 @@ def _memory(run: _Run, because: dict[str, str]) -> tuple[Memory, Again, int]:
             optimizer_in_backward=run.recipe.train.optimizer_in_backward,
         )  # fmt: skip
 
-    asked = Asked(run.recipe, run.architecture, run.hardware, run.device, run.dtype, run.method, work=work, limit=limit)
-    again, found = settle(asked, components, because)
+    again, found = give_way(run, components, because)
     peak = sum(found.values())
     because["train.checkpointed_layers"] = tell_again(again, run.architecture.layers, peak, share)
     stored = "NF4 linears at half a byte a weight, the rest" if run.method.quantisation == "nf4" else "every weight"
@@ -251,7 +189,7 @@ def _memory(run: _Run, because: dict[str, str]) -> tuple[Memory, Again, int]:
         peak = sum(found.values())
         because["memory.peak_bytes"] += f"; a probe here held {format_bytes(run.measured.took.peak_bytes)}"
     memory = Memory(
-        weights_bytes=weights, peak_bytes=peak, components=found, available_bytes=available, limit_bytes=limit,
+        weights_bytes=weights, peak_bytes=peak, components=found, available_bytes=run.available_bytes, limit_bytes=run.limit_bytes,
         host_bytes=again.host_bytes or None, by_device=again.peaks,
     )  # fmt: skip
     return memory, again, counted
@@ -277,7 +215,7 @@ def _fits(memory: Memory, kind: str) -> str:
     return f"{free}, {format_bytes(-left)} less than the peak: use {less}, a smaller base or a smaller train.row_tokens"
 
 
-def _train(run: _Run, again: Again, because: dict[str, str]) -> TrainPlan:
+def _train(run: Decided, again: Again, because: dict[str, str]) -> TrainPlan:
     asked, steps = run.recipe.train, run.steps
     warmup = min(steps.steps, math.ceil(asked.warmup_share * steps.steps))
     because["train.warmup_steps"] = f"{asked.warmup_share:.0%} of {steps.steps:,} steps, rounded up"
@@ -321,7 +259,7 @@ def _train(run: _Run, again: Again, because: dict[str, str]) -> TrainPlan:
     )
 
 
-def _tokens(run: _Run, because: dict[str, str]) -> TokenPlan:
+def _tokens(run: Decided, because: dict[str, str]) -> TokenPlan:
     epochs, exact = run.recipe.train.epochs, run.data.lengths is not None
     total = run.steps.run_tokens
     because["tokens.total"] = f"{run.data.source}; {epochs:g} epochs" if exact else run.data.source
@@ -329,7 +267,7 @@ def _tokens(run: _Run, because: dict[str, str]) -> TokenPlan:
 
 
 def _time(
-    run: _Run, train: TrainPlan, again: Again, manifest: Manifest | None, because: dict[str, str]
+    run: Decided, train: TrainPlan, again: Again, manifest: Manifest | None, because: dict[str, str]
 ) -> tuple[TimePlan, dict[str, float]]:
     """Return the time, and by which factors a probe changed what formulas give."""
     rate = clock.rates(run.hardware, run.device)
