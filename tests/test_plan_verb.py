@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from burnish.cli import main
+from burnish.cli.verbs import with_values_below_zero
 from burnish.plan.bases import find_config
 
 DOCS = Path(__file__).parents[1] / "docs" / "plan.md"
@@ -111,11 +112,25 @@ def test_own_prices_are_used(recipe: str, tmp_path: Path, capsys: pytest.Capture
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--fit", "24"], 2, "write 24GB"),
+        (["--fit", "24"], 2, "it has no unit. Write 24GB"),
+        (["--fit", "-3GB"], 2, "'-3GB' is no amount of memory: it is below zero. Write 24GB"),
+        (["--fit", "-3"], 2, "it is below zero"),
+        (["--fit", "0GB"], 2, "it must be more than zero"),
         (["--deadline", "soon"], 2, "is no time"),
-        (["--budget", "20eur"], 2, "write 20usd"),
+        (["--deadline", "-2h"], 2, "'-2h' is no time: it is below zero"),
+        (["--budget", "20eur"], 2, "Write 20usd"),
+        (["--budget", "-$20"], 2, "it is below zero"),
+        (["--budget", "0"], 2, "it must be more than zero"),
         (["--gpu", "h1000"], 2, 'Did you mean "h100"'),
-        (["--gpus", "t4,abacus"], 2, 'no GPU "abacus"'),
+        (["--gpus", "t4,abacus,h1000"], 2, 'no GPU "abacus" is known. no GPU "h1000" is known. Did you mean "h100"?'),
+        (["--gpus", "t4;h100"], 2, "Names stand with commas between them: t4,h100"),
+        (["--gpus", ""], 2, "names no GPU"),
+        (["--gpu", ""], 2, 'no GPU "" is known'),
+        (["--gpu", "h100", "--set", "train.device=cpu"], 2, "train.device is cpu, so it would stand idle"),
+        (["--gpus", "h100", "--set", "train.device=cpu"], 2, "--gpus rents a GPU"),
+        (["--methods", "--fit", "24GB", "--deadline", "2h"], 2, "leave out --fit and --deadline"),
+        (["--methods", "--probe"], 2, "leave out --methods"),
+        (["--calibration", "--gpu", "t4"], 2, "--calibration shows the runs of the home and plans nothing"),
         (["--prices", "none.json"], 2, "cannot be read as JSON"),
         (["--set", "base=someone/Llama-3.1-8B-Instruct-AWQ"], 4, "Nearest: llama-3.1-8b-instruct"),
         (["--set", "data=none.jsonl"], 3, "none.jsonl does not exist"),
@@ -131,5 +146,25 @@ def test_own_prices_are_used(recipe: str, tmp_path: Path, capsys: pytest.Capture
 def test_bad_input_has_its_own_error(
     recipe: str, arguments: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["plan", recipe, *arguments]) == code
-    assert message in capsys.readouterr().err
+    assert main(["plan", recipe, *arguments, "--json"]) == code
+    told = capsys.readouterr()
+    assert message in told.err
+    error = json.loads(told.out)["error"]
+    assert message in error["message"]
+    assert error["exit_code"] == code
+
+
+def test_more_memory_than_any_gpu_has_is_said_to_be_that(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", recipe, "--fit", "500GB", "--json"]) == 0
+    plan = said(capsys)
+    assert plan["memory"]["available_bytes"] == 171_661 * 2**20
+    assert "465.7 GiB are allowed, and B200 has 167.6 GiB" in plan["solution"]["because"]["memory.available_bytes"]
+    assert main(["plan", recipe, "--fit", "24GB", "--json"]) == 0
+    assert "memory.available_bytes" not in said(capsys)["solution"]["because"]
+
+
+def test_values_below_zero_reach_their_flag_and_flags_stay_flags() -> None:
+    given = ["plan", "r.yaml", "--fit", "-3GB", "--json", "-v", "--set", "a=1", "--budget", "-.5usd", "-q", "-3"]
+    assert with_values_below_zero(given) == [
+        "plan", "r.yaml", "--fit=-3GB", "--json", "-v", "--set", "a=1", "--budget=-.5usd", "-q", "-3",
+    ]  # fmt: skip

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from burnish import __version__
 from burnish.cli import advising, data, keys, looking, making, planning, serving
-from burnish.cli.verbs import Parser, Run, add_common, print_json
+from burnish.cli.verbs import Parser, Run, add_common, print_json, with_values_below_zero
 from burnish.core.errors import BurnishError, GateError, Interrupted
 
 EPILOG = """exit codes: 0 done, 1 unexpected, 2 command or recipe, 3 data, 4 base model, 5 memory, disk, port or network,
@@ -44,10 +44,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    as_json, verbose = "--json" in (sys.argv[1:] if arguments is None else arguments), False
+    given = sys.argv[1:] if arguments is None else arguments
+    as_json, verbose = "--json" in given, False
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        options = _merge(build_parser().parse_args(arguments))
+        options = _merge(build_parser().parse_args(with_values_below_zero(given)))
         as_json, verbose = options.json, options.verbose
         return int(options.run(options))
     except BurnishError as error:

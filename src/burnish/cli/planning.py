@@ -12,6 +12,17 @@ from burnish.core.errors import UsageError
 from burnish.core.units import parse_bytes, parse_seconds, parse_usd
 
 T = TypeVar("T")
+FLAGS = ("gpu", "gpus", "fit", "deadline", "budget", "prices", "methods", "probe", "calibration")
+FORMS = {
+    "calibration": ("shows the runs of the home and plans nothing", ()),
+    "probe": (
+        "measures this machine and the recipe as it is; plans of the same shape use what it measured",
+        ("prices",),
+    ),
+    "gpus": ("prints a table of its own", ("fit", "deadline", "budget", "prices")),
+    "methods": ("shows methods beside each other, on one GPU and without limits", ("gpu",)),
+}
+"""Forms of the answer: what each shows, and which other flags it reads."""
 
 
 def add_verbs(verb: AddVerb) -> None:
@@ -60,16 +71,22 @@ def _read(parse: Callable[[str], T]) -> Callable[[str], T]:
 
 
 def _names(options: argparse.Namespace) -> tuple[str, ...]:
-    """Return the GPUs of a table. Raises UsageError where there is none in it, or another form is asked for beside it."""
+    """Return the GPUs of a table. Raises UsageError where there is none in it."""
     if options.gpus is None:
         return ()
     names = tuple(name.strip() for name in options.gpus.split(",") if name.strip())
     if not names:
         raise UsageError(f"--gpus {options.gpus!r} names no GPU; write them with commas, such as t4,l40s,h100")
-    beside = [flag for flag, given in (("--gpu", options.gpu), ("--methods", options.methods)) if given]
-    if beside:
-        raise UsageError(f"--gpus prints a table of its own; leave out {' and '.join(beside)}")
     return names
+
+
+def _check_together(options: argparse.Namespace) -> None:
+    """Raise UsageError for a flag that the asked form of answer would leave unread."""
+    given = [flag for flag in FLAGS if getattr(options, flag) not in (None, False)]
+    for form, (says, read) in FORMS.items():
+        unread = [f"--{flag}" for flag in given if flag != form and flag not in read]
+        if form in given and unread:
+            raise UsageError(f"--{form} {says}; leave out {' and '.join(unread)}")
 
 
 def _plan(options: argparse.Namespace) -> int:
@@ -80,6 +97,7 @@ def _plan(options: argparse.Namespace) -> int:
     from burnish.views.planning import print_calibration, print_gpus, print_methods, print_planned
 
     home = Home(options.home)
+    _check_together(options)
     if options.calibration:
         errors, known = calibration(home)
         print_json(calibration_document(errors, known)) if options.json else print_calibration(errors, known)
@@ -93,7 +111,6 @@ def _plan(options: argparse.Namespace) -> int:
         from burnish import pipeline
         from burnish.terminal import Terminal
 
-        asked.check_probe()
         with Terminal(quiet=options.quiet, verbose=options.verbose) as terminal:
             pipeline.probe(recipe, home, terminal.emit)
     if names:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, Protocol
 
 from burnish.core.errors import UsageError
@@ -27,6 +28,21 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise the message as UsageError."""
         raise UsageError(f"{message}. See: {self.prog} --help")
+
+
+def with_values_below_zero(arguments: Iterable[str]) -> list[str]:
+    """Return the arguments with `--fit -3GB` as `--fit=-3GB`, so that the flag says what it takes.
+
+    argparse takes what begins with a dash for a flag, plain numbers excepted; no flag of burnish begins with a digit.
+    """
+    joined: list[str] = []
+    for argument in arguments:
+        flag = joined[-1] if joined else ""
+        if re.fullmatch(r"--[a-z][a-z-]*", flag) and re.match(r"-[$.]?\d", argument):
+            joined[-1] = f"{flag}={argument}"
+        else:
+            joined.append(argument)
+    return joined
 
 
 def port(text: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 
 
 def format_bytes(count: float) -> str:
@@ -27,51 +28,82 @@ def format_decimal(count: float) -> str:
     return f"{size:.{digits}f} {unit}"
 
 
-_BYTES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_BYTES = {
+    "B": 1,
+    "kB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "KiB": 2**10,
+    "MiB": 2**20,
+    "GiB": 2**30,
+    "TiB": 2**40,
+}
 _SECONDS = {
     name: seconds
     for names, seconds in (
-        ("s sec second seconds", 1), ("m min minute minutes", 60), ("h hour hours", 3600), ("d day days", 86_400),
+        ("s sec second seconds", 1), ("min m minute minutes", 60), ("h hour hours", 3600), ("d day days", 86_400),
     )
     for name in names.split()
 }  # fmt: skip
-
-
-def _number_and_unit(text: str) -> tuple[float, str]:
-    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", text)
-    if found is None:
-        raise ValueError(f"{text!r} is no number with a unit")
-    return float(found[1]), found[2].lower()
+_DOLLARS = {"usd": 1}
+_AMOUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([^\W\d_]*)")
+_SHOWN = 40
+"""Characters of a refused value that its error repeats."""
 
 
 def parse_bytes(text: str) -> int:
-    """'24GB' -> 24000000000, '24GiB' -> 25769803776. Raises ValueError."""
-    number, unit = _number_and_unit(text)
-    if unit not in _BYTES or not unit or number <= 0:
-        raise ValueError(f"{text!r} is no amount of memory; write 24GB (24e9 bytes) or 22.5GiB")
-    return round(number * _BYTES[unit])
+    """'24GB' -> 24000000000, '24GiB' -> 25769803776. Raises ValueError that says what is wrong and how to write it."""
+    try:
+        return max(1, round(_read_amount(text, _BYTES)))
+    except ValueError as error:
+        raise ValueError(
+            f"{_shown(text)} is no amount of memory: {error}. Write 24GB (24e9 bytes) or 22.5GiB"
+        ) from error
 
 
 def parse_seconds(text: str) -> float:
-    """'2h' -> 7200.0, '90min' -> 5400.0, '1h 30min' -> 5400.0. Raises ValueError."""
-    parts: list[str] = re.findall(r"[0-9.]+\s*[A-Za-z]+", text)
+    """'2h' -> 7200.0, '90min' -> 5400.0, '1h 30min' -> 5400.0. Raises ValueError that says what is wrong and how to write it."""
+    parts: list[str] = re.findall(r"[0-9.]+\s*[^\W\d_]+", text)
     if "".join("".join(parts).split()) != "".join(text.split()):
         parts = []
-    total = 0.0
-    for part in parts:
-        number, unit = _number_and_unit(part)
-        total += number * _SECONDS.get(unit, math.nan)
-    if not total > 0:  # nan as well: a unit that is not known
-        raise ValueError(f"{text!r} is no time; write 2h, 90min, 1h30min or 45s")
-    return total
+    try:
+        return sum(_read_amount(part, _SECONDS) for part in parts or [text])
+    except ValueError as error:
+        raise ValueError(f"{_shown(text)} is no time: {error}. Write 2h, 90min, 1h30min or 45s") from error
 
 
 def parse_usd(text: str) -> float:
-    """'20usd', '$20' or '20' -> 20.0. Raises ValueError."""
-    number, unit = _number_and_unit(text.strip().removeprefix("$"))
-    if unit not in ("", "usd"):
-        raise ValueError(f"{text!r} is no amount of dollars; write 20usd")
-    return number
+    """'20usd', '$20' or '20' -> 20.0. Raises ValueError that says what is wrong and how to write it."""
+    bare = text.strip().removeprefix("$")
+    try:
+        return _read_amount(bare + "usd" if bare[-1:].isdigit() else bare, _DOLLARS)
+    except ValueError as error:
+        raise ValueError(f"{_shown(text)} is no amount of dollars: {error}. Write 20usd") from error
+
+
+def _read_amount(text: str, units: Mapping[str, float]) -> float:
+    """Return a number times its unit. Raises ValueError with the fault alone."""
+    found = _AMOUNT.fullmatch(text.strip())
+    if found is None:
+        below = re.fullmatch(r"-\s*\$?[0-9.]+\s*[A-Za-z]*", text.strip())
+        raise ValueError(
+            "it is below zero" if below else "a number is digits, with a point before parts, and then its unit"
+        )
+    by_name = {name.lower(): size for name, size in units.items()}
+    unit = found[2].lower()
+    if not unit:
+        raise ValueError("it has no unit")
+    if unit not in by_name:
+        raise ValueError(f"{_shown(found[2])} is not among its units ({', '.join(units)})")
+    amount = float(found[1]) * by_name[unit]
+    if not 0 < amount < math.inf:
+        raise ValueError("it must be more than zero" if amount == 0 else "so large a number cannot be counted with")
+    return amount
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "...")
 
 
 def format_seconds(seconds: float) -> str:

@@ -37,14 +37,6 @@ class Asked:
         """Whether anything is limited."""
         return (self.memory_bytes, self.seconds, self.usd) != (None, None, None)
 
-    def check_probe(self) -> None:
-        """Raise UsageError where a probe of this machine cannot say anything."""
-        if self.gpu is not None or self.gpus or self.limited:
-            raise UsageError(
-                "--probe measures this machine and the recipe as it is. Leave out --gpu, --gpus, --fit, --deadline and "
-                "--budget; plans of the same shape use what it measured."
-            )
-
 
 @dataclass(frozen=True, slots=True)
 class Planned:
@@ -67,6 +59,8 @@ def plan_for(recipe: Recipe, home: Home, asked: Asked) -> Planned:
     from burnish.plan.prices import read_prices
     from burnish.plan.solve import machine_for, require, solve
 
+    if asked.gpu is not None:
+        _check_device(recipe, "--gpu")
     inputs, limits = _inputs(recipe, home, asked)
     if asked.gpu is not None:
         machine = rented(get_gpu(asked.gpu))
@@ -82,11 +76,13 @@ def plan_for(recipe: Recipe, home: Home, asked: Asked) -> Planned:
 
 def gpus_for(recipe: Recipe, home: Home, asked: Asked) -> list[GpuRow]:
     """Plan for each GPU asked for, within the limits."""
-    from burnish.plan.gpus import get_gpu
+    from burnish.plan.gpus import get_gpus
     from burnish.plan.solve import compare_gpus
 
+    _check_device(recipe, "--gpus")
+    chosen = get_gpus(asked.gpus)
     inputs, limits = _inputs(recipe, home, asked)
-    return compare_gpus(inputs, list(dict.fromkeys(get_gpu(name) for name in asked.gpus)), limits)
+    return compare_gpus(inputs, chosen, limits)
 
 
 def methods_for(recipe: Recipe, home: Home, asked: Asked) -> tuple[Gpu, list[MethodRow]]:
@@ -108,6 +104,14 @@ def calibration(home: Home) -> tuple[list[RunError], list[Correction]]:
 
     errors = wiring.stored_errors(home)
     return errors, list(corrections(errors).values())
+
+
+def _check_device(recipe: Recipe, flag: str) -> None:
+    if recipe.train.device == "cpu":
+        raise UsageError(
+            f"{flag} rents a GPU, and train.device is cpu, so it would stand idle. Leave out {flag} to plan for this "
+            "machine's CPU, or give --set train.device=auto."
+        )
 
 
 def _inputs(recipe: Recipe, home: Home, asked: Asked) -> tuple[Inputs, Limits]:

@@ -93,11 +93,23 @@ def _told_by(words: Sequence[str]) -> Gpu | None:
 
 def get_gpu(name: str) -> Gpu:
     """Return the GPU of a name. Raises UsageError with the known ones."""
-    found = named_gpu(name)
-    if found is None:
-        known = [gpu.words[0].lower().replace(" ", "-") for gpu in gpus()]
-        raise UsageError(
-            f'no GPU "{name}" is known. Known: {", ".join(known)}.'
-            + did_you_mean(name.lower().replace(" ", "-"), known)
-        )
-    return found
+    return get_gpus([name])[0]
+
+
+def get_gpus(names: Sequence[str]) -> list[Gpu]:
+    """Return the GPUs of names, each once. Raises UsageError with every name that tells none, and the known ones."""
+    found = {name: named_gpu(name) for name in names}
+    unknown = [name for name, gpu in found.items() if gpu is None]
+    if not unknown:
+        return list(dict.fromkeys(gpu for gpu in found.values() if gpu is not None))
+    known = [gpu.words[0].lower().replace(" ", "-") for gpu in gpus()]
+    problems = " ".join(f'no GPU "{name}" is known.{_meant(name, known)}' for name in unknown)
+    raise UsageError(f"{problems} Known, all of NVIDIA: {', '.join(known)}.")
+
+
+def _meant(name: str, known: Sequence[str]) -> str:
+    """Say which GPU may be meant, or that several names were written without commas."""
+    parts = re.split(r"[\s;:|+]+", name.strip())
+    if len(parts) > 1 and all(named_gpu(part) for part in parts):
+        return f" Names stand with commas between them: {','.join(parts)}."
+    return did_you_mean(name.lower().replace(" ", "-"), known)

@@ -136,7 +136,12 @@ def solve(inputs: Inputs, hardware: Hardware, limits: Limits) -> Solution:
         len(option.changes) + (option.plan.train.streamed_layers is not None),
         order.index(option.changes.get("train.optimizer")), option.plan.time.total.mid,
     ))  # fmt: skip
-    return Solution(best, (), len(options), _why(best, options, limits))
+    why = _why(best, options, limits)
+    there = hardware.ram_bytes if hardware.device == "cpu" else hardware.gpu_bytes
+    if limits.memory_bytes is not None and there is not None and there < limits.memory_bytes:
+        asked = f"{format_bytes(limits.memory_bytes)} are allowed, and {hardware.gpu_name or 'this machine'} has"
+        why["memory.available_bytes"] = f"{asked} {format_bytes(there)}"
+    return Solution(best, (), len(options), why)
 
 
 def require(solution: Solution, what: str) -> Option:
