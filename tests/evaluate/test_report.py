@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from flight_desk import FAILED, PASSED, SYSTEM, Desk, make_release, make_steps
 
-from burnish.core.artifacts import EvalReport, Example, GateVerdict
+from burnish.core.artifacts import EvalReport, Example, Foretold, GateVerdict, Interval, TimePlan
 from burnish.core.recipe_file import parse_recipe
 from burnish.evaluate.report import render_report
 from burnish.evaluate.sections import summary_table
@@ -252,7 +252,34 @@ def test_a_run_that_went_on_from_a_checkpoint_and_its_recipe_are_shown(desk: Des
     adapter = desk.adapter.model_copy(update={"measured": measured.model_copy(update={"resumed_at_step": 48})})
     text = Page(render(desk, desk.evaluate(), adapter=adapter, recipe=recipe)).text
     assert "went on from a checkpoint at step 48" in text
+    assert (
+        "Training went on from step 48, so its time is not held against the plan; it took 0.95× the predicted memory"
+        in text
+    )
     assert '"kind": "qlora"' in text
+
+
+def test_on_a_gpu_the_memory_is_held_against_what_torch_allocates(desk: Desk) -> None:
+    measured = desk.adapter.measured
+    assert measured is not None
+    held = {"weights": 800, "context": 150, "allocator": 50}
+    memory = desk.plan.memory.model_copy(update={"components": held, "peak_bytes": 1000})
+    plan = desk.plan.model_copy(
+        update={"memory": memory, "train": desk.plan.train.model_copy(update={"device": "cuda"})}
+    )
+    adapter = desk.adapter.model_copy(update={"measured": measured.model_copy(update={"peak_device_bytes": 800})})
+    assert "1.00× the predicted memory" in Page(render(desk, desk.evaluate(), adapter=adapter, plan=plan)).text
+
+
+def test_the_report_holds_a_run_against_what_its_plan_said_when_it_began(desk: Desk) -> None:
+    said = Foretold(machine="A", memory=desk.plan.memory, time=desk.plan.time)
+    adapter = desk.adapter.model_copy(update={"foretold": said})
+    soon = Interval(low=1.0, mid=1.0, high=1.0)
+    later = desk.plan.model_copy(update={"time": TimePlan(train=soon, evaluate=soon, total=soon)})
+    assert (
+        "Training took 1.10× the predicted time"
+        in Page(render(desk, desk.evaluate(), adapter=adapter, plan=later)).text
+    )
 
 
 def test_the_page_is_made_for_the_dark_for_phones_and_for_paper(desk: Desk) -> None:

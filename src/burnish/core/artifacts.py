@@ -16,7 +16,7 @@ from burnish.core.plan_parts import Memory as Memory  # these four are parts of 
 from burnish.core.plan_parts import MethodPlan as MethodPlan
 from burnish.core.plan_parts import PreferencePlan as PreferencePlan
 from burnish.core.plan_parts import TrainPlan as TrainPlan
-from burnish.core.records import Count, FileRef, Record
+from burnish.core.records import Count, FileRef, Record, Seconds
 from burnish.core.records import Histogram as Histogram  # part of what artifacts are, and taken from here
 
 
@@ -189,7 +189,7 @@ class Probe(Artifact):
 class TrainMeasured(Record):
     """What training took: seconds of the loop, peak resident memory of the process, peak of the device."""
 
-    seconds: float
+    seconds: Seconds
     peak_rss_bytes: Count
     peak_device_bytes: Count
     tokens_per_second: float
@@ -199,6 +199,18 @@ class TrainMeasured(Record):
     resumed_at_step: Count
 
 
+class Foretold(Record):
+    """What the plan said when training began, and the processor that trained.
+
+    A plan of the same id says something else later: on another machine, after a probe, after more runs.
+    """
+
+    machine: str
+    memory: Memory
+    time: TimePlan
+    correction: dict[str, float] | None = None
+
+
 class Adapter(Artifact):
     """Trained weights in PEFT's layout, with everything a server needs to use them as they were trained.
 
@@ -206,7 +218,7 @@ class Adapter(Artifact):
     `model_files`; `weights_file` is the only shard, or the index of several), configuration and tokenizer.
     """
 
-    OUTSIDE_ID: ClassVar[frozenset[str]] = frozenset({"measured", "events_file"})
+    OUTSIDE_ID: ClassVar[frozenset[str]] = frozenset({"measured", "foretold", "events_file"})
     WHEN_SET: ClassVar[frozenset[str]] = frozenset({"model", "model_files"})
     kind: ClassVar[str] = "adapter"
     name: str
@@ -219,8 +231,16 @@ class Adapter(Artifact):
     config_file: FileRef
     events_file: FileRef | None = None
     measured: TrainMeasured | None = None
+    foretold: Foretold | None = None
     model: BaseRef | None = None
     model_files: tuple[FileRef, ...] | None = None
+
+    def plan_then(self, plan: Plan) -> Plan:
+        """Return its plan with what it said when training began, where that was kept."""
+        said = self.foretold
+        if said is None:
+            return plan
+        return plan.model_copy(update={"memory": said.memory, "time": said.time, "correction": said.correction})
 
     @property
     def runs_on(self) -> BaseRef:
@@ -270,9 +290,12 @@ class Example(Record):
 
 
 class EvalReport(Artifact):
-    """Scores of base and tuned on the same rows, their paired differences, and the rows themselves in a file."""
+    """Scores of base and tuned on the same rows, their paired differences, and the rows themselves in a file.
 
-    OUTSIDE_ID: ClassVar[frozenset[str]] = frozenset({"measured_seconds", "peak_rss_bytes"})
+    `machine`: the processor that `measured_seconds` were taken on.
+    """
+
+    OUTSIDE_ID: ClassVar[frozenset[str]] = frozenset({"measured_seconds", "peak_rss_bytes", "machine"})
     kind: ClassVar[str] = "report"
     name: str
     adapter: Id
@@ -281,8 +304,9 @@ class EvalReport(Artifact):
     comparisons: tuple[Comparison, ...]
     examples: tuple[Example, ...]
     rows_file: FileRef
-    measured_seconds: float = 0.0
+    measured_seconds: Seconds = 0.0
     peak_rss_bytes: Count = 0
+    machine: str | None = None
 
 
 # ----------------------------------------------------------------------------------------------------------------- Release

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from burnish.core.mix import MixPlan
@@ -10,6 +11,8 @@ from burnish.core.records import Count, Record
 
 class Memory(Record):
     """Bytes. `weights_bytes` is the base as loaded; `peak_bytes` the most at once; `components` what it is made of.
+
+    `peak_band`: by what share of it the peak may be off, either way; None in plans that were made before it was told.
 
     `limit_bytes`: how much of what is available training may fill before more layers are computed again. `host_bytes`: pinned
     memory of the host, where a GPU leaves some there. `by_device`: the peak of each of several GPUs, of which `peak_bytes` and
@@ -23,6 +26,12 @@ class Memory(Record):
     limit_bytes: Count | None = None
     host_bytes: Count | None = None
     by_device: tuple[Count, ...] | None = None
+    peak_band: float | None = None
+
+
+def unmeasured_bytes(components: Mapping[str, int], device: str) -> int:
+    """Return the bytes of a peak that no run measures: on a GPU what CUDA itself takes, and the holes of torch's allocator."""
+    return components["context"] + components["allocator"] if device == "cuda" else 0
 
 
 class MethodPlan(Record):

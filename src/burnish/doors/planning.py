@@ -100,10 +100,10 @@ def methods_for(recipe: Recipe, home: Home, asked: Asked) -> tuple[Gpu, list[Met
 
 def calibration(home: Home) -> tuple[list[RunError], list[Correction]]:
     """Return predicted against measured of each stored run, and what the runs say about the next plan."""
-    from burnish.plan.calibrate import corrections
+    from burnish.plan.calibrate import corrections, machines
 
     errors = wiring.stored_errors(home)
-    return errors, list(corrections(errors).values())
+    return errors, [each for machine in machines(errors) for each in corrections(errors, machine).values()]
 
 
 def _check_device(recipe: Recipe, flag: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from burnish.core.artifacts import Adapter, EvalReport, Interval, Manifest, Plan, Release
+from burnish.core.plan_parts import unmeasured_bytes
 from burnish.core.units import format_bytes, format_count, format_seconds
 from burnish.page.plots import Forecast, forecast_plot
 from burnish.page.svg import both_widths
@@ -24,19 +25,25 @@ def forecasts(plan: Plan, adapter: Adapter, report: EvalReport, seconds: Mapping
     measured = adapter.measured
     if measured is None:
         return None
+    plan = adapter.plan_then(plan)
+    whole = measured.resumed_at_step == 0
     peak = measured.peak_device_bytes if plan.train.device == "cuda" else measured.peak_rss_bytes
-    rows = [_bytes("peak memory of training", plan.memory.peak_bytes, peak)]
-    rows.append(_seconds("training", plan.time.train, measured.seconds))
+    predicted = plan.memory.peak_bytes - unmeasured_bytes(plan.memory.components, plan.train.device)
+    rows = [_bytes("peak memory of training", predicted, peak)]
+    if whole:
+        rows.append(_seconds("training", plan.time.train, measured.seconds))
     if report.measured_seconds:
         rows.append(_seconds("evaluation", plan.time.evaluate, report.measured_seconds))
-    if "total" in seconds:
+    if whole and "total" in seconds:
         rows.append(_seconds("whole run", plan.time.total, seconds["total"]))
     rows.append(_speed(plan, measured.tokens_per_second))
     return {
         "title": (
             f"Training took {_times(measured.seconds, plan.time.train.mid)} the predicted time and "
-            f"{_times(peak, plan.memory.peak_bytes)} the predicted memory"
-        ),
+            if whole
+            else f"Training went on from step {measured.resumed_at_step}, so its time is not held against the plan; it took "
+        )
+        + f"{_times(peak, predicted)} the predicted memory",
         "plot": both_widths(lambda width: forecast_plot(rows, width)),
         "fits": plan.fits,
     }

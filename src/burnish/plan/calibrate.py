@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from burnish.core.artifacts import Adapter, EvalReport, Interval, Plan
+from burnish.core.artifacts import Adapter, EvalReport, Interval, Memory, Plan
 from burnish.core.units import format_bytes
-from burnish.plan.compare import Compared, compare, measurements
+from burnish.plan.compare import Compared, compare, measured_peak, measurements
 from burnish.plan.constants import constant
+from burnish.plan.fits import fits, tell_fits
 
 PRIOR_RUNS = 2
 """Runs without any error that stand behind the formulas: one run moves a prediction by a third of its error."""
@@ -22,21 +23,31 @@ PEAK = "memory.peak_bytes"
 
 @dataclass(frozen=True, slots=True)
 class RunError:
-    """One number of one run: `compared` is what its plan said, `ratio` measured over what the formulas alone had said."""
+    """One number of one run: `compared` is what its plan said, `ratio` measured over what the formulas alone had said.
+
+    `machine`: the processor that it was measured on; None for runs of before that was kept.
+    """
 
     run: str
     device: str
     compared: Compared
     ratio: float
+    machine: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """What the runs of a device say about one number: multiply by `factor`; `low` and `high` are the band's ends as factors."""
+    """What the runs of a processor say about one number: the formulas' value times `factor`, and the band's ends as such factors.
+
+    `ratio`: what the runs measured over what the formulas say, their geometric mean. `factor` is between it and 1, the
+    nearer to it the more runs there are. A peak is never lowered: its factor is 1 or more.
+    """
 
     what: str
     device: str
+    machine: str | None
     runs: int
+    ratio: float
     factor: float
     low: float | None
     high: float | None
@@ -46,33 +57,50 @@ class Correction:
     @property
     def because(self) -> str:
         """One sentence."""
-        said = (
-            f"{self.runs} run{'s' if self.runs > 1 else ''} here measured {self.factor:.2f} times what the formulas say"
-        )
-        return said if self.low is None else f"{said}, from {self.low:.2f} to {self.high:.2f}"
+        runs = f"{self.runs} run{'s' if self.runs > 1 else ''}"
+        taken = f"taken as {self.factor:.2f}"
+        if self.what == PEAK and self.factor == 1.0 > self.ratio:
+            taken = "and a peak is not lowered"
+        said = f"{runs} here measured {self.ratio:.2f} times what the formulas say, {taken}"
+        return said if self.low is None else f"{said}, the band from {self.low:.2f} to {self.high:.2f}"
 
 
 def run_errors(runs: Sequence[tuple[Plan, Adapter, EvalReport | None]]) -> list[RunError]:
-    """Return predicted against measured of each stored run, in the order given."""
+    """Return predicted against measured of each stored run, in the order given.
+
+    Held against the run is what its plan said when it began. Seconds of an evaluation on another processor than the one that
+    trained are left out.
+    """
     found: list[RunError] = []
     for plan, adapter, report in runs:
-        for row in compare(plan, measurements(plan, adapter, report)):
+        said, machine = adapter.plan_then(plan), None
+        if adapter.foretold is not None:
+            machine = adapter.foretold.machine
+            report = report if report is not None and report.machine in (None, machine) else None
+        for row in compare(said, measurements(said, adapter, report)):
             if row.what in (*TIMES, PEAK) and row.predicted > 0 and row.measured > 0:
-                plain = row.predicted / (plan.correction or {}).get(row.what, 1.0)
-                found.append(RunError(f"{plan.name} {adapter.id[:8]}", plan.train.device, row, row.measured / plain))
+                plain = row.predicted / (said.correction or {}).get(row.what, 1.0)
+                name = f"{plan.name} {adapter.id[:8]}"
+                found.append(RunError(name, plan.train.device, row, row.measured / plain, machine))
     return found
 
 
-def corrections(errors: Sequence[RunError]) -> dict[tuple[str, str], Correction]:
-    """Return a correction for each device and number that was measured.
+def machines(errors: Sequence[RunError]) -> tuple[str | None, ...]:
+    """Return the processors of runs in the order of their first, or None alone where no run has one."""
+    return tuple(dict.fromkeys(error.machine for error in errors if error.machine is not None)) or (None,)
 
-    factor: the geometric mean of the ratios, with PRIOR_RUNS runs of ratio 1 among them. band: from BAND_RUNS on, by the
-    largest distance of a run from the factor, a little wider the fewer they are ((n + 1) / n, the split conformal
-    quantile of all n; Lei et al. 2018, arXiv:1604.04173), and never under LEAST_BAND.
+
+def corrections(errors: Sequence[RunError], machine: str | None) -> dict[tuple[str, str], Correction]:
+    """Return a correction for each device and number that was measured on this processor.
+
+    Runs whose processor was not kept count for each. factor: the geometric mean of the ratios, with PRIOR_RUNS runs of
+    ratio 1 among them. band: from BAND_RUNS on, by the largest distance of a run from that mean, a little wider the fewer they
+    are ((n + 1) / n, the split conformal quantile of all n; Lei et al. 2018, arXiv:1604.04173), and never under LEAST_BAND.
     """
     found: dict[tuple[str, str], Correction] = {}
-    for device, what in sorted({(error.device, error.compared.what) for error in errors}):
-        rows = [error for error in errors if (error.device, error.compared.what) == (device, what)]
+    here = [error for error in errors if error.machine in (None, machine)]
+    for device, what in sorted({(error.device, error.compared.what) for error in here}):
+        rows = [error for error in here if (error.device, error.compared.what) == (device, what)]
         logs, count = [math.log(error.ratio) for error in rows], len(rows)
         middle = sum(logs) / (count + PRIOR_RUNS)
         low = high = None
@@ -82,7 +110,11 @@ def corrections(errors: Sequence[RunError]) -> dict[tuple[str, str], Correction]
         errors_here = [abs(error.compared.predicted / error.compared.measured - 1) for error in rows]
         within = sum(error.compared.within for error in rows) / count
         mean = sum(errors_here) / count
-        found[device, what] = Correction(what, device, count, math.exp(middle), low, high, mean, within)
+        factor = max(1.0, math.exp(middle)) if what == PEAK else math.exp(middle)
+        ratio = math.exp(sum(logs) / count)
+        found[device, what] = Correction(
+            what, device, machine, count, ratio, factor, low, high, mean_error=mean, within=within
+        )
     return found
 
 
@@ -110,23 +142,14 @@ def calibrated(plan: Plan, known: Mapping[tuple[str, str], Correction]) -> Plan:
     for what in TIMES:
         if what in here:
             because[what] += f"; {here[what].because}"
-    memory, extra = plan.memory, 0
-    if PEAK in here:
-        applied[PEAK] = max(1.0, here[PEAK].factor)
-        extra = round((applied[PEAK] - 1) * memory.peak_bytes)
-    if extra:
-        peak = memory.peak_bytes + extra
-        memory = memory.model_copy(
-            update={"peak_bytes": peak, "components": memory.components | {"calibration": extra}}
-        )
-        because[PEAK] += f"; {here[PEAK].because}, so {format_bytes(extra)} more"
-    fits = None if memory.available_bytes is None else memory.peak_bytes <= memory.available_bytes
+    memory = plan.memory if PEAK not in here else _corrected_peak(plan, here[PEAK], because)
+    because["fits"] = tell_fits(memory, plan.method.kind)
     return plan.model_copy(
         update={
             "time": time.model_copy(update={"train": train, "evaluate": evaluate, "total": total}),
             "cost": _scaled_cost(plan, total),
             "memory": memory,
-            "fits": fits,
+            "fits": fits(memory),
             "because": because,
             "correction": applied,
         }
@@ -140,6 +163,19 @@ def _corrected(interval: Interval, correction: Correction | None) -> Interval:
     if correction.low is None or correction.high is None:
         return Interval(low=interval.low * correction.factor, mid=mid, high=interval.high * correction.factor)
     return Interval(low=interval.mid * correction.low, mid=mid, high=interval.mid * correction.high)
+
+
+def _corrected_peak(plan: Plan, correction: Correction, because: dict[str, str]) -> Memory:
+    """Return the memory with what runs took more as a component, and their band. Says so."""
+    memory = plan.memory
+    extra = round((correction.factor - 1) * measured_peak(plan))
+    because[PEAK] += f"; {correction.because}" + (f", so {format_bytes(extra)} more" if extra else "")
+    changed: dict[str, object] = {"peak_band": memory_band(correction)}
+    if extra:
+        changed |= {
+            "peak_bytes": memory.peak_bytes + extra, "components": memory.components | {"calibration": extra},
+        }  # fmt: skip
+    return memory.model_copy(update=changed)
 
 
 def _scaled_cost(plan: Plan, total: Interval) -> object:
@@ -167,9 +203,8 @@ def _scaled_cost(plan: Plan, total: Interval) -> object:
     )
 
 
-def memory_band(known: Mapping[tuple[str, str], Correction], device: str) -> float:
-    """Return the band of the peak on a device, as a share: that of the runs here, else the bundled constant."""
-    correction = known.get((device, PEAK))
-    if correction is None or correction.low is None or correction.high is None:
+def memory_band(correction: Correction) -> float:
+    """Return the band of the peak as a share either way: that of the runs, once there are enough, else the bundled constant."""
+    if correction.low is None or correction.high is None:
         return constant("memory_band")
-    return max(correction.high / correction.factor, correction.factor / correction.low) - 1
+    return max(correction.high / correction.factor - 1, 1 - correction.low / correction.factor)

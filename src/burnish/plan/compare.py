@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from burnish.core.artifacts import Adapter, EvalReport, Interval, Plan
+from burnish.core.plan_parts import unmeasured_bytes
 from burnish.plan.constants import constant
 
 
@@ -33,7 +34,8 @@ class Compared:
 
 def predictions(plan: Plan) -> dict[str, tuple[str, Interval]]:
     """Return what a plan predicts that can be measured, by name: the unit and the band."""
-    peak, band = measured_peak(plan), constant("memory_band")
+    peak, band = measured_peak(plan), plan.memory.peak_band
+    band = constant("memory_band") if band is None else band
     return {
         "memory.peak_bytes": ("bytes", Interval(low=(1 - band) * peak, mid=peak, high=(1 + band) * peak)),
         "time.train": ("seconds", plan.time.train),
@@ -43,13 +45,8 @@ def predictions(plan: Plan) -> dict[str, tuple[str, Interval]]:
 
 
 def measured_peak(plan: Plan) -> float:
-    """Return the predicted peak of what a run measures: on a GPU that is what torch allocates, on a CPU all of the process.
-
-    What CUDA itself takes, and the holes of torch's allocator, are in the plan's peak and not in what is measured.
-    """
-    parts = plan.memory.components
-    beside = parts["context"] + parts["allocator"] if plan.train.device == "cuda" else 0
-    return float(plan.memory.peak_bytes - beside)
+    """Return the predicted peak of what a run measures: on a GPU that is what torch allocates, on a CPU all of the process."""
+    return float(plan.memory.peak_bytes - unmeasured_bytes(plan.memory.components, plan.train.device))
 
 
 def compare(plan: Plan, measured: Mapping[str, float]) -> list[Compared]:

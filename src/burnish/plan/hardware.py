@@ -56,6 +56,10 @@ class Hardware:
         """Where training runs unless the recipe says otherwise."""
         return "cpu" if self.gpu_name is None else "cuda"
 
+    def processor(self, device: str) -> str:
+        """Return the name of what computes there: the CPU's, or the GPU's."""
+        return self.cpu_name if device == "cpu" else self.gpu_name or ""
+
 
 def rented(gpu: Gpu) -> Hardware:
     """Return a rented machine with one GPU of the table, all of its memory free."""

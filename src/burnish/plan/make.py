@@ -24,6 +24,7 @@ from burnish.core.artifacts import (
 from burnish.core.ids import Id
 from burnish.core.mix import RunOrder
 from burnish.core.packing import Length
+from burnish.core.plan_parts import unmeasured_bytes
 from burnish.core.recipe import Recipe
 from burnish.core.units import format_bytes, format_count, format_seconds
 from burnish.plan import time as clock
@@ -32,6 +33,7 @@ from burnish.plan.constants import constant
 from burnish.plan.cost import Spending, cost_of
 from burnish.plan.decide import Decided, decide
 from burnish.plan.evaluation import evaluation_work
+from burnish.plan.fits import fits, tell_fits
 from burnish.plan.give_way import give_way
 from burnish.plan.hardware import Hardware
 from burnish.plan.learning import learning_rate, preference
@@ -97,9 +99,8 @@ def make_plan(
     tokens = _tokens(run, because)
     duration, factors = _time(run, train, again, manifest, because)
     if run.measured is not None:
-        factors |= {"memory.peak_bytes": memory.peak_bytes / counted}
-    fits = None if memory.available_bytes is None else memory.peak_bytes <= memory.available_bytes
-    because["fits"] = _fits(memory, run.method.kind)
+        factors |= {"memory.peak_bytes": run.measured.took.peak_bytes / counted}
+    because["fits"] = tell_fits(memory, run.method.kind)
     cost = _cost(run, duration, train, trainable, (prices or read_prices(), today or date.today()), because)
     return Plan(
         parents=() if manifest is None else (manifest.id,),
@@ -114,7 +115,7 @@ def make_plan(
         time=duration,
         cost=cost,
         correction=factors or None,
-        fits=fits,
+        fits=fits(memory),
         because=because,
         start=start,
     )
@@ -162,7 +163,7 @@ def _cost(
 
 
 def _memory(run: Decided, because: dict[str, str]) -> tuple[Memory, Again, int]:
-    """Return the memory, what is computed again so that the peak keeps to the limit, and the peak as formulas count it."""
+    """Return the memory, what is computed again so that the peak keeps to the limit, and what formulas say a run measures of it."""
     share, work = run.recipe.train.memory_share, run.work
     beside = _host_beside(run.data) if run.device == "cpu" else {}
 
@@ -183,14 +184,14 @@ def _memory(run: Decided, because: dict[str, str]) -> tuple[Memory, Again, int]:
     because["memory.peak_bytes"] = "largest parts: " + ", ".join(
         f"{name.replace('_', ' ')} {format_bytes(size)}" for size, name in largest
     )
-    weights, counted = found["weights"], peak
+    weights, counted = found["weights"], peak - unmeasured_bytes(found, run.device)
     if run.measured is not None:
         found = with_measured_peak(found, run.measured.took.peak_bytes, run.device)
         peak = sum(found.values())
         because["memory.peak_bytes"] += f"; a probe here held {format_bytes(run.measured.took.peak_bytes)}"
     memory = Memory(
         weights_bytes=weights, peak_bytes=peak, components=found, available_bytes=run.available_bytes, limit_bytes=run.limit_bytes,
-        host_bytes=again.host_bytes or None, by_device=again.peaks,
+        host_bytes=again.host_bytes or None, by_device=again.peaks, peak_band=constant("memory_band"),
     )  # fmt: skip
     return memory, again, counted
 
@@ -202,17 +203,6 @@ def _host_beside(data: Dataset) -> dict[str, int]:
         "prepared": round(constant("cpu_prepared_bytes")),
         "rows": TOKEN_BYTES * tokens + ROW_BYTES * data.rows,
     }
-
-
-def _fits(memory: Memory, kind: str) -> str:
-    if memory.available_bytes is None:
-        return "how much memory is free could not be found out"
-    left = memory.available_bytes - memory.peak_bytes
-    free = f"{format_bytes(memory.available_bytes)} are free"
-    if left >= 0:
-        return f"{free}, {format_bytes(left)} more than the peak"
-    less = {"full": "lora or qlora", "lora": "qlora"}.get(kind, "a smaller method.rank")
-    return f"{free}, {format_bytes(-left)} less than the peak: use {less}, a smaller base or a smaller train.row_tokens"
 
 
 def _train(run: Decided, again: Again, because: dict[str, str]) -> TrainPlan:

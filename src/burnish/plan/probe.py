@@ -9,6 +9,7 @@ from typing import Any
 
 from burnish.core.artifacts import Interval, Plan, Probe, ProbeMeasured
 from burnish.core.ids import content_id
+from burnish.core.plan_parts import unmeasured_bytes
 from burnish.plan.architecture import Architecture
 from burnish.plan.constants import constant
 from burnish.plan.hardware import Hardware
@@ -101,8 +102,7 @@ def with_measured_peak(components: Mapping[str, int], measured_bytes: int, devic
     less was held than counted, it is taken from the holes first and then from the activations.
     """
     found = dict(components)
-    beside = found["context"] + found["allocator"] if device == "cuda" else 0
-    difference = measured_bytes - (sum(found.values()) - beside)
+    difference = measured_bytes - (sum(found.values()) - unmeasured_bytes(found, device))
     if difference >= 0:
         return found | {"probe": difference}
     for name in ("allocator", "activations", "loss", "loading", "process", "weights"):

@@ -16,7 +16,7 @@ from burnish.core.packing import Length
 from burnish.core.recipe import Recipe
 from burnish.core.units import format_bytes, format_seconds
 from burnish.plan.architecture import read_architecture
-from burnish.plan.calibrate import Correction, calibrated
+from burnish.plan.calibrate import RunError, calibrated, corrections
 from burnish.plan.gpus import Gpu, gpus
 from burnish.plan.hardware import Hardware, rented
 from burnish.plan.make import make_plan
@@ -34,7 +34,7 @@ beside a rate that the recipe gives."""
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """Everything that a plan is made of but the machine. `probes` by the content of their shape."""
+    """Everything that a plan is made of but the machine. `errors` of earlier runs; `probes` by the content of their shape."""
 
     recipe: Recipe
     base: BaseRef
@@ -46,7 +46,7 @@ class Inputs:
     prices: Prices | None = None
     today: date | None = None
     start: Id | None = None
-    corrections: Mapping[tuple[str, str], Correction] = field(default_factory=dict[tuple[str, str], Correction])
+    errors: Sequence[RunError] = ()
     probes: Mapping[Id, Probe] = field(default_factory=dict[Id, Probe])
 
     def plan(self, hardware: Hardware, recipe: Recipe | None = None) -> Plan:
@@ -57,13 +57,14 @@ class Inputs:
         made = self._made(hardware, recipe or self.recipe, None)
         if hardware.rented:
             return made
+        known = corrections(self.errors, hardware.processor(made.train.device))
         if not self.probes:
-            return calibrated(made, self.corrections)
+            return calibrated(made, known)
         shape = probe_shape(made, read_architecture(self.config), hardware)
         probe = self.probes.get(content_id(shape))
         if probe is not None:
             made = self._made(hardware, recipe or self.recipe, probe)
-        return calibrated(made, self.corrections)
+        return calibrated(made, known)
 
     def _made(self, hardware: Hardware, recipe: Recipe, probe: Probe | None) -> Plan:
         return make_plan(

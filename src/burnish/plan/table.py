@@ -34,7 +34,7 @@ def plan_rows(plan: Plan) -> list[Row]:
         "parameters.trainable": format_count(plan.parameters.trainable),
         "tokens.total": format_count(plan.tokens.total),
         "memory.weights_bytes": format_bytes(plan.memory.weights_bytes),
-        "memory.peak_bytes": format_bytes(plan.memory.peak_bytes),
+        "memory.peak_bytes": _peak(plan),
         "fits": {True: "yes", False: "NO", None: "unknown"}[plan.fits],
         "time.train": _band(plan.time.train),
         "time.evaluate": _band(plan.time.evaluate),
@@ -59,6 +59,12 @@ def plan_document(plan: Plan) -> dict[str, Any]:
     value["time"]["seconds"] = value["time"]["total"]
     value["cost"] = value["cost"] or {"usd": None}
     return {"id": plan.id, **value}
+
+
+def _peak(plan: Plan) -> str:
+    """The peak with its band, where one is told."""
+    peak, band = plan.memory.peak_bytes, plan.memory.peak_band
+    return format_bytes(peak) + ("" if band is None else f" (give or take {band:.0%})")
 
 
 def cost_text(plan: Plan) -> str:
@@ -144,6 +150,7 @@ def calibration_document(errors: Sequence[RunError], known: Sequence[Correction]
             {
                 "run": error.run,
                 "device": error.device,
+                "machine": error.machine,
                 **asdict(error.compared),
                 "within": error.compared.within,
                 "ratio_to_formulas": error.ratio,

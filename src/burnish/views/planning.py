@@ -112,7 +112,7 @@ def print_calibration(errors: Sequence[RunError], known: Sequence[Correction]) -
     cells = [
         (
             error.run,
-            error.device,
+            error.machine or error.device,
             error.compared.what,
             write[error.compared.unit](error.compared.predicted),
             write[error.compared.unit](error.compared.measured),
@@ -121,20 +121,21 @@ def print_calibration(errors: Sequence[RunError], known: Sequence[Correction]) -
         )
         for error in errors
     ]
-    table("runs", ("run", "device", "what", "predicted", "measured", "ratio", "in its band"), cells)
+    table("runs", ("run", "machine", "what", "predicted", "measured", "ratio", "in its band"), cells)
     line("")
     rows = [
         (
             each.what,
-            each.device,
+            each.machine or each.device,
             str(each.runs),
             f"{each.mean_error:.1%}",
             f"{each.within:.0%}",
+            f"{each.ratio:.2f}",
             f"{each.factor:.2f}",
             "as before" if each.low is None else f"{each.low:.2f} to {each.high:.2f}",
             each.because,
         )
         for each in known
     ]
-    columns = ("what", "device", "runs", "mean error", "in band", "next plan times", "band", "because")
+    columns = ("what", "machine", "runs", "mean error", "in band", "ratio to formulas", "taken as", "band", "because")
     table("what the next plan does with it", columns, rows)

@@ -30,11 +30,12 @@ def evaluate(
     from burnish.evaluate.run import Reference
     from burnish.evaluate.run import evaluate as evaluate_stage
     from burnish.plan.evaluation import longest_answer
+    from burnish.plan.hardware import detect
 
     tasks = {name: eval_rows(split, home) for name, split in manifest.splits.items() if name != "train"}
     preference = plan.train.preference
     before = "base" if plan.start is None else "start"
-    return evaluate_stage(
+    report = evaluate_stage(
         name=recipe.name,
         adapter=adapter,
         manifest=manifest,
@@ -50,6 +51,7 @@ def evaluate(
         emit=emit,
         reference=None if preference is None else Reference(before, preference.beta),
     )
+    return report.model_copy(update={"machine": detect(probe=False).processor(plan.train.device)})
 
 
 def eval_rows(split: Split, home: Home) -> list[EvalRow]:

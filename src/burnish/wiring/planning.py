@@ -56,7 +56,6 @@ def plan(recipe: Recipe, base: Base, manifest: Manifest, home: Home) -> Plan:
 
 def _prepared_inputs(recipe: Recipe, base: Base, manifest: Manifest, home: Home) -> Inputs:
     from burnish.plan.bases import read_config
-    from burnish.plan.calibrate import corrections
     from burnish.plan.solve import Inputs
 
     lengths, order = _rows(recipe, manifest, home)
@@ -70,7 +69,7 @@ def _prepared_inputs(recipe: Recipe, base: Base, manifest: Manifest, home: Home)
         token_lengths=lengths,
         order=order,
         start=None if start is None else start.id,
-        corrections=corrections(stored_errors(home)),
+        errors=stored_errors(home),
         probes=stored_probes(home),
     )
 
@@ -113,7 +112,6 @@ def planning_inputs(recipe: Recipe, home: Home, prices: Path | None = None) -> I
     from burnish.data.sources.fingerprint import data_fingerprint
     from burnish.data.sources.read import stored_bytes
     from burnish.plan.bases import reference
-    from burnish.plan.calibrate import corrections
     from burnish.plan.prices import read_prices
     from burnish.plan.solve import Inputs
 
@@ -139,7 +137,7 @@ def planning_inputs(recipe: Recipe, home: Home, prices: Path | None = None) -> I
         order=order,
         start=None if start is None else start.id,
         prices=read_prices(prices),
-        corrections=corrections(stored_errors(home)),
+        errors=stored_errors(home),
         probes=stored_probes(home),
     )
 

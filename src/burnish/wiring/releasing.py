@@ -132,4 +132,4 @@ def predicted_and_measured(plan: Plan, adapter: Adapter | None, report: EvalRepo
     """Return what the plan predicted beside what was measured."""
     from burnish.plan.compare import compare, measurements
 
-    return compare(plan, measurements(plan, adapter, report))
+    return compare(plan if adapter is None else adapter.plan_then(plan), measurements(plan, adapter, report))

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from burnish.core.artifacts import Adapter, BaseRef, Manifest, Plan
+from burnish.core.artifacts import Adapter, BaseRef, Foretold, Manifest, Plan
 from burnish.core.events import Emit
 from burnish.store.files import file_ref
 from burnish.store.home import Home
@@ -42,8 +42,16 @@ def train(plan: Plan, manifest: Manifest, base: Base, home: Home, folder: Path, 
         fingerprint=manifest.fingerprint,
         events_file=file_ref(folder / "events.jsonl", home.root),
         measured=measured,
+        foretold=_foretold(plan),
         **(_model_files(plan, base, folder, home) if plan.method.kind == "full" else _adapter_files(folder, home)),
     )
+
+
+def _foretold(plan: Plan) -> Foretold:
+    from burnish.plan.hardware import detect
+
+    machine = detect(probe=False).processor(plan.train.device)
+    return Foretold(machine=machine, memory=plan.memory, time=plan.time, correction=plan.correction)
 
 
 def _adapter_files(folder: Path, home: Home) -> dict[str, Any]:
