@@ -90,7 +90,23 @@ def test_a_dialogue_through_a_pipe() -> None:
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (["advise", "--json"], "needs"),
+        (
+            ["advise", "--json"],
+            "nothing is said of the situation, and there is no terminal to ask in. Say at least --needs",
+        ),
+        (["advise"], "nothing is said of the situation"),
+        (["advise", "--rows", "300"], "say at least one of facts"),
+        ([*FORM, "--requests-per-day", "-5"], "requests_per_day = '-5'   must be greater than or equal to 0"),
+        ([*FORM, "--rows", "1e9"], "must be a whole number in digits"),
+        ([*FORM, "--data-may-leave", "maybe"], "must be yes or no"),
+        ([*FORM, "--epochs", "many"], "must be a number, such as 1.5"),
+        (
+            [*FORM, "--prompt-tokens", "100", "--prompt-tokens-saved", "500"],
+            "must not be above prompt_tokens, which is 100",
+        ),
+        ([*FORM, "--gpu-usd-low", "3", "--gpu-usd-high", "1"], "must not be above gpu_usd_high"),
+        ([*FORM, "--data", "x.jsonl"], "give --write NAME as well"),
+        ([*FORM, "--base", "nope-7b"], "Nearest:"),
         (["advise", "--needs", "stile"], 'Did you mean "style"?'),
         (["advise", "--needs", "style", "--rows", "lots"], "rows"),
         (["advise", "--needs", "style", "--gpu", "a1000"], 'Did you mean "a100"?'),
@@ -102,9 +118,34 @@ def test_wrong_input_exits_2_and_says_what_is_allowed(
     arguments: list[str], part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(arguments) == 2
+    assert main(arguments) == (4 if "--base" in arguments else 2)
     assert part in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_needs_may_be_said_one_by_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["advise", "--needs", "format", "--needs", "facts,style", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["situation"]["needs"] == ["format", "facts", "style"]
+
+
+def test_a_dialogue_leaves_standard_output_to_the_document() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "burnish", "advise", "--ask", "--json"], input="labels\nfalls-short\n900\n" + "\n" * 30,
+        text=True, capture_output=True, check=False,
+    )  # fmt: skip
+    assert json.loads(done.stdout)["verdict"] == "fine-tune"
+    assert "How far a good prompt" in done.stderr
+
+
+def test_a_pipe_that_nobody_reads_on_ends_it_as_it_ends_other_programs() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "burnish", *FORM], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        running.stdout.close()
+        assert running.stderr.read() == ""
+        assert running.wait() == 141
 
 
 def test_advice_needs_no_torch() -> None:

@@ -93,6 +93,65 @@ def test_wrong_input_says_what_to_do(
     assert part in capsys.readouterr().err
 
 
+@pytest.fixture
+def folders(tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Folders with something missing: `bare` has nothing, the others one file of weights that is not read, or a wrong shape."""
+    monkeypatch.chdir(tmp_path)
+    shape = json.loads((tiny_base / "config.json").read_text(encoding="utf-8"))
+    files = {"bare": "", "gguf": "model-q4.gguf", "bin": "pytorch_model.bin", "alone": "adapter_model.safetensors"}
+    for name, file in files.items():
+        (tmp_path / name).mkdir()
+        if file:
+            (tmp_path / name / file).write_bytes(b"GGUF")
+    (tmp_path / "only_gguf").mkdir()
+    (tmp_path / "only_gguf" / "model-q4.gguf").write_bytes(b"GGUF")
+    for name in ("gguf", "bin", "alone"):
+        (tmp_path / name / "config.json").write_text(json.dumps(shape), encoding="utf-8")
+    lacking = {key: value for key, value in shape.items() if key not in ("vocab_size", "head_dim")}
+    uneven = {key: value for key, value in shape.items() if key != "head_dim"} | {"hidden_size": 65}
+    for name, config in (("lacking", lacking), ("uneven", uneven), ("other", shape | {"model_type": "mamba"})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["./bare"], "holds no config.json. It has no weights: put model.safetensors beside config.json"),
+        (["./only_gguf"], "It has model-q4.gguf, a format of llama.cpp that burnish does not read"),
+        (["./gguf", "--weights"], "It has model-q4.gguf, a format of llama.cpp"),
+        (["./gguf/model-q4.gguf"], "is a file; give its folder"),
+        (["./bin", "--weights"], "It has pytorch_model.bin, pickled weights that can run code"),
+        (["./alone", "--weights"], "has no model.safetensors. It has adapter_model.safetensors"),
+        (["./lacking"], "vocab_size is missing"),
+        (["./uneven"], "is no multiple of num_attention_heads"),
+        (["./other"], "model_type is 'mamba', which the plan cannot count. Known: llama"),
+        (["./nowhere"], 'there is no folder "./nowhere"'),
+        ([""], "holds no config.json"),
+    ],
+)
+def test_a_folder_that_is_no_base_says_what_it_holds_and_what_to_do(
+    folders: Path, arguments: list[str], part: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["inspect", *arguments, "--json"]) == 4
+    told = capsys.readouterr()
+    assert part in json.loads(told.out)["error"]["message"]
+    assert "Errno" not in told.err
+    assert "Did you mean" not in told.err, "a state-space model is no misspelt Llama"
+
+
+@pytest.mark.parametrize(("folder", "part"), [("gguf", "model-q4.gguf, a format of llama.cpp"), ("bin", "pickled")])
+def test_weights_that_are_passed_over_are_told(
+    folders: Path, folder: str, part: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["inspect", f"./{folder}", "--json"]) == 0
+    told = capsys.readouterr()
+    assert "no weights are looked at, only config.json" in told.err
+    assert part in told.err
+    assert json.loads(told.out)["weights"] is None
+
+
 def test_a_damaged_weight_file_is_an_error_of_the_base(
     tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

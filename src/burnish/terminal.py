@@ -37,6 +37,14 @@ MIDDLE, READABLE = 40, 48
 NUMBER = re.compile(r"([-+]?[\d,.]+(e[-+]?\d+)?%?( [A-Za-z]{1,3})?)|-|")
 
 
+class _Output(Console):
+    """Standard output. A pipe that is no longer read (`| head`) is left to the edge of the process; rich would exit with 1."""
+
+    def on_broken_pipe(self) -> None:
+        """Pass it on."""
+        raise BrokenPipeError
+
+
 class Terminal:
     """Listens to events and shows them. Use as a context manager; pass `terminal.emit` as the `Emit`."""
 
@@ -133,7 +141,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     The first column is left-aligned, the others right-aligned but for the last when it is text. Where little room is left for
     the sentences of the last column, each stands below its row.
     """
-    output, body = Console(file=sys.stdout, highlight=False, soft_wrap=True), [tuple(row) for row in rows]
+    output, body = _Output(file=sys.stdout, highlight=False, soft_wrap=True), [tuple(row) for row in rows]
     head, widths, below = tuple(columns), *_fitted(output.width, columns, body)
     right = [0 < index < len(head) - 1 or (index > 0 and _are_numbers(body)) for index in range(len(head))]
     output.print(title, style="bold", markup=False)
@@ -186,7 +194,7 @@ def _row_lines(console: Console, row: Sequence[str], widths: Sequence[int], righ
 
 def paragraph(text: str, *, mark: str = "") -> None:
     """Print a sentence on stdout, broken between words; all lines stand as far in as `mark`, which begins the first one."""
-    output = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+    output = _Output(file=sys.stdout, highlight=False, soft_wrap=True)
     for number, each in enumerate(_wrapped(output, text, cell_len(mark))):
         output.print(each if number else mark + each.lstrip(), markup=False)
 

@@ -38,8 +38,9 @@ def add_verbs(verb: AddVerb) -> None:
     for name, (default, about) in _questions().items():
         flag = "--" + name.replace("_", "-")
         group.add_argument(
-            flag, dest=f"situation_{name}", metavar="VALUE", help=f"{about} {default}".replace("%", "%%")
-        )
+            flag, dest=f"situation_{name}", metavar="VALUE", help=f"{about} {default}".replace("%", "%%"),
+            action="append" if name == "needs" else "store",
+        )  # fmt: skip
 
 
 def _questions() -> dict[str, tuple[str, str]]:
@@ -67,8 +68,17 @@ def _advise(options: argparse.Namespace) -> int:
         for name, value in vars(options).items()
         if name.startswith("situation_") and value is not None
     }
+    if "needs" in given:
+        given["needs"] = ",".join(given["needs"])
+    if options.data is not None and options.write is None:
+        raise UsageError("--data is the data of a recipe, and none is written: give --write NAME as well")
     if options.ask or (not given and not options.json and sys.stdin.isatty()):
-        given = ask(sys.stdin, sys.stdout, given)
+        given = ask(sys.stdin, sys.stderr if options.json else sys.stdout, given)
+    if not given:
+        raise UsageError(
+            "nothing is said of the situation, and there is no terminal to ask in. Say at least --needs (format, skill, labels "
+            "...); --ask reads the answers from a pipe; burnish advise --help shows every question."
+        )
     advice = advise(read_situation(given), read_prices(options.prices))
     if options.write is not None:
         advice["written"] = str(write_recipe(advice, options.write, options.data, Path.cwd()))

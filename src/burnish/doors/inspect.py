@@ -9,6 +9,7 @@ from typing import Any
 from burnish.core.errors import BaseModelError, UsageError
 from burnish.core.events import Emit, Note, Progress
 from burnish.store.files import write_bytes
+from burnish.store.weights import other_weights
 
 
 def inspect(
@@ -61,6 +62,8 @@ def _folder(model: str, weights: bool | None, emit: Emit) -> Path | None:
         return None
     path = Path(model).expanduser()
     if weights is None and not (model in BUNDLED or (path.is_dir() and any(path.glob("*.safetensors")))):
+        if path.is_dir():
+            emit(Note("inspect", f"no weights are looked at, only config.json. {other_weights(path)}"))
         return None
     return resolve_base(model if model in BUNDLED or path.is_dir() else published_id(model), emit=emit).folder
 

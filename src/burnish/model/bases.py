@@ -21,6 +21,7 @@ from burnish.core.errors import BaseModelError, ResourceError, did_you_mean
 from burnish.core.events import Emit, Note, Progress, discard
 from burnish.core.ids import content_id, file_sha256
 from burnish.store.files import NO_SPACE, write_json
+from burnish.store.weights import other_weights
 
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer*", "*.jinja",
@@ -132,11 +133,7 @@ def weight_files(folder: Path) -> list[str]:
             return names
     if (folder / "model.safetensors").is_file():
         return ["model.safetensors"]
-    pickles = sorted(path.name for path in folder.glob("*.bin"))
-    found = f"It has {', '.join(pickles)}, pickled weights that can run code when read." if pickles else "It has none."
-    raise BaseModelError(
-        f"{folder} has no model.safetensors. {found} Convert it: model.save_pretrained(folder) writes safetensors."
-    )
+    raise BaseModelError(f"{folder} has no model.safetensors. {other_weights(folder)}")
 
 
 def _read_object(path: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any, cast
 from burnish.core.artifacts import BaseRef
 from burnish.core.errors import BaseModelError
 from burnish.core.ids import content_id
+from burnish.store.weights import other_weights
 
 UNREAD = "config:"
 """Begins the digest of a base whose weights were not read."""
@@ -69,6 +70,8 @@ def find_config(base: str) -> Mapping[str, Any]:
     """
     path = Path(base).expanduser()
     if path.is_dir():
+        if not (path / "config.json").exists():
+            raise BaseModelError(f'the folder "{path.resolve()}" holds no config.json. {other_weights(path)}')
         return read_config(path / "config.json")
     if path.is_file():
         if path.suffix != ".json":

@@ -66,6 +66,10 @@ class Fields:
         """Return the numbers of a head: what the config says, else a share of the hidden size. Raises BaseModelError for none."""
         if hidden < heads and not self.get("head_dim"):
             raise BaseModelError(f"{self.source}: hidden_size ({hidden}) is less than num_attention_heads ({heads}).")
+        if hidden % heads and not self.get("head_dim"):
+            raise BaseModelError(
+                f"{self.source}: hidden_size ({hidden}) is no multiple of num_attention_heads ({heads}), and head_dim is missing."
+            )
         return self.unless_null("head_dim", hidden // heads)
 
     def count(self, field: str) -> int:

@@ -38,6 +38,17 @@ NEEDS: Mapping[str, str] = {
 """What the model should do better, in words."""
 
 
+PARSING: Mapping[str, str] = {
+    "bool_parsing": "must be yes or no",
+    "bool_type": "must be yes or no",
+    "int_parsing": "must be a whole number in digits, such as 3000",
+    "int_from_float": "must be a whole number in digits, such as 3000",
+    "float_parsing": "must be a number, such as 1.5",
+    "finite_number": "must be a number, such as 1.5",
+}
+"""What a value must be, by the kind of error that pydantic finds."""
+
+
 class Situation(BaseModel):
     """A situation. Frozen; unknown names are refused. Prices in US dollars; None means that nobody said."""
 
@@ -132,7 +143,7 @@ def _problem(item: Any) -> Problem:
         return Problem(name, value, f"must be one of {', '.join(known)}.{did_you_mean(str(item['input']), known)}")
     about = Situation.model_fields[name].description
     message = "say at least one of " + ", ".join(NEEDS) if name == "needs" else str(item["msg"])
-    message = message.replace("Input should be", "must be")
+    message = PARSING.get(item["type"], message).replace("Input should be", "must be")
     return Problem(name, value, f"{message[:1].lower()}{message[1:]}. {about}")
 
 
