@@ -134,6 +134,8 @@ def test_the_ledger_the_plan_and_the_lineage_are_whole(desk: Desk) -> None:
     assert "predicted 5 min 30 s (4 min 0 s to 7 min 50 s)" in text
     assert "measured 6 min 2 s" in text
     assert "whole run" in text
+    assert "method.base_dtype" not in text, "what is not set says nothing"
+    assert "method.rank" in text
 
 
 def test_a_failed_gate_says_which_number_fell_short(desk: Desk) -> None:

@@ -55,6 +55,13 @@ def test_each_runs_from_rows_to_release_on_a_tiny_base(
     assert manifest["splits"]["test"]["rows"] >= 2, "a starter that holds nothing out proves nothing"
     rejected = manifest["ledger"]["rejected"]
     assert sum(rejected.values()) == 0 or starter == "summarise", rejected
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["run", "mine.yaml", "-q", *small, *long]) == 0
+    told = capsys.readouterr().out.partition("the plan against what happened")[2].splitlines()
+    assert told[1].split() == ["what", "predicted", "band", "measured", "ratio", "in", "its", "band"]
+    steps = next(line for line in told if line.startswith("train.steps")).split()
+    assert steps[1] == steps[2] == steps[4] == steps[5]
+    assert steps[-1] == "yes"
 
 
 def test_queries_answer_their_questions_in_sqlite(tmp_path: Path) -> None:

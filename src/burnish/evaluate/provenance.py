@@ -76,12 +76,12 @@ def _speed(plan: Plan, measured: float) -> Forecast:
 
 
 def plan_rows(plan: Plan) -> list[PlanRow]:
-    """Return every number of the plan with its because; reasons for anything else come last, so that none is lost."""
+    """Return every number of the plan that is set, with its because; reasons for anything else come last, so that none is lost."""
     values = {
         "parameters.total": format_count(plan.parameters.total),
         "parameters.trainable": format_count(plan.parameters.trainable),
-        **{f"method.{key}": _write(value) for key, value in plan.method},
-        **{f"train.{key}": _write(value) for key, value in plan.train},
+        **{f"method.{key}": _write(value) for key, value in plan.method if value is not None},
+        **{f"train.{key}": _write(value) for key, value in plan.train if value is not None},
         "tokens.per_epoch": format_count(plan.tokens.per_epoch),
         "tokens.total": format_count(plan.tokens.total),
         "tokens.trained": format_count(plan.tokens.trained),

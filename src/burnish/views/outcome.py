@@ -61,10 +61,13 @@ def print_predictions(outcome: Outcome) -> None:
 
     write = {"bytes": format_bytes, "seconds": format_seconds, "steps": format_count}
     rows = [
-        (row.what, write[row.unit](row.predicted), write[row.unit](row.measured), f"{row.measured / row.predicted:.2f}")
+        (
+            row.what, write[row.unit](row.predicted), f"{write[row.unit](row.low)} to {write[row.unit](row.high)}",
+            write[row.unit](row.measured), f"{row.measured / row.predicted:.2f}", "yes" if row.within else "NO",
+        )
         for row in predicted_and_measured(outcome)
-    ]
-    table("the plan against what happened", ("what", "predicted", "measured", "ratio"), rows)
+    ]  # fmt: skip
+    table("the plan against what happened", ("what", "predicted", "band", "measured", "ratio", "in its band"), rows)
 
 
 def print_report(report: EvalReport) -> None:
