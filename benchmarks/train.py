@@ -235,12 +235,13 @@ def measure_burnish(setting: Setting, rows: list[dict[str, list[int]]]) -> dict[
 
     def note(event: Any) -> None:
         if isinstance(event, StepDone):
-            stamps.append(time.perf_counter())  # the loop has waited for the step's loss and gradient norm by then
+            stamps.append(time.perf_counter())  # the loop has waited for the step's numbers; the next step is launched
             steps.append(event)
             memory.append(memory_of_step())
             if event.step == event.steps:
                 raise Measured
-            if event.step == event.steps - PROFILED and profiler is not None:
+            if event.step == event.steps - PROFILED - 1 and profiler is not None:
+                torch.cuda.synchronize()  # the step after this one runs already: those after it are profiled
                 profiler.start()  # what is compiled and tried before would take a minute to sum up
 
     with tempfile.TemporaryDirectory() as folder, profiled(setting.profile) as profiler, suppress(Measured):

@@ -29,14 +29,17 @@ def whole_trained(model: PreTrainedModel) -> PreTrainedModel:
     return model.train()
 
 
-def loss_and_gradients(model: PreTrainedModel) -> tuple[float, torch.Tensor]:
-    """Return the loss of IDS and the gradients of all that trains as one vector; dropout is the same each time."""
+def loss_and_gradients(model: PreTrainedModel, *, keep: bool = False) -> tuple[float, torch.Tensor]:
+    """Return the loss of IDS and the gradients of all that trains as one vector; dropout is the same each time.
+
+    keep: the next pass adds to these gradients.
+    """
     torch.manual_seed(11)
     loss = model(input_ids=IDS, labels=IDS).loss
     loss.backward()
     parameters = trained_weights(model).values()
     gradients = torch.cat([_gradient(parameter).flatten() for parameter in parameters])
-    for parameter in parameters:
+    for parameter in () if keep else parameters:
         parameter.grad = None
     return loss.item(), gradients
 

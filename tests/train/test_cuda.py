@@ -11,11 +11,13 @@ import torch
 from burnish.core.artifacts import MethodPlan, Plan
 from burnish.core.errors import Interrupted
 from burnish.core.events import Event, StepDone, discard
-from burnish.core.rows import TokenRow
+from burnish.core.packing import count_steps, pack
+from burnish.core.rows import TokenPair, TokenRow
 from burnish.model.load import load_base
 from burnish.model.lora import attach_lora
-from burnish.train import sft
+from burnish.train import dpo, sft
 from burnish.train.loop import train
+from burnish.train.pairs import pair_lengths
 
 pytestmark = pytest.mark.gpu
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -78,6 +80,44 @@ def test_stopped_on_the_card_it_goes_on_as_near_as_a_second_run(
     with pytest.raises(Interrupted):
         run(tiny_base, plan, rows, tmp_path / "cut", stop=lambda: True)
     assert run(tiny_base, plan, rows, tmp_path / "cut") == pytest.approx(whole[1:], rel=2e-3)
+
+
+@pytest.mark.parametrize("kind", ["lora", "qlora", "preferences"])
+def test_a_step_on_the_card_is_launched_without_waiting_for_it(
+    tiny_base: Path, tmp_path: Path, make_rows: Callable[..., list[TokenRow]], make_plan: Callable[..., Plan],
+    make_method: Callable[..., MethodPlan], kind: str,
+) -> None:  # fmt: skip
+    """torch raises for whatever waits, once kernels are compiled and tried; the numbers of the step before come by an event."""
+    quantisation = "nf4" if kind == "qlora" else "none"
+    changes = {
+        "method": make_method(quantisation=quantisation), "device": "cuda", "compute_dtype": "bfloat16", "epochs": 8.0,
+        "checkpoint_every": 1000,
+    }  # fmt: skip
+    if kind == "preferences":
+        pairs = [TokenPair(f"pair-{i}", (3, 4, 5 + i), (7, 8, 9), (10, 11 + i)) for i in range(24)]
+        steps = count_steps(len(pack(pair_lengths(pairs), 48, 0)), 8.0, 2)
+        settings = {"kind": "dpo", "beta": 0.5, "loss": "sigmoid", "label_smoothing": 0.0}
+        plan = make_plan([], steps=steps, preference=settings, **changes)
+        objective = dpo.objective(plan.train, pairs)
+    else:
+        rows = make_rows(24)
+        plan = make_plan(rows, **changes)
+        objective = sft.objective(plan.train, rows)
+    model = load_base(tiny_base, quantisation=quantisation, device="cuda", dtype=torch.bfloat16)
+    attach_lora(model, plan.method, seed=0)
+    told: list[StepDone] = []
+
+    def note(event: Event) -> None:
+        if isinstance(event, StepDone):
+            told.append(event)
+            torch.cuda.set_sync_debug_mode("error" if plan.train.steps // 2 <= event.step < plan.train.steps - 1 else 0)
+
+    try:
+        train(plan, objective, model, folder=tmp_path, emit=note, stop=lambda: False)
+    finally:
+        torch.cuda.set_sync_debug_mode(0)
+    assert [step.step for step in told] == list(range(1, plan.train.steps + 1))
+    assert all(step.seconds > 0.0 for step in told)
 
 
 def test_memory_of_the_card_is_measured(

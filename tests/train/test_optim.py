@@ -84,6 +84,15 @@ def test_a_step_clips_the_norm_and_returns_the_one_that_was_there() -> None:
     torch.testing.assert_close(moved(reference.grad.tolist(), 10.0, 1.0)[0], clipped, rtol=1e-5, atol=1e-6)
 
 
+def test_copies_of_a_weight_are_known_to_be_old_after_a_fused_step() -> None:
+    """torch's own fused step leaves a weight's version as it was."""
+    weight = nn.Parameter(torch.ones(2))
+    weight.grad = torch.ones(2)
+    before = weight._version
+    update([torch.optim.AdamW([weight], lr=0.1, fused=True)], [weight], 1.0, 1.0)
+    assert weight._version > before
+
+
 def test_a_scaled_loss_gives_the_step_of_an_unscaled_one() -> None:
     plain, scaled = moved([0.3, 0.4], 10.0, 1.0), moved([0.3 * 1024, 0.4 * 1024], 10.0, 1024.0)
     torch.testing.assert_close(plain[0], scaled[0])

@@ -49,8 +49,8 @@ class Note(Event):
 class StepDone(Event):
     """One optimizer step. Loss in nats per trained token, or the mean of pairs; tokens are those without padding.
 
-    told: what else the objective says of the step, such as rewards. waited_seconds: how long, at the end of the step, the host
-    waited for a GPU; next to nothing where launching takes longer than computing.
+    told: what else the objective says of the step, such as rewards. waited_seconds: how long the host waited for a GPU to end the
+    step, with the next one launched; next to nothing where launching takes longer than computing.
     """
 
     step: int

@@ -23,6 +23,8 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface
 
+from burnish.model.devices import to_device
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -228,7 +230,7 @@ class _Lengths(NamedTuple):
 def _lengths(packed: PackedLayout, device: torch.device) -> _Lengths:
     own = [segment.end - segment.start for segment in packed.segments]
     seen = [segment.end - segment.start + segment.seen for segment in packed.segments]
-    starts = [torch.tensor([0, *accumulate(counts)], dtype=torch.int32, device=device) for counts in (own, seen)]
+    starts = [to_device([0, *accumulate(counts)], device, torch.int32) for counts in (own, seen)]
     keys_N = None
     if any(segment.seen for segment in packed.segments):
         places = (
@@ -237,7 +239,7 @@ def _lengths(packed: PackedLayout, device: torch.device) -> _Lengths:
             for span in (segment.prefix, segment.own)
             for place in range(span.start, span.stop)
         )
-        keys_N = torch.tensor(list(places), device=device)
+        keys_N = to_device(list(places), device)
     return _Lengths(*starts, keys_N, max(own), max(seen))
 
 

@@ -5,8 +5,7 @@ Shapes: row 0 of a (2, P) tensor belongs to the chosen answers of P pairs, row 1
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -58,19 +57,21 @@ def preference_losses(
     return -(1.0 - smoothing) * F.logsigmoid(margins_P) - smoothing * F.logsigmoid(-margins_P)
 
 
-@dataclass(frozen=True, slots=True)
-class PairRewards:
-    """Means over pairs. A reward is beta (log policy - log reference) of an answer, in nats (arXiv:2305.18290, section 4)."""
+class PairRewards(NamedTuple):
+    """Means over pairs, each a float64 scalar.
 
-    chosen: float
-    rejected: float
-    margin: float
-    accuracy: float
+    A reward is beta (log policy - log reference) of an answer, in nats (arXiv:2305.18290, section 4).
+    """
+
+    chosen: Tensor
+    rejected: Tensor
+    margin: Tensor
+    accuracy: Tensor
 
 
 def pair_rewards(policy_2P: Tensor, reference_2P: Tensor, *, beta: float) -> PairRewards:
     """Return the mean rewards, their margin, and the share of pairs whose chosen answer has the larger one (ties lose)."""
     rewards_2P = beta * (policy_2P.detach() - reference_2P.detach())
-    chosen, rejected = rewards_2P.mean(dim=1).tolist()
-    accuracy = (rewards_2P[0] > rewards_2P[1]).double().mean().item()
-    return PairRewards(chosen=chosen, rejected=rejected, margin=chosen - rejected, accuracy=accuracy)
+    chosen, rejected = rewards_2P.mean(dim=1).double()
+    accuracy = (rewards_2P[0] > rewards_2P[1]).double().mean()
+    return PairRewards(chosen, rejected, chosen - rejected, accuracy)

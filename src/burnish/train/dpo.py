@@ -8,7 +8,6 @@ trains, all rows ask before the first step: a frozen copy would hold the weights
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import torch
@@ -49,8 +48,8 @@ def objective(
 
     def reference(model: PreTrainedModel, row: PackedPairs) -> Tensor:
         if row.row_ids not in kept:
-            kept[row.row_ids] = reference_log_probabilities(model, row, start).cpu()
-        return kept[row.row_ids].to(device)
+            kept[row.row_ids] = reference_log_probabilities(model, row, start)
+        return kept[row.row_ids]
 
     def ask_all(model: PreTrainedModel, rows: Iterator[PackedPairs]) -> None:
         for row in rows:
@@ -68,5 +67,5 @@ def loss(numbers: PreferencePlan, row: PackedPairs, reference_2P: Tensor, policy
     losses_P = preference_losses(
         policy_2P, reference_2P, row.lengths_2P, kind=numbers.loss, beta=numbers.beta, smoothing=numbers.label_smoothing
     )
-    rewards = asdict(pair_rewards(policy_2P, reference_2P, beta=numbers.beta))
+    rewards = pair_rewards(policy_2P, reference_2P, beta=numbers.beta)._asdict()
     return Loss(losses_P.sum(), {f"reward_{name}": mean * row.units for name, mean in rewards.items()})

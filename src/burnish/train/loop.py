@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import gc
 import math
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +24,7 @@ from burnish.model.recompute import Recomputation
 from burnish.model.threads import gain_of_threads
 from burnish.train.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from burnish.train.events import EventFile
+from burnish.train.launched import LaunchedSteps, Read
 from burnish.train.objective import Objective, P, Packed
 from burnish.train.optim import LossScale, learning_rate, loss_scale
 from burnish.train.room import Room, planned_layers
@@ -37,6 +36,8 @@ if TYPE_CHECKING:
 
 SMALLEST_SCALE = 1.0
 """A float16 loss that overflows even so is no matter of its scale."""
+STEPS_BEHIND = {"cuda": 1}
+"""By the type of a device: steps that it may be given before the one before them is read."""
 
 
 def train(
@@ -61,41 +62,36 @@ def train(
     scale = loss_scale(numbers)
     peak = MemoryPeak(device)
     paths = PLAIN if plan.method.plain else paths or usual_paths(model)
-    with _ready(model, plan, paths, device, emit) as layers, updates.listening():
+    with _ready(model, plan, paths, device, updates, emit) as layers, updates.listening():
         objective.begin(model)
         first_step = _go_on(plan, folder / "checkpoints", trained, updates, scale, events, emit)
         room = Room(plan, layers, peak, emit)
         if first_step < numbers.steps:
             room.hold_longest(model, objective)
+        launched, behind = LaunchedSteps(device), _steps_behind(device, scale)
         for step, batch in enumerate(objective.batches(first_step), start=first_step):
-            began = time.perf_counter()
+            began = launched.begin()
             updates.begin(learning_rate(numbers, step))
             seed = numbers.seed * 1_000_003 + step  # dropout of a step is the same in a run that was resumed
             work = partial(_accumulate, model, objective, batch, seed, scale.value, peak)
             total, told = room.within(work, updates.restart)
-            length = updates.finish(scale.value)
-            launched = time.perf_counter()
-            loss, norm = torch.stack(
-                [total, length.to(total.dtype)]
-            ).tolist()  # the one time a step waits for the device
-            _check_finite(loss, norm, scale, step, batch, emit)
-            waited = time.perf_counter() - launched if device.type == "cuda" else 0.0
-            done = replace(_step_done(numbers, step, batch, loss, norm, began, peak, told), waited_seconds=waited)
-            events.add(done)
-            emit(done)
-            stopping = stop() and done.step < numbers.steps
-            if stopping or done.step % numbers.checkpoint_every == 0 or done.step == numbers.steps:
+            launched.add(step, batch, began, total, updates.finish(scale.value), told, peak)
+            for read in launched.read(leaving=behind):
+                _settle(read, numbers, scale, events, emit)
+            done = step + 1
+            stopping = stop() and done < numbers.steps
+            if stopping or done % numbers.checkpoint_every == 0 or done == numbers.steps:
+                for read in launched.read(leaving=0):  # what is written is of steps whose numbers are known
+                    _settle(read, numbers, scale, events, emit)
                 size = events.flush()
                 saved = save_checkpoint(
-                    folder / "checkpoints", trained.exact, updates.states(), step=done.step, plan=plan.id, events_bytes=size,
+                    folder / "checkpoints", trained.exact, updates.states(), step=done, plan=plan.id, events_bytes=size,
                     loss_scale=(scale.value, scale.clean),
                 )  # fmt: skip
-                emit(Checkpointed("train", step=done.step, folder=str(saved)))
+                emit(Checkpointed("train", step=done, folder=str(saved)))
                 trim_heap()
             if stopping:
-                raise Interrupted(
-                    f"stopped after step {done.step} of {numbers.steps}; start again to go on from there."
-                )
+                raise Interrupted(f"stopped after step {done} of {numbers.steps}; start again to go on from there.")
     trained.save(folder)
     return _summary(events.steps(), first_step)
 
@@ -118,7 +114,7 @@ def _go_on(
 
 @contextmanager
 def _ready(
-    model: PreTrainedModel, plan: Plan, paths: Paths, device: torch.device, emit: Emit
+    model: PreTrainedModel, plan: Plan, paths: Paths, device: torch.device, updates: Updates, emit: Emit
 ) -> Iterator[Recomputation]:
     """Within the block the model trains: packed rows on the chosen paths, chosen layers recomputed, threads as planned.
 
@@ -132,7 +128,7 @@ def _ready(
     gc.freeze()
     try:
         with (
-            on_paths(model, paths, fp8=plan.method.base_dtype) as alone,
+            on_paths(model, paths, fp8=plan.method.base_dtype, adds=updates.holds_gradients) as alone,
             layers,
             torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
         ):
@@ -168,11 +164,11 @@ def _threads(numbers: TrainPlan, model: PreTrainedModel, device: torch.device, e
 
 def _accumulate(
     model: PreTrainedModel, objective: Objective[P], batch: Sequence[P], seed: int, scale: float, peak: MemoryPeak
-) -> tuple[Tensor, dict[str, float]]:
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Add the gradients of a step's rows, times `scale`; return its loss and what else is told of it, as means over its units."""
     torch.manual_seed(seed)
     units = max(1, sum(row.units for row in batch))
-    loss, told = torch.zeros((), dtype=torch.float64, device=peak.device), dict[str, float]()
+    loss, told = torch.zeros((), dtype=torch.float64, device=peak.device), dict[str, Tensor]()
     for row in batch:
         found = objective.loss(model, row)
         mean = found.total / units
@@ -180,8 +176,39 @@ def _accumulate(
         (mean * scale if scale != 1.0 else mean).backward()
         loss += mean.detach()
         for name, total in found.told.items():
-            told[name] = told.get(name, 0.0) + total / units
+            told[name] = total / units + told.get(name, 0.0)
     return loss, told
+
+
+def _steps_behind(device: torch.device, scale: LossScale) -> int:
+    """Return how many steps are computed while the numbers of those before are read.
+
+    A GPU has the next step to compute then when it ends one. A scale that follows the gradients must be known before that.
+    """
+    return STEPS_BEHIND.get(device.type, 0) if scale.fixed else 0
+
+
+def _settle(read: Read, numbers: TrainPlan, scale: LossScale, events: EventFile, emit: Emit) -> None:
+    """Check a step's numbers, and tell them."""
+    launched, batch = read.launched, read.launched.batch
+    _check_finite(read.loss, read.norm, scale, launched.step, batch, emit)
+    done = StepDone(
+        "train",
+        step=launched.step + 1,
+        steps=numbers.steps,
+        loss=read.loss,
+        learning_rate=learning_rate(numbers, launched.step),
+        gradient_norm=read.norm,
+        tokens=sum(row.tokens for row in batch),
+        trained_tokens=sum(row.trained_tokens for row in batch),
+        seconds=read.seconds,
+        rss_bytes=launched.rss_bytes,
+        device_bytes=launched.device_bytes,
+        told=read.told,
+        waited_seconds=read.waited_seconds,
+    )
+    events.add(done)
+    emit(done)
 
 
 def _check_finite(loss: float, norm: float, scale: LossScale, step: int, batch: Sequence[Packed], emit: Emit) -> None:
@@ -204,26 +231,6 @@ def _check_finite(loss: float, norm: float, scale: LossScale, step: int, batch: 
             f"step {step + 1}: the loss is {loss} and the gradient norm {norm}, which are not finite numbers. "
             f"Its rows: {names}. Look at them, or lower train.learning_rate. The last checkpoint is kept."
         )
-
-
-def _step_done(
-    numbers: TrainPlan, step: int, batch: Sequence[Packed], loss: float, norm: float, began: float, peak: MemoryPeak,
-    told: Mapping[str, float],
-) -> StepDone:  # fmt: skip
-    return StepDone(
-        "train",
-        step=step + 1,
-        steps=numbers.steps,
-        loss=loss,
-        learning_rate=learning_rate(numbers, step),
-        gradient_norm=norm,
-        tokens=sum(row.tokens for row in batch),
-        trained_tokens=sum(row.trained_tokens for row in batch),
-        seconds=time.perf_counter() - began,
-        rss_bytes=peak.rss_bytes,
-        device_bytes=peak.device_bytes,
-        told=dict(told),
-    )
 
 
 def _summary(steps: Sequence[StepDone], first_step: int) -> TrainMeasured:

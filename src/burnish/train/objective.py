@@ -48,7 +48,7 @@ class Loss:
     """The loss of one packed row: a scalar with a gradient, summed over its units; and other sums over them, to be told."""
 
     total: Tensor
-    told: Mapping[str, float] = field(default_factory=dict[str, float])
+    told: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
 
 P = TypeVar("P", bound=Packed)

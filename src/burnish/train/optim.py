@@ -101,7 +101,8 @@ def update(
 ) -> Tensor:
     """Step with gradients divided by the loss's scale and clipped to a global norm of `limit`; return the norm they had.
 
-    Where the norm is not finite nothing is changed. AdamW alone does all of it on the device, and nobody waits for the norm here.
+    Where the norm is not finite AdamW changes nothing, and others nothing if the loss is scaled; without, the run ends there.
+    The device does all of it, and nobody waits for the norm, unless another optimizer than AdamW has to be kept from a step.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norm = nn.utils.get_total_norm(gradients) / loss_scale
@@ -110,14 +111,21 @@ def update(
         # What torch's GradScaler gives a fused optimizer: it divides gradients, and skips the step where an infinity was found.
         among[0].grad_scale = divisor
         among[0].found_inf = (~torch.isfinite(norm)).float()
-    elif torch.isfinite(norm):
+    elif loss_scale == 1.0 or torch.isfinite(norm):
         for device in {gradient.device for gradient in gradients}:
             torch._foreach_div_([each for each in gradients if each.device == device], divisor.to(device))
     else:
         return norm
+    make_steps(among)
+    return norm
+
+
+def make_steps(among: Iterable[torch.optim.Optimizer]) -> None:
+    """Make a step of each. A fused one does not tell torch that it changed a weight, by which copies of it are known to be old."""
     for optimizer in among:
         optimizer.step()
-    return norm
+        for group in optimizer.param_groups:
+            torch.autograd.graph.increment_version(group["params"])
 
 
 def states_of(among: Sequence[torch.optim.Optimizer], parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:

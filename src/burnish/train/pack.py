@@ -12,6 +12,7 @@ from burnish.core.errors import TrainingError
 from burnish.core.packing import Length
 from burnish.core.rows import TokenRow
 from burnish.model.attention import PackedLayout, Segment
+from burnish.model.devices import to_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +79,10 @@ def pack_row(rows: Sequence[TokenRow], device: torch.device, *, multiple_of: int
     return PackedRow(
         tokens=tokens,
         row_ids=tuple(row.row_id for row in rows),
-        ids_T=torch.tensor(ids, device=device),
-        layout=PackedLayout(tuple(segments), torch.tensor(positions, device=device)),
-        at_N=torch.tensor(at, dtype=torch.long, device=device),
-        targets_N=torch.tensor(targets, dtype=torch.long, device=device),
+        ids_T=to_device(ids, device),
+        layout=PackedLayout(tuple(segments), to_device(positions, device)),
+        at_N=to_device(at, device),
+        targets_N=to_device(targets, device),
     )
 
 

@@ -13,6 +13,7 @@ from burnish.core.errors import TrainingError
 from burnish.core.packing import Length
 from burnish.core.rows import TokenPair
 from burnish.model.attention import PackedLayout, Segment
+from burnish.model.devices import to_device
 from burnish.model.lora import adapter_as, adapter_off
 from burnish.model.losses import logits_of, target_loss, target_losses
 
@@ -26,7 +27,7 @@ class PackedPairs:
 
     `at_N` are the positions that predict `targets_N`: the N tokens of all answers that count. The last token of a prompt
     stands in it once for each answer. They are those of the chosen answer of each pair, then those of its rejected one;
-    `lengths_2P`: how many each answer has.
+    `lengths`: how many each answer has, in this order; `lengths_2P` are the same on the device.
     """
 
     row_ids: tuple[str, ...]
@@ -35,6 +36,7 @@ class PackedPairs:
     layout: PackedLayout
     at_N: Tensor
     targets_N: Tensor
+    lengths: tuple[int, ...]
     lengths_2P: Tensor
 
     @property
@@ -75,11 +77,12 @@ def lay_pairs(pairs: Sequence[TokenPair], device: torch.device, *, multiple_of: 
     return PackedPairs(
         row_ids=tuple(pair.pair_id for members in by_prompt.values() for pair in members),
         tokens=tokens,
-        ids_T=torch.tensor(laid.ids, device=device),
-        layout=PackedLayout(tuple(laid.segments), torch.tensor(laid.positions, device=device)),
-        at_N=torch.tensor(laid.at, device=device),
-        targets_N=torch.tensor(laid.targets, device=device),
-        lengths_2P=torch.tensor(laid.lengths, device=device).view(-1, 2).t(),
+        ids_T=to_device(laid.ids, device),
+        layout=PackedLayout(tuple(laid.segments), to_device(laid.positions, device)),
+        at_N=to_device(laid.at, device),
+        targets_N=to_device(laid.targets, device),
+        lengths=tuple(laid.lengths),
+        lengths_2P=to_device(laid.lengths, device).view(-1, 2).t(),
     )
 
 
@@ -124,7 +127,7 @@ def log_probabilities(model: PreTrainedModel, row: PackedPairs) -> Tensor:
         input_ids=row.ids_T[None], position_ids=row.layout.positions_T[None], use_cache=False, packed=row.layout
     ).last_hidden_state
     head_VD, logits = model.get_output_embeddings().weight, logits_of(model)
-    sizes = row.lengths_2P.t().flatten().tolist()
+    sizes = list(row.lengths)
     if head_VD.requires_grad:
         each = target_losses(hidden_BTD[0, row.at_N], head_VD, row.targets_N, logits=logits).split(sizes)
         sums = [nats_N.sum(dtype=torch.float64).to(nats_N.dtype) for nats_N in each]

@@ -10,12 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from burnish.core.artifacts import TrainPlan
-from burnish.train.optim import optimizers, put_states, states_of, update
+from burnish.train.optim import make_steps, optimizers, put_states, states_of, update
 from burnish.train.trained import Trained
 
 
 class Updates(Protocol):
-    """The updates of a run. Within `listening` a backward pass adds to the gradients of a step, or makes updates itself."""
+    """The updates of a run. Within `listening` a backward pass adds to the gradients of a step, or makes updates itself.
+
+    holds_gradients: gradients are there from the start, so that what computes one may add to it.
+    """
+
+    holds_gradients: bool
 
     def listening(self) -> ExitStack:
         """Return a context in which backward passes are followed."""
@@ -54,6 +59,8 @@ class AtEnd:
     which nothing fits. Where the model computes in fewer bits, its gradients are added up in float32.
     """
 
+    holds_gradients = True
+
     def __init__(self, plan: TrainPlan, trained: Trained) -> None:
         self.trained, self.limit = trained, plan.max_gradient_norm
         self.optimizers = optimizers(plan, trained.exact, trained.embeddings)
@@ -87,7 +94,7 @@ class AtEnd:
         return True
 
     def finish(self, loss_scale: float) -> Tensor:
-        """Clip, update, and begin new gradients. Where the norm is not finite nothing is changed."""
+        """Clip, update, and begin new gradients."""
         norm = update(self.optimizers, self.trained.exact.values(), self.limit, loss_scale)
         torch._foreach_zero_([weight.grad for weight in self.trained.exact.values()])
         for name in self.trained.own:
@@ -112,6 +119,8 @@ class InBackward:
     each is clipped by itself, to the same limit; one that is not finite counts as zero, and the step's norm tells.
     """
 
+    holds_gradients = False
+
     def __init__(self, plan: TrainPlan, trained: Trained) -> None:
         self.trained, self.limit = trained, plan.max_gradient_norm
         self.optimizers = {
@@ -132,8 +141,7 @@ class InBackward:
         self.squares.append(norm.square())
         factor = (self.limit / (norm + 1e-6)).clamp(max=1.0)
         exact.grad = gradient.mul_(factor).nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
-        for optimizer in self.optimizers[name]:
-            optimizer.step()
+        make_steps(self.optimizers[name])
         exact.grad = None
         self.trained.show(name)
 

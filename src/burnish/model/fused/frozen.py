@@ -96,12 +96,13 @@ class _Biased:
 
     def __init__(self, linears: Sequence[nn.Linear]) -> None:
         self.linears = tuple(linears)
-        self._frozen_bias = None if linears[0].weight.requires_grad else joined_bias(linears)
+        self._trains = linears[0].weight.requires_grad
+        self._frozen_bias = None if self._trains else joined_bias(linears)
 
     @property
     def bias(self) -> Tensor | None:
         """The biases (O,) as they are now."""
-        return joined_bias(self.linears) if self.linears[0].weight.requires_grad else self._frozen_bias
+        return joined_bias(self.linears) if self._trains else self._frozen_bias
 
 
 class Joined(_Biased):
@@ -113,12 +114,17 @@ class Joined(_Biased):
         super().__init__(linears)
         self.parts = tuple(parts)
         self.outputs = sum(linear.out_features for linear in linears)
+        self._lie: list[int] = []
+        self._joined: Tensor
 
     def weight(self, dtype: torch.dtype) -> Tensor:
-        """Return the weights as one (O, I)."""
-        weight_OI = joined_weight(self.linears)
-        assert weight_OI is not None
-        return weight_OI
+        """Return the weights as one (O, I). Those that are streamed lie in one buffer or another."""
+        lie = [linear.weight.data_ptr() for linear in self.linears]
+        if lie != self._lie:
+            weight_OI = joined_weight(self.linears)
+            assert weight_OI is not None
+            self._joined, self._lie = weight_OI, lie
+        return self._joined
 
     def product(self, x_TI: Tensor, onto: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
         """Return (T, O)."""

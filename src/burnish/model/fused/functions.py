@@ -61,8 +61,8 @@ class _NormedProduct(torch.autograd.Function):
         dn_TD = group.input_gradient(dy, dh_TR, kept)
         dx_TD, n_TD = ctx.formulas.norm_backward(dn_TD, x_TD, norm.weight_D, inverse, norm.offset, beside_TD)
         gradients = group.weight_gradients(dy, dh_TR, n_TD, h_TR, kept)
-        gradients += norm.gradients(dn_TD, x_TD, inverse, ctx.formulas)
-        return dx_TD, dx_TD if ctx.added else None, None, None, None, *gradients
+        of_norm = norm.gradients(dn_TD, x_TD, inverse, ctx.formulas)
+        return dx_TD, dx_TD if ctx.added else None, None, None, None, *gradients, *of_norm
 
 
 def _normed(x_TD: Tensor, norm: Norm, inverse: Tensor, formulas: Formulas) -> Tensor:
@@ -199,16 +199,17 @@ class _InPieces(torch.autograd.Function):
     def backward(ctx, dout_TD: Tensor):
         (x_TD,) = ctx.saved_tensors
         dx_TD = torch.empty_like(x_TD)
-        sums: list[Tensor] = []
+        sums: list[Tensor | None] = []
         for x_PD, dx_PD, dout_PD in zip(*(t.split(ctx.tokens) for t in (x_TD, dx_TD, dout_TD)), strict=True):
             with torch.enable_grad(), recomputing():
                 piece_PD = x_PD.detach().requires_grad_()
                 out_PD = ctx.run(piece_PD)
-            dpiece_PD, *found = torch.autograd.grad(out_PD, [piece_PD, *ctx.trained], dout_PD)
+            dpiece_PD, *found = torch.autograd.grad(out_PD, [piece_PD, *ctx.trained], dout_PD, allow_unused=True)
             dx_PD.copy_(dpiece_PD)
-            if sums:
-                torch._foreach_add_(sums, found)
-            else:
+            given = [gradient for gradient in found if gradient is not None]  # others were added to in place
+            if sums and given:
+                torch._foreach_add_([each for each in sums if each is not None], given)
+            elif not sums:
                 sums = list(found)
         return dx_TD, None, None, *sums
 

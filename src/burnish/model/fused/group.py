@@ -1,12 +1,13 @@
 """Linear layers that read one input: one product, with the gradients of their adapters, or of their own weights.
 
 The A matrices of adapters are stacked, beside the frozen product: Hu et al. 2021, arXiv:2106.09685, equation 3. Adapters are
-float32; each forward pass copies them into the dtype of the computation. R is the sum of the ranks.
+float32; each step's first pass copies them into the dtype of the computation. R is the sum of the ranks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from weakref import WeakSet
 
 import torch
 import torch.nn.functional as F
@@ -18,17 +19,38 @@ from burnish.model.lora_linear import LoraLinear, exact_sum
 from burnish.model.losses import exact_product
 
 
+class Copies:
+    """Adapters of a model in the dtype of the computation, all copied at once when one has changed: once a step."""
+
+    def __init__(self) -> None:
+        self.groups: WeakSet[AdaptedGroup] = WeakSet()
+
+    @torch.no_grad()
+    def refresh(self, dtype: torch.dtype) -> None:
+        """Copy every adapter as it is now, in one operation for each device."""
+        by_device: dict[torch.device, tuple[list[Tensor], list[Tensor]]] = {}
+        for group in self.groups:
+            if group.sides:
+                targets, sources = by_device.setdefault(group.sides[0].device, ([], []))
+                targets += group.places(dtype)
+                sources += group.sides
+        for targets, sources in by_device.values():
+            torch._foreach_copy_(targets, sources)
+
+
 class AdaptedGroup:
     """Linear layers that read one input, some adapted by LoRA of one scale, or all trained: their product, and its gradients.
 
-    parts: widths of the outputs as they are handed on, each the sum of some layers' widths.
+    parts: widths of the outputs as they are handed on, each the sum of some layers' widths. copies: those of the whole model.
+    adds: gradients of adapters are there, and backward adds to them itself, a group's in one operation; else autograd gets them.
     """
 
     def __init__(
-        self, layers: Sequence[nn.Linear | LoraLinear], parts: Sequence[int], *, form: Form, formulas: Formulas
-    ) -> None:
+        self, layers: Sequence[nn.Linear | LoraLinear], parts: Sequence[int], *, form: Form, formulas: Formulas, copies: Copies,
+        adds: bool = False,
+    ) -> None:  # fmt: skip
         bases = [layer.base if isinstance(layer, LoraLinear) else layer for layer in layers]
-        self.bases, self.whole = bases, bases[0].weight.requires_grad
+        self.bases, self.whole, self.adds = bases, bases[0].weight.requires_grad, adds
         self.frozen = freeze(bases, parts=parts, form=form, formulas=formulas)
         self.parts = tuple(parts)
         self.adapters: list[LoraLinear] = []
@@ -41,7 +63,15 @@ class AdaptedGroup:
             start += base.out_features
         self.ranks = [layer.lora_A.shape[0] for layer in self.adapters]
         self.scale = self.adapters[0].scale if self.adapters else 1.0
+        self.sides = [layer.lora_A for layer in self.adapters] + [layer.lora_B for layer in self.adapters]
+        """Every A (rank, in), then every B (out, rank)."""
+        self._biases = [layer.bias for layer in self.adapters if layer.bias is not None]
+        self._all_adapted = sum(columns.stop - columns.start for columns in self.columns) == start
+        self._within = [_place_within(self.parts, columns) for columns in self.columns]
+        self.copies = copies
+        copies.groups.add(self)
         self._dtype: torch.dtype | None = None
+        self._copied: list[tuple[int, int]] = []
         self._a_RI: Tensor
         self._b: list[Tensor]
 
@@ -63,15 +93,12 @@ class AdaptedGroup:
         """
         if self.whole:
             return [base.weight for base in self.bases] + [base.bias for base in self.bases if base.bias is not None]
-        if not self.active:
-            return []
-        sides = [layer.lora_A for layer in self.adapters] + [layer.lora_B for layer in self.adapters]
-        return sides + [layer.bias for layer in self.adapters if layer.bias is not None]
+        return [*self.sides, *self._biases] if self.active else []
 
     @torch.no_grad()
     def bias(self, dtype: torch.dtype) -> Tensor | None:
         """Return the biases (O,) as they are now where some train beside adapters; None where the frozen ones hold."""
-        if not self.active or all(layer.bias is None for layer in self.adapters):
+        if not (self._biases and self.active):
             return None
         found = [base.bias.to(dtype) for base in self.bases]
         for layer in self.adapters:
@@ -81,19 +108,26 @@ class AdaptedGroup:
     def matrices(self, dtype: torch.dtype) -> tuple[Tensor, list[Tensor]]:
         """Return the stacked A (R, in) and each B (out, rank) in `dtype`, as they were when the last forward pass began."""
         if self._dtype != dtype:
-            self.copy(dtype)
+            self.copies.refresh(dtype)
         return self._a_RI, self._b
 
-    @torch.no_grad()
     def copy(self, dtype: torch.dtype) -> None:
-        """Copy what is trained into the dtype of the computation. (A fused optimizer does not tell that it changed a weight.)."""
-        sides = [layer.lora_A for layer in self.adapters], [layer.lora_B for layer in self.adapters]
+        """Let the copies be those of the adapters as they are now. Who changes weights where torch does not see it says so."""
+        if self._dtype != dtype or self._copied != self._state():
+            self.copies.refresh(dtype)
+
+    def places(self, dtype: torch.dtype) -> list[Tensor]:
+        """Return where the copies of `sides` lie, which are about to be written."""
         if self._dtype != dtype:
-            first = sides[0][0]
+            first, b = self.sides[0], self.sides[len(self.ranks) :]
             self._a_RI = first.new_empty(sum(self.ranks), first.shape[1], dtype=dtype)
-            self._b = [b_OR.new_empty(b_OR.shape, dtype=dtype) for b_OR in sides[1]]
+            self._b = [b_OR.new_empty(b_OR.shape, dtype=dtype) for b_OR in b]
             self._dtype = dtype
-        torch._foreach_copy_([*self._a_RI.split(self.ranks), *self._b], [*sides[0], *sides[1]])
+        self._copied = self._state()
+        return [*self._a_RI.split(self.ranks), *self._b]
+
+    def _state(self) -> list[tuple[int, int]]:
+        return [(side.data_ptr(), side._version) for side in self.sides]
 
     def product(self, n_TI: Tensor, kept: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
         """Return the joined outputs (T, O), and n A^T (T, R), which backward needs. `kept`: masks of the dropped inputs."""
@@ -102,9 +136,8 @@ class AdaptedGroup:
             return self.frozen.product(n_TI), None
         bias_O = self.bias(n_TI.dtype)
         _, b = self.matrices(n_TI.dtype)
-        outputs = self.frozen.outputs
-        first = self.frozen.begins and sum(b_OR.shape[0] for b_OR in b) == outputs
-        y_TO = n_TI.new_empty(n_TI.shape[0], outputs) if first else self.frozen.product(n_TI, bias=bias_O)
+        first = self.frozen.begins and self._all_adapted
+        y_TO = n_TI.new_empty(n_TI.shape[0], self.frozen.outputs) if first else self.frozen.product(n_TI, bias=bias_O)
         for b_OR, h, columns in zip(b, h_TR.split(self.ranks, dim=1), self.columns, strict=True):
             y_TO[:, columns].addmm_(h, b_OR.t(), beta=0 if first else 1, alpha=self.scale)
         return (self.frozen.product(n_TI, onto=y_TO, bias=bias_O) if first else y_TO), h_TR
@@ -132,9 +165,13 @@ class AdaptedGroup:
     def low_rank_gradient(self, dy: Sequence[Tensor]) -> Tensor:
         """Return the gradient (T, R) of n A^T, without the scale."""
         _, b = self.matrices(dy[0].dtype)
-        return torch.cat(
-            [dy_TO @ b_OR for dy_TO, b_OR in zip(self._of_adapters(dy), b, strict=True)], dim=1
-        ) if len(b) > 1 else self._of_adapters(dy)[0] @ b[0]  # fmt: skip
+        own = self._of_adapters(dy)
+        if len(b) == 1:
+            return own[0] @ b[0]
+        dh_TR = own[0].new_empty(own[0].shape[0], sum(self.ranks))
+        for dh, dy_TO, b_OR in zip(dh_TR.split(self.ranks, dim=1), own, b, strict=True):
+            dh.addmm_(dy_TO, b_OR, beta=0)
+        return dh_TR
 
     def input_gradient(self, dy: Sequence[Tensor], dh_TR: Tensor | None, kept: Sequence[Tensor]) -> Tensor:
         """Return the gradient (T, in) of n."""
@@ -153,8 +190,8 @@ class AdaptedGroup:
 
     def weight_gradients(
         self, dy: Sequence[Tensor], dh_TR: Tensor | None, n_TI: Tensor, h_TR: Tensor | None, kept: Sequence[Tensor]
-    ) -> list[Tensor]:
-        """Return the gradients of what `trained` returns, in its order; those of adapters in float32."""
+    ) -> Sequence[Tensor | None]:
+        """Return the gradients of what `trained` returns, in its order; those of adapters in float32. None: added already."""
         if self.whole:
             return self._whole_gradients(dy, n_TI)
         if dh_TR is None or h_TR is None:
@@ -167,9 +204,14 @@ class AdaptedGroup:
         own = self._of_adapters(dy)
         db = [exact_product(dy_TO.t(), h) for dy_TO, h in zip(own, h_TR.split(self.ranks, dim=1), strict=True)]
         found = da + db
+        biases = [exact_sum(dy_TO) for layer, dy_TO in zip(self.adapters, own, strict=True) if layer.bias is not None]
+        if self.adds:
+            torch._foreach_add_([side.grad for side in self.sides], found, alpha=self.scale)
+            if biases:
+                torch._foreach_add_([bias.grad for bias in self._biases], biases)
+            return [None] * (len(found) + len(biases))
         torch._foreach_mul_(found, self.scale)  # one launch
-        biased = zip(self.adapters, own, strict=True)
-        return found + [exact_sum(dy_TO) for layer, dy_TO in biased if layer.bias is not None]
+        return found + biases
 
     def _whole_gradients(self, dy: Sequence[Tensor], n_TI: Tensor) -> list[Tensor]:
         weights: list[Tensor] = []
@@ -186,9 +228,15 @@ class AdaptedGroup:
 
     def _of_adapters(self, dy: Sequence[Tensor]) -> list[Tensor]:
         """Return the columns of dy that belong to each adapter. No adapter lies in two parts."""
-        starts = [sum(self.parts[:number]) for number in range(len(self.parts))]
-        found = []
-        for columns in self.columns:
-            number = max(index for index, start in enumerate(starts) if start <= columns.start)
-            found.append(dy[number][:, columns.start - starts[number] : columns.stop - starts[number]])
-        return found
+        return [dy[part] if columns is None else dy[part][:, columns] for part, columns in self._within]
+
+
+def _place_within(parts: Sequence[int], columns: slice) -> tuple[int, slice | None]:
+    """Return the part that some columns of the joined outputs lie in, and where; None for all of it."""
+    start = 0
+    for number, width in enumerate(parts):
+        if columns.start < start + width:
+            within = slice(columns.start - start, columns.stop - start)
+            return number, None if within == slice(0, width) else within
+        start += width
+    raise AssertionError(f"columns {columns} lie in none of the parts {parts}")

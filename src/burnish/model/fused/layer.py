@@ -32,7 +32,7 @@ from burnish.model.fused.functions import (
     product,
     rotated_heads,
 )
-from burnish.model.fused.group import AdaptedGroup
+from burnish.model.fused.group import AdaptedGroup, Copies
 from burnish.model.load import is_nf4
 from burnish.model.lora_linear import LoraLinear
 from burnish.model.place import PlacedPart
@@ -75,7 +75,10 @@ def plain_reason(layer: nn.Module) -> str | None:
 class FusedLayer(GradientCheckpointingLayer):
     """One decoder layer: norm, q k v, rotation, attention, o, norm, gate up, down; frozen weights with LoRA, or trained ones."""
 
-    def __init__(self, layer: nn.Module, formulas: Formulas, *, form: Form, kernel: Kernel | None = None) -> None:
+    def __init__(
+        self, layer: nn.Module, formulas: Formulas, *, form: Form, copies: Copies, kernel: Kernel | None = None,
+        adds: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
         for name, child in layer.named_children():
             self.add_module(name, child)
@@ -108,7 +111,7 @@ class FusedLayer(GradientCheckpointingLayer):
         output_form: Form = "joined" if form == "fp8" else form  # of all gradients its own suffers most: docs/engine.md
 
         def group(layers: Sequence[nn.Module], *, parts: Sequence[int], form: Form = form) -> AdaptedGroup:
-            return AdaptedGroup(layers, parts, form=form, formulas=formulas)
+            return AdaptedGroup(layers, parts, form=form, formulas=formulas, copies=copies, adds=adds)
 
         qkv, gates = [attention.q_proj, attention.k_proj, attention.v_proj], [mlp.gate_proj, mlp.up_proj]
         self.qkv = group(qkv, parts=[sum(_outputs(linear) for linear in qkv)])

@@ -79,8 +79,13 @@ def keep_compiled() -> None:
 
 
 @contextmanager
-def on_paths(model: PreTrainedModel, paths: Paths, *, fp8: Fp8 | None = None) -> Iterator[list[str]]:
-    """Within the block the model trains on packed rows on these paths; yields the layers on the plain path, with reasons."""
+def on_paths(
+    model: PreTrainedModel, paths: Paths, *, fp8: Fp8 | None = None, adds: bool = False
+) -> Iterator[list[str]]:
+    """Within the block the model trains on packed rows on these paths; yields the layers on the plain path, with reasons.
+
+    adds: gradients are there from the start, and fused layers add to those of adapters themselves.
+    """
     formulas = COMPILED if paths.compiled else AS_WRITTEN
     form = LossForm(paths.loss_chunk, COMPILED.likelihood if paths.loss_compiled else likelihood)
     with packing(model, paths.attention), losses_as(form):
@@ -88,7 +93,7 @@ def on_paths(model: PreTrainedModel, paths: Paths, *, fp8: Fp8 | None = None) ->
             yield []
             return
         with (
-            fused(model, formulas, fp8=fp8, join_weights=paths.joined, kernel=paths.attention) as alone,
+            fused(model, formulas, fp8=fp8, join_weights=paths.joined, kernel=paths.attention, adds=adds) as alone,
             torch._dynamo.config.patch(recompile_limit=RECOMPILE_LIMIT),
         ):
             yield alone

@@ -12,6 +12,7 @@ from burnish.core.errors import ResourceError
 from burnish.model.attention import Kernel
 from burnish.model.fused.formulas import AS_WRITTEN, Formulas
 from burnish.model.fused.frozen import Form, Fp8, has_fp8
+from burnish.model.fused.group import Copies
 from burnish.model.fused.layer import FusedLayer, decoder_layers, plain_reason
 
 if TYPE_CHECKING:
@@ -26,10 +27,12 @@ def fused(
     fp8: Fp8 | None = None,
     join_weights: bool = False,
     kernel: Kernel | None = None,
+    adds: bool = False,
 ) -> Iterator[list[str]]:
     """Within the block the decoder layers of known families are fused ones; afterwards they are as they were.
 
     kernel: of attention within packed rows, where it fits.
+    adds: gradients of adapters are there, and backward passes add to them; autograd does not see them.
     join_weights: float weights that read one input become one tensor, for one product; on a CPU that gains nothing.
     fp8: products of float8, backward alone ("fp8") or both ways: with "fp8_all" the weights are let go of, and the model can be
     trained further, and nothing else, afterwards.
@@ -43,12 +46,12 @@ def fused(
             "Leave method.base_dtype out."
         )
     form: Form = fp8 or ("joined" if join_weights else "separate")
-    before = decoder_layers(model)
+    before, copies = decoder_layers(model), Copies()
     alone = []
     for name, layer in before.items():
         reason = plain_reason(layer)
         if reason is None:
-            model.set_submodule(name, FusedLayer(layer, formulas, form=form, kernel=kernel))
+            model.set_submodule(name, FusedLayer(layer, formulas, form=form, copies=copies, kernel=kernel, adds=adds))
         else:
             alone.append(f"{name}: {reason}")
     try:
