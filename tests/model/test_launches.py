@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,7 @@ Make = Callable[..., MethodPlan]
 @pytest.fixture
 def launches(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import launches
-
-    return launches
+    return import_module("launches")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from burnish.model.load import load_base
 from burnish.model.lora import attach_lora
 from burnish.train import dpo, sft
 from burnish.train.loop import train
+from burnish.train.objective import Objective
 from burnish.train.pairs import pair_lengths
 
 pytestmark = pytest.mark.gpu
@@ -98,7 +100,7 @@ def test_a_step_on_the_card_is_launched_without_waiting_for_it(
         steps = count_steps(len(pack(pair_lengths(pairs), 48, 0)), 8.0, 2)
         settings = {"kind": "dpo", "beta": 0.5, "loss": "sigmoid", "label_smoothing": 0.0}
         plan = make_plan([], steps=steps, preference=settings, **changes)
-        objective = dpo.objective(plan.train, pairs)
+        objective: Objective[Any] = dpo.objective(plan.train, pairs)
     else:
         rows = make_rows(24)
         plan = make_plan(rows, **changes)

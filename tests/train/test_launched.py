@@ -100,11 +100,13 @@ def prepared(
 
     def full(kind: str, **changes: object) -> tuple[Plan, Objective[Any], PreTrainedModel]:
         rows = make_rows(24)
-        at_once = {"rows_per_step": 1, "optimizer_in_backward": True} if kind == "in backward" else {}
+        own = {"in backward": {"rows_per_step": 1, "optimizer_in_backward": True}, "muon": {"optimizer": "muon"}}.get(
+            kind, {}
+        )
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(make_configs["qwen3"](), attn_implementation="sdpa")
         train_every_weight(model)
-        plan = make_plan(rows, method=FULL, optimizer="muon" if kind == "muon" else None, **at_once, **changes)
+        plan = make_plan(rows, method=FULL, **own, **changes)
         return plan, sft.objective(plan.train, rows), model
 
     def preferences(**changes: object) -> tuple[Plan, Objective[Any], PreTrainedModel]:
