@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,41 @@ def test_the_documented_keys_are_there_each_with_its_because(recipe: str, capsys
         assert len(plan["because"][key]) > 10, key
 
 
+def numbers(value: Any, path: str = "") -> Iterator[str]:
+    """Yield the key of each number."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key != "because":
+                yield from numbers(inner, f"{path}.{key}" if path else key)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from numbers(inner, path)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield path
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--gpu", "h100"],
+        ["--set", "base=smollm2-135m-instruct", "--set", "method=qlora"],
+        ["--gpu", "l4", "--fit", "16GB"],
+        ["--gpu", "h100", "--set", "method=full", "--set", "train.optimizer=adamw_8bit"],
+        ["--gpu", "rtx4090", "--set", "train.streamed_layers=8", "--set", "train.activation_offload=always"],
+    ],
+)
+def test_every_number_has_a_because(recipe: str, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", recipe, "--json", *arguments]) == 0
+    plan = said(capsys)
+    found = [key for key in numbers(plan) if key not in ("schema_version", "solution.tried") and "solution." not in key]
+    assert len(found) > 60
+    for key in found:
+        parts = key.split(".")
+        above = [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
+        assert any(plan["because"].get(each) for each in above), key
+    assert not [key for key in plan["because"] if key.startswith("memory.") and at(plan, key) is None]
+
+
 def test_limits_choose_settings(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", recipe, "--json", "--fit", "12GB", "--deadline", "5h", "--budget", "20usd"]) == 0
     plan = said(capsys)
@@ -87,6 +123,15 @@ def test_gpus_give_a_table(recipe: str, capsys: pytest.CaptureFixture[str], monk
     rows = said(capsys)["gpus"]
     assert [row["gpu"] for row in rows] == ["T4", "H100 SXM"]
     assert all(row["fits"] and row["plan"]["cost"]["usd"] for row in rows)
+    assert text.count("fit at most: rows of ") == 4
+    small, large = (row["plan"] for row in rows)
+    assert small["largest_context"] < large["largest_context"]
+    assert small["largest_model"] != large["largest_model"]
+    assert main(["plan", recipe, "--gpu", "h100", "--json"]) == 0
+    alone = said(capsys)
+    assert {key: large[key] for key in ("largest_context", "largest_model")} == {
+        key: alone[key] for key in ("largest_context", "largest_model")
+    }
 
 
 def test_methods_are_shown_beside_each_other(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:

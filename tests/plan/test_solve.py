@@ -14,11 +14,12 @@ import pytest
 from burnish.core.artifacts import Manifest
 from burnish.core.errors import ResourceError
 from burnish.core.recipe_file import parse_recipe
-from burnish.plan.bases import find_config, reference
+from burnish.plan.bases import find_config, known_models, reference
 from burnish.plan.gpus import get_gpu
 from burnish.plan.hardware import Hardware, rented
 from burnish.plan.largest import largest_context, largest_model
 from burnish.plan.prices import read_prices
+from burnish.plan.refused import why_refused
 from burnish.plan.solve import Inputs, Limits, compare_gpus, machine_for, require, solve
 
 H100 = rented(get_gpu("h100"))
@@ -209,6 +210,16 @@ def test_a_limit_above_what_the_gpu_has_allows_no_more_than_it_has() -> None:
     assert found.option is not None
     assert found.option.plan.memory.available_bytes == get_gpu("t4").memory_mib * 2**20
     assert found.option.changes["method.kind"] == "qlora", "LoRA of 8 B parameters takes more than a T4 has"
+
+
+def test_the_largest_model_is_one_that_can_be_trained() -> None:
+    plan = inputs("llama-3.1-8b-instruct", "qlora").plan(H100)
+    found = [largest_model(plan, gib * GIB) for gib in range(6, 120, 2)]
+    assert all(each is not None and why_refused(each[0].config) is None for each in found)
+    falcon = next(model for model in known_models() if model.name == "falcon-40b")
+    assert why_refused(falcon.config) is not None
+    sizes = [each[0].parameters for each in found if each is not None]
+    assert min(sizes) < falcon.parameters < max(sizes), "it would be the answer somewhere between"
 
 
 def test_the_largest_model_is_that_of_qlora_whatever_the_recipe_trains() -> None:

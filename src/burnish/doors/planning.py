@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,12 +77,21 @@ def plan_for(recipe: Recipe, home: Home, asked: Asked) -> Planned:
 def gpus_for(recipe: Recipe, home: Home, asked: Asked) -> list[GpuRow]:
     """Plan for each GPU asked for, within the limits."""
     from burnish.plan.gpus import get_gpus
+    from burnish.plan.hardware import rented
+    from burnish.plan.largest import largest_context, largest_model
     from burnish.plan.solve import compare_gpus
 
     _check_device(recipe, "--gpus")
     chosen = get_gpus(asked.gpus)
     inputs, limits = _inputs(recipe, home, asked)
-    return compare_gpus(inputs, chosen, limits)
+    return [
+        replace(
+            row,
+            context=largest_context(inputs, row.plan, rented(row.gpu)),
+            model=largest_model(row.plan, row.plan.memory.available_bytes),
+        )
+        for row in compare_gpus(inputs, chosen, limits)
+    ]
 
 
 def methods_for(recipe: Recipe, home: Home, asked: Asked) -> tuple[Gpu, list[MethodRow]]:

@@ -170,6 +170,8 @@ def _corrected_peak(plan: Plan, correction: Correction, because: dict[str, str])
     memory = plan.memory
     extra = round((correction.factor - 1) * measured_peak(plan))
     because[PEAK] += f"; {correction.because}" + (f", so {format_bytes(extra)} more" if extra else "")
+    if correction.low is not None:
+        because["memory.peak_band"] = f"what {correction.runs} runs here were off by"
     changed: dict[str, object] = {"peak_band": memory_band(correction)}
     if extra:
         changed |= {

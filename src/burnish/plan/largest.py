@@ -14,6 +14,7 @@ from burnish.plan.bases import KnownModel, known_models
 from burnish.plan.hardware import Hardware
 from burnish.plan.host import host_of
 from burnish.plan.memory import training_components
+from burnish.plan.refused import why_refused
 from burnish.plan.solve import Inputs
 from burnish.plan.time import rates
 
@@ -82,13 +83,14 @@ def _longest(holds: Callable[[int], bool], most: int) -> int:
 def largest_model(plan: Plan, available: int | None) -> tuple[KnownModel, str] | None:
     """Return the largest known model that qlora fits, of this plan's rank, rows as long as here, every layer recomputed.
 
-    A plan that trains every weight has no rank; the recipe's default is taken.
+    A plan that trains every weight has no rank; the recipe's default is taken. Bases that a run refuses are passed over.
     """
     if available is None:
         return None
     tokens = plan.train.row_tokens
     work, rank = Workload(tokens, tokens * tokens, tokens), plan.method.rank or int(Method.model_fields["rank"].default)
-    for model in sorted(known_models(), key=lambda model: -model.parameters):
+    trainable = (model for model in known_models() if why_refused(model.config) is None)
+    for model in sorted(trainable, key=lambda model: -model.parameters):
         architecture = read_architecture(model.config, source=model.name)
         method = MethodPlan(
             kind="qlora", rank=rank, alpha=2.0 * rank, dropout=0.0, quantisation="nf4", double_quantisation=True,

@@ -16,6 +16,7 @@ from burnish.core.packing import Length
 from burnish.core.recipe import Recipe
 from burnish.core.units import format_bytes, format_seconds
 from burnish.plan.architecture import read_architecture
+from burnish.plan.bases import KnownModel
 from burnish.plan.calibrate import RunError, calibrated, corrections
 from burnish.plan.gpus import Gpu, gpus
 from burnish.plan.hardware import Hardware, rented
@@ -309,11 +310,16 @@ def _failed(plan: Plan, limits: Limits) -> str:
 
 @dataclass(frozen=True, slots=True)
 class GpuRow:
-    """One GPU: the option that keeps to the limits there, else the one of the recipe and what binds."""
+    """One GPU: the option that keeps to the limits there, else the one of the recipe and what binds.
+
+    `context` and `model`: the longest row and the largest known model that fit, each with why.
+    """
 
     gpu: Gpu
     solution: Solution
     plan: Plan
+    context: tuple[int, str] | None = None
+    model: tuple[KnownModel, str] | None = None
 
 
 def compare_gpus(inputs: Inputs, chosen: Sequence[Gpu], limits: Limits) -> list[GpuRow]:

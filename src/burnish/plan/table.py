@@ -10,6 +10,7 @@ from burnish.core.artifacts import Interval, Plan
 from burnish.core.ids import short
 from burnish.core.units import format_bytes, format_count, format_seconds
 from burnish.plan.memory import COMPONENTS
+from burnish.plan.reasons import reasons
 
 if TYPE_CHECKING:
     from burnish.plan.bases import KnownModel
@@ -58,6 +59,7 @@ def plan_document(plan: Plan) -> dict[str, Any]:
     value = plan.model_dump(mode="json")
     value["time"]["seconds"] = value["time"]["total"]
     value["cost"] = value["cost"] or {"usd": None}
+    value["because"] = reasons(plan)
     return {"id": plan.id, **value}
 
 
@@ -131,7 +133,7 @@ def gpus_document(rows: Sequence[GpuRow]) -> dict[str, Any]:
                 "gpu": row.gpu.name,
                 "fits": row.solution.option is not None,
                 "solution": solution_document(row.solution),
-                "plan": plan_document(row.plan),
+                "plan": planned_document(row.plan, None, row.context, row.model),
             }
             for row in rows
         ]

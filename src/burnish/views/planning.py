@@ -73,6 +73,8 @@ def print_gpus(recipe: Recipe, rows: Sequence[GpuRow]) -> None:
             changed = ", ".join(f"{key}={value}" for key, value in row.solution.option.changes.items())
             paragraph(f"the recipe with {changed}", mark="  ")
         paragraph(binding or plan.because["train.checkpointed_layers"], mark="  ")
+        if row.context is not None and row.model is not None:
+            paragraph(f"fit at most: rows of {row.context[0]:,} tokens; of known models {row.model[0].name}", mark="  ")
         paragraph(plan.because["cost.usd"], mark="  ")
 
 
