@@ -261,6 +261,16 @@ def test_a_run_that_went_on_from_a_checkpoint_and_its_recipe_are_shown(desk: Des
     assert '"kind": "qlora"' in text
 
 
+def test_a_score_that_did_not_move_is_told_to_stay_where_it_is(desk: Desk) -> None:
+    report = desk.evaluate()
+    scores = tuple(s.model_copy(update={"value": 0.25}) if s.metric == "exact_match" else s for s in report.scores)
+    paired = tuple(
+        c.model_copy(update={"difference": 0.0}) if c.metric == "exact_match" else c for c in report.comparisons
+    )
+    text = Page(render(desk, report.model_copy(update={"scores": scores, "comparisons": paired}))).text
+    assert "exact match stayed at 0.250 (base and tuned): a paired difference of" in text
+
+
 def test_on_a_gpu_the_memory_is_held_against_what_torch_allocates(desk: Desk) -> None:
     measured = desk.adapter.measured
     assert measured is not None

@@ -33,6 +33,14 @@ def test_the_starters_are_the_use_cases_that_the_help_names(capsys: pytest.Captu
 
 
 @pytest.mark.parametrize("starter", NAMES)
+def test_a_gate_can_fail(starter: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["new", "--from", starter, "mine", "-q"]) == 0
+    gate = load_recipe(Path("mine.yaml")).gate
+    assert all(least > 0 for least in gate.values()), gate
+
+
+@pytest.mark.parametrize("starter", NAMES)
 def test_each_runs_from_rows_to_release_on_a_tiny_base(
     starter: str, tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -100,10 +100,13 @@ def _sentence(report: EvalReport) -> str:
         return ""
     row = next((r for r in rows if r.paired.metric == "preference_accuracy"), None)
     row = row or next((r for r in rows if r.paired.task == "test"), rows[0])
-    moved = "rose" if row.paired.difference > 0 else "fell" if row.paired.difference < 0 else "stayed"
+    before, after = f"{row.before.value:.3f} ({row.before.subject})", f"{row.after.value:.3f} (tuned)"
+    moved = f"{'rose' if row.paired.difference > 0 else 'fell'} from {before} to {after}"
+    if row.paired.difference == 0:
+        moved = f"stayed at {row.after.value:.3f} ({row.before.subject} and tuned)"
     return (
-        f"On {row.after.n} {row.paired.task} rows that training never saw, {LABELS[row.paired.metric]} {moved} from "
-        f"{row.before.value:.3f} ({row.before.subject}) to {row.after.value:.3f} (tuned): a paired difference of "
+        f"On {row.after.n} {row.paired.task} rows that training never saw, {LABELS[row.paired.metric]} {moved}: "
+        f"a paired difference of "
         f"{_signed(row.paired.difference)}, 95% interval {_span(row.paired)}, {_p_words(row.paired.p)}."
     )
 
