@@ -243,7 +243,9 @@ def test_stored_runs_are_read_and_used(
     assert "3 runs here measured" in after["because"]["time.train"]
     monkeypatch.setenv("COLUMNS", "200")
     assert main(["plan", "--calibration"]) == 0
-    assert "what the next plan does with it" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert f"runs on {found['runs'][0]['machine']}\n" in shown
+    assert f"what the next plan does with it on {found['runs'][0]['machine']}\n" in shown
     stored = sorted((tmp_path / ".burnish" / "artifacts" / "adapter").glob("*.json"))[0]
     whole = stored.read_text(encoding="utf-8")
     seconds = re.compile(r'"seconds": [0-9.]+')

@@ -106,15 +106,22 @@ def print_methods(gpu: Gpu, rows: Sequence[MethodRow]) -> None:
 
 
 def print_calibration(errors: Sequence[RunError], known: Sequence[Correction]) -> None:
-    """Print predicted against measured of each run, and what that does to the next plan."""
+    """Print predicted against measured of each run by processor, and what that does to the next plan there."""
     if not errors:
         line("no run of this home was measured yet: train one, and its plan is held against it here")
         return
+    for where in dict.fromkeys(each.machine or each.device for each in errors):
+        _print_errors(where, [each for each in errors if (each.machine or each.device) == where])
+        line("")
+    for where in dict.fromkeys(each.machine or each.device for each in known):
+        _print_corrections(where, [each for each in known if (each.machine or each.device) == where])
+
+
+def _print_errors(where: str, errors: Sequence[RunError]) -> None:
     write = {"bytes": format_bytes, "seconds": format_seconds}
     cells = [
         (
             error.run,
-            error.machine or error.device,
             error.compared.what,
             write[error.compared.unit](error.compared.predicted),
             write[error.compared.unit](error.compared.measured),
@@ -123,21 +130,22 @@ def print_calibration(errors: Sequence[RunError], known: Sequence[Correction]) -
         )
         for error in errors
     ]
-    table("runs", ("run", "machine", "what", "predicted", "measured", "ratio", "in its band"), cells)
-    line("")
+    columns = ("run", "what", "predicted", "measured", "ratio", "in band")
+    table(f"runs on {where}", columns, cells)
+
+
+def _print_corrections(where: str, known: Sequence[Correction]) -> None:
     rows = [
         (
             each.what,
-            each.machine or each.device,
             str(each.runs),
             f"{each.mean_error:.1%}",
             f"{each.within:.0%}",
-            f"{each.ratio:.2f}",
             f"{each.factor:.2f}",
             "as before" if each.low is None else f"{each.low:.2f} to {each.high:.2f}",
             each.because,
         )
         for each in known
     ]
-    columns = ("what", "machine", "runs", "mean error", "in band", "ratio to formulas", "taken as", "band", "because")
-    table("what the next plan does with it", columns, rows)
+    columns = ("what", "runs", "mean error", "in band", "next plan times", "band", "because")
+    table(f"what the next plan does with it on {where}", columns, rows)
