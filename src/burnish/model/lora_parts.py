@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Protocol
 
 import torch
@@ -24,6 +24,8 @@ SHORT_PIECE = 32
 """Tokens of a prompt's piece up to which it is computed together with those of other adapters: alone it is next to no work."""
 FEW_TOKENS = 2
 """Tokens of an adapter up to which A x is twice as fast as x A^T on a CPU: each row of A is read once, from end to end."""
+SUM = 0
+"""What `torch.embedding_bag` calls a sum."""
 
 
 class Part(Protocol):
@@ -71,7 +73,7 @@ class PlainPart:
 
 @dataclass(slots=True)
 class BatchedPart:
-    """Tokens of adapters in neighbouring slots, as a batch of small products: what a CPU does, which is short of arithmetic.
+    """Tokens of adapters in neighbouring slots, each with its own product: what a CPU does, which is short of arithmetic.
 
     G adapters, T tokens each.
     tokens: where they lie, when they lie next to each other and each adapter has T of them.
@@ -91,7 +93,7 @@ class BatchedPart:
         """Return (G, T, S)."""
         rows = len(group.members) * self.stack.rank
         a_GSI = self.stack.matrices(group.offset, self.first, self.adapters, group.inputs, rows=rows)
-        x_TI = x_NI[self.tokens] if self.gather is None else x_NI.index_select(0, self.gather)
+        x_TI = some(x_NI, self.tokens) if self.gather is None else x_NI.index_select(0, self.gather)
         x_GTI = x_TI.view(self.adapters, -1, group.inputs)
         if x_GTI.shape[1] <= FEW_TOKENS:
             h_GST = torch.bmm(a_GSI, x_GTI.transpose(1, 2))
@@ -99,28 +101,29 @@ class BatchedPart:
         return torch.bmm(x_GTI, a_GSI.transpose(1, 2))
 
     def up(self, y_NO: Tensor, h: Tensor, place: int, member: Member) -> None:
-        """Add a batch of products."""
+        """Add h B^T of one member."""
         rank = self.stack.rank
-        b_GRO = self.stack.matrices(member.offset, self.first, self.adapters, member.outputs, rows=rank)
-        h_GTR = h[..., place * rank : (place + 1) * rank]
-        if self.gather is None and y_NO.is_contiguous():
-            some(y_NO, self.tokens).view(self.adapters, -1, member.outputs).baddbmm_(h_GTR, b_GRO)
-            return
-        self._add(y_NO, torch.bmm(h_GTR, b_GRO).view(-1, member.outputs))
+        self._sum_rows(
+            y_NO, h[..., place * rank : (place + 1) * rank].reshape(-1, 1, rank), member.offset, member.outputs
+        )
 
     def up_together(self, y_NO: Tensor, h: Tensor, group: Group) -> None:
-        """Add the products of all members of a group with units to all its outputs, in place, as one batch of G x U products."""
+        """Add h B^T of all members of a group with units, to all its outputs."""
         assert group.width is not None
-        tokens, rank, width = h.shape[1], self.stack.rank, group.width
-        b_XRW = self.stack.matrices(group.members[0].offset, self.first, self.adapters, width, rows=rank)
-        h_PUR = _of_units(h.view(-1, len(group.members), rank), group.units)
-        if self.gather is None and (tokens == 1 or len(group.units) == 1):
-            some(y_NO, self.tokens).view(-1, tokens, width).baddbmm_(h_PUR.view(-1, tokens, rank), b_XRW)
-            return
-        h_GUTR = h_PUR.view(self.adapters, tokens, -1, rank).transpose(1, 2)
-        more_XTW = torch.bmm(h_GUTR.reshape(-1, tokens, rank), b_XRW)
-        more_GTUW = more_XTW.view(self.adapters, -1, tokens, width).transpose(1, 2)
-        self._add(y_NO, more_GTUW.reshape(h_PUR.shape[0], -1))
+        h_PUR = _of_units(h.view(-1, len(group.members), self.stack.rank), group.units)
+        self._sum_rows(y_NO, h_PUR, group.members[0].offset, group.width)
+
+    def _sum_rows(self, y_NO: Tensor, h_PUR: Tensor, offset: int, width: int) -> None:
+        """Add for each place and unit the sum of R rows of B times their h.
+
+        That is a bag of embeddings, whose kernel reads ahead. As the batch of products that it is too, each of a row, it takes up
+        to twice as long: MKL needs as much time to begin a product as to read a small matrix.
+        """
+        places, units, rank = h_PUR.shape
+        b_XW = self.stack.matrices(offset, self.first, self.adapters, width, rows=None)
+        rows, begins = _bags(self.adapters, places // self.adapters, units, rank)
+        more_XW = torch.embedding_bag(b_XW, rows, begins, mode=SUM, per_sample_weights=h_PUR.reshape(-1))[0]
+        self._add(y_NO, more_XW.view(places, units * width))
 
     def _add(self, y_NO: Tensor, more_PO: Tensor) -> None:
         """Add to the part's tokens what each place gets."""
@@ -130,6 +133,14 @@ class BatchedPart:
         assert self.filled is not None
         assert self.back is not None
         y_NO.index_add_(0, self.back, more_PO.index_select(0, self.filled))
+
+
+@lru_cache(maxsize=32)
+def _bags(adapters: int, tokens: int, units: int, rank: int) -> tuple[Tensor, Tensor]:
+    """Return the rows of B that the units of each token sum, (G, T, U, R) flat, and where each sum begins."""
+    rows_GUR = torch.arange(adapters * units * rank, dtype=torch.int32).view(adapters, 1, units, rank)
+    rows = rows_GUR.expand(-1, tokens, -1, -1).reshape(-1)
+    return rows, torch.arange(0, len(rows), rank, dtype=torch.int32)
 
 
 @cache
