@@ -108,6 +108,22 @@ def lora() -> None:
         2 * y.numel(),
     )
     say("dB^T = h^T dy, whole", lambda: h.t() @ y, 0, 2 * y.numel())
+    pair, h_2TR = torch.stack(b), h.view(T, 2, R).transpose(0, 1)  # neighbours of one width: group.py's runs
+    out_2TO, y_2TO, dh_2TR = (z.view(T, 2, -1).transpose(0, 1) for z in (out, y, torch.empty_like(h)))
+    say(
+        "y = h B^T, in parts",
+        lambda: [p.addmm_(i, j, beta=0) for p, i, j in zip(out.split(WIDTH, 1), hs, bt, strict=True)],
+        0,
+        2 * y.numel(),
+    )
+    say("y = h B^T, a batch", lambda: out_2TO.baddbmm_(h_2TR, pair.transpose(1, 2), beta=0), 0, 2 * y.numel())
+    say("dh = dy B, a batch", lambda: dh_2TR.baddbmm_(y_2TO, pair, beta=0), 0, 2 * y.numel())
+    say(
+        "dB = dy^T h, a batch, float32 out",
+        lambda: torch.bmm(y_2TO.transpose(1, 2), h_2TR, out_dtype=torch.float32),
+        0,
+        2 * y.numel(),
+    )
     say("dA = dh^T x, float32 out", lambda: torch.mm(h.t(), x, out_dtype=torch.float32), 0, 2 * x.numel())
     say("dx += dh A", lambda: x.addmm_(h, a, alpha=1e-3), 0, 4 * x.numel())
 

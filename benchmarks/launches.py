@@ -30,7 +30,7 @@ from burnish.model import attention
 from burnish.model.attention import PackedLayout, Segment
 from burnish.model.full import train_every_weight
 from burnish.model.fused import frozen, group
-from burnish.model.fused.formulas import AS_WRITTEN, COMPILED, Formulas
+from burnish.model.fused.formulas import AS_WRITTEN, COMPILED, Activation, Formulas, gate_backward_in_place
 from burnish.model.fused.replace import fused
 from burnish.model.load import quantise_nf4
 from burnish.model.lora import attach_lora, lora_parameters
@@ -132,12 +132,19 @@ def row_of(model: PreTrainedModel, formulas: Formulas, again: int, device: str) 
         )
 
 
+def in_place(da: Tensor, g: Tensor, u: Tensor, activation: Activation) -> tuple[Tensor, Tensor, Tensor]:
+    """The gate's backward as a GPU has it."""
+    gate_backward_in_place(da, g, u, activation)
+    return g, u, da
+
+
 def counted(method: Method, layers: int, again: int) -> tuple[Counter[str], Counter[str]]:
     """Return the operations of a second row's forward pass, and of its backward pass."""
     operations = Operations()
-    as_one = {each.name: operations.as_one(each.name, getattr(AS_WRITTEN, each.name)) for each in fields(Formulas)}
+    written = replace(AS_WRITTEN, gate_backward=in_place)
+    as_one = {each.name: operations.as_one(each.name, getattr(written, each.name)) for each in fields(Formulas)}
     model = tiny(method, layers, "cpu")
-    with as_on_a_gpu(operations), row_of(model, replace(AS_WRITTEN, **as_one), again, "cpu") as row:
+    with as_on_a_gpu(operations), row_of(model, replace(written, **as_one), again, "cpu") as row:
         row().float().sum().backward()  # now gradients are there, to which the next row's are added
         operations.seen.clear()
         with operations:

@@ -131,15 +131,14 @@ def fits(kernel: Kernel, query: Tensor, asked: Attending) -> bool:
     half = query.dtype in (torch.bfloat16, torch.float16) and query.shape[-1] <= 256
     if kernel == "varlen":
         return half and asked.softcap is None
-    lengths = {segment.end - segment.start for segment in asked.packed.segments}
-    alone = not any(segment.seen for segment in asked.packed.segments)
-    return (
-        half
-        and asked.softcap is None
-        and alone
-        and len(lengths) == 1
-        and (asked.window or max(lengths)) >= max(lengths)
-    )
+    length = _made(asked.packed, "one length", lambda: _one_length(asked.packed))
+    return half and asked.softcap is None and length is not None and (asked.window or length) >= length
+
+
+def _one_length(packed: PackedLayout) -> int | None:
+    """Return the tokens of each sample where all have as many and none continues a prefix, else None."""
+    lengths = {segment.end - segment.start for segment in packed.segments}
+    return lengths.pop() if len(lengths) == 1 and not any(segment.seen for segment in packed.segments) else None
 
 
 def _safe_kernel(query: Tensor, asked: Attending) -> Kernel:

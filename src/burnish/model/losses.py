@@ -152,9 +152,10 @@ def _exact(x: Tensor) -> Tensor:
 
 
 def exact_product(left: Tensor, right: Tensor) -> Tensor:
-    """Return left @ right in float32 (float64 for float64)."""
+    """Return left @ right, of matrices or batches of them, in float32 (float64 for float64)."""
     if left.device.type == "cuda" and left.dtype in (torch.bfloat16, torch.float16):
-        return torch.mm(left, right, out_dtype=torch.float32)
+        multiply = torch.mm if left.ndim == 2 else torch.bmm
+        return multiply(left, right, out_dtype=torch.float32)
     return (left @ right).to(torch.promote_types(left.dtype, torch.float32))
 
 

@@ -7,6 +7,7 @@ float32; each step's first pass copies them into the dtype of the computation. R
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 from weakref import WeakSet
 
 import torch
@@ -36,6 +37,26 @@ class Copies:
                 sources += group.sides
         for targets, sources in by_device.values():
             torch._foreach_copy_(targets, sources)
+
+
+class Run(NamedTuple):
+    """Neighbouring adapters of one width and rank, which are one batched product. members: of the group's adapters.
+
+    columns: theirs of the joined outputs; ranks: theirs of n A^T.
+    """
+
+    members: slice
+    columns: slice
+    ranks: slice
+
+    @property
+    def count(self) -> int:
+        """Return how many they are."""
+        return self.members.stop - self.members.start
+
+    def each(self, x_TX: Tensor, columns: slice) -> Tensor:
+        """Return these columns of x as (count, T, X / count)."""
+        return x_TX[:, columns].view(x_TX.shape[0], self.count, -1).transpose(0, 1)
 
 
 class AdaptedGroup:
@@ -68,6 +89,7 @@ class AdaptedGroup:
         self._biases = [layer.bias for layer in self.adapters if layer.bias is not None]
         self._all_adapted = sum(columns.stop - columns.start for columns in self.columns) == start
         self._within = [_place_within(self.parts, columns) for columns in self.columns]
+        self.runs = _runs(self.columns, self.ranks, alone=form == "separate")
         self.copies = copies
         copies.groups.add(self)
         self._dtype: torch.dtype | None = None
@@ -106,7 +128,7 @@ class AdaptedGroup:
         return torch.cat(found)
 
     def matrices(self, dtype: torch.dtype) -> tuple[Tensor, list[Tensor]]:
-        """Return the stacked A (R, in) and each B (out, rank) in `dtype`, as they were when the last forward pass began."""
+        """Return the stacked A (R, in) and the B of each run (count, out, rank) in `dtype`, as the last forward pass had them."""
         if self._dtype != dtype:
             self.copies.refresh(dtype)
         return self._a_RI, self._b
@@ -121,10 +143,10 @@ class AdaptedGroup:
         if self._dtype != dtype:
             first, b = self.sides[0], self.sides[len(self.ranks) :]
             self._a_RI = first.new_empty(sum(self.ranks), first.shape[1], dtype=dtype)
-            self._b = [b_OR.new_empty(b_OR.shape, dtype=dtype) for b_OR in b]
+            self._b = [first.new_empty(run.count, *b[run.members.start].shape, dtype=dtype) for run in self.runs]
             self._dtype = dtype
         self._copied = self._state()
-        return [*self._a_RI.split(self.ranks), *self._b]
+        return [*self._a_RI.split(self.ranks), *(b_OR for b_NOR in self._b for b_OR in b_NOR.unbind())]
 
     def _state(self) -> list[tuple[int, int]]:
         return [(side.data_ptr(), side._version) for side in self.sides]
@@ -138,8 +160,13 @@ class AdaptedGroup:
         _, b = self.matrices(n_TI.dtype)
         first = self.frozen.begins and self._all_adapted
         y_TO = n_TI.new_empty(n_TI.shape[0], self.frozen.outputs) if first else self.frozen.product(n_TI, bias=bias_O)
-        for b_OR, h, columns in zip(b, h_TR.split(self.ranks, dim=1), self.columns, strict=True):
-            y_TO[:, columns].addmm_(h, b_OR.t(), beta=0 if first else 1, alpha=self.scale)
+        beta = 0 if first else 1
+        for b_NOR, run in zip(b, self.runs, strict=True):
+            if run.count == 1:
+                y_TO[:, run.columns].addmm_(h_TR[:, run.ranks], b_NOR[0].t(), beta=beta, alpha=self.scale)
+            else:
+                h_NTR, y_NTO = run.each(h_TR, run.ranks), run.each(y_TO, run.columns)
+                y_NTO.baddbmm_(h_NTR, b_NOR.transpose(1, 2), beta=beta, alpha=self.scale)
         return (self.frozen.product(n_TI, onto=y_TO, bias=bias_O) if first else y_TO), h_TR
 
     def low_rank(self, n_TI: Tensor, kept: Sequence[Tensor]) -> Tensor | None:
@@ -166,11 +193,17 @@ class AdaptedGroup:
         """Return the gradient (T, R) of n A^T, without the scale."""
         _, b = self.matrices(dy[0].dtype)
         own = self._of_adapters(dy)
-        if len(b) == 1:
-            return own[0] @ b[0]
+        if len(own) == 1:
+            return own[0] @ b[0][0]
         dh_TR = own[0].new_empty(own[0].shape[0], sum(self.ranks))
-        for dh, dy_TO, b_OR in zip(dh_TR.split(self.ranks, dim=1), own, b, strict=True):
-            dh.addmm_(dy_TO, b_OR, beta=0)
+        for b_NOR, run in zip(b, self.runs, strict=True):
+            dy_NTO = stacked(own[run.members])
+            if dy_NTO is not None:
+                run.each(dh_TR, run.ranks).baddbmm_(dy_NTO, b_NOR, beta=0)
+                continue
+            parts = dh_TR[:, run.ranks].split(b_NOR.shape[2], dim=1)
+            for dh, dy_TO, b_OR in zip(parts, own[run.members], b_NOR.unbind(), strict=True):
+                dh.addmm_(dy_TO, b_OR, beta=0)
         return dh_TR
 
     def input_gradient(self, dy: Sequence[Tensor], dh_TR: Tensor | None, kept: Sequence[Tensor]) -> Tensor:
@@ -202,8 +235,7 @@ class AdaptedGroup:
         else:
             da = list(exact_product(dh_TR.t(), n_TI).split(self.ranks))
         own = self._of_adapters(dy)
-        db = [exact_product(dy_TO.t(), h) for dy_TO, h in zip(own, h_TR.split(self.ranks, dim=1), strict=True)]
-        found = da + db
+        found = da + self._b_gradients(own, h_TR)
         biases = [exact_sum(dy_TO) for layer, dy_TO in zip(self.adapters, own, strict=True) if layer.bias is not None]
         if self.adds:
             torch._foreach_add_([side.grad for side in self.sides], found, alpha=self.scale)
@@ -212,6 +244,18 @@ class AdaptedGroup:
             return [None] * (len(found) + len(biases))
         torch._foreach_mul_(found, self.scale)  # one launch
         return found + biases
+
+    def _b_gradients(self, own: Sequence[Tensor], h_TR: Tensor) -> list[Tensor]:
+        """Return dy^T h of each adapter, without the scale."""
+        found: list[Tensor] = []
+        for run in self.runs:
+            dy_NTO = stacked(own[run.members])
+            if dy_NTO is not None:
+                found += exact_product(dy_NTO.transpose(1, 2), run.each(h_TR, run.ranks)).unbind()
+                continue
+            parts = h_TR[:, run.ranks].split(self.ranks[run.members], dim=1)
+            found += [exact_product(dy_TO.t(), h) for dy_TO, h in zip(own[run.members], parts, strict=True)]
+        return found
 
     def _whole_gradients(self, dy: Sequence[Tensor], n_TI: Tensor) -> list[Tensor]:
         weights: list[Tensor] = []
@@ -229,6 +273,42 @@ class AdaptedGroup:
     def _of_adapters(self, dy: Sequence[Tensor]) -> list[Tensor]:
         """Return the columns of dy that belong to each adapter. No adapter lies in two parts."""
         return [dy[part] if columns is None else dy[part][:, columns] for part, columns in self._within]
+
+
+def stacked(parts: Sequence[Tensor]) -> Tensor | None:
+    """Return several parts (T, o) as (count, T, o) if they lie beside each other in the rows of one tensor; of one part None."""
+    first, size = parts[0], parts[0].element_size()
+    if len(parts) == 1:
+        return None
+    for number, part in enumerate(parts):
+        apart = part.data_ptr() != first.data_ptr() + number * first.shape[1] * size
+        if apart or part.stride() != first.stride() or part.shape != first.shape:
+            return None
+    return first.as_strided((len(parts), *first.shape), (first.shape[1], *first.stride()))
+
+
+def _runs(columns: Sequence[slice], ranks: Sequence[int], *, alone: bool) -> list[Run]:
+    """Return the adapters of a group, neighbours of one width and rank together; alone: each by itself, as a CPU likes it."""
+    found: list[Run] = []
+    at = 0
+    for number, (own, rank) in enumerate(zip(columns, ranks, strict=True)):
+        run = Run(slice(number, number + 1), own, slice(at, at + rank))
+        at += rank
+        last = found[-1] if found and not alone else None
+        if last is not None and last.columns.stop == own.start and _sizes(last) == _sizes(run):
+            found[-1] = Run(
+                slice(last.members.start, number + 1),
+                slice(last.columns.start, own.stop),
+                slice(last.ranks.start, at),
+            )
+        else:
+            found.append(run)
+    return found
+
+
+def _sizes(run: Run) -> tuple[int, int]:
+    width, rank = run.columns.stop - run.columns.start, run.ranks.stop - run.ranks.start
+    return width // run.count, rank // run.count
 
 
 def _place_within(parts: Sequence[int], columns: slice) -> tuple[int, slice | None]:
