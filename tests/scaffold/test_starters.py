@@ -65,7 +65,9 @@ def test_each_runs_from_rows_to_release_on_a_tiny_base(
     assert sum(rejected.values()) == 0 or starter == "summarise", rejected
     monkeypatch.setenv("COLUMNS", "200")
     assert main(["run", "mine.yaml", "-q", *small, *long]) == 0
-    told = capsys.readouterr().out.partition("the plan against what happened")[2].splitlines()
+    shown_again = capsys.readouterr().out
+    assert ("gate passed" in shown_again) == bool(recipe.gate), "what was not asked was not passed"
+    told = shown_again.partition("the plan against what happened")[2].splitlines()
     assert told[1].split() == ["what", "predicted", "band", "measured", "ratio", "in", "its", "band"]
     steps = next(line for line in told if line.startswith("train.steps")).split()
     assert steps[1] == steps[2] == steps[4] == steps[5]

@@ -35,7 +35,8 @@ def print_outcome(outcome: Outcome, recipe: Recipe, home: Home) -> None:
         line("")
         for reason in outcome.gate.reasons:
             line(f"  {reason}")
-        line(f"gate {'passed' if outcome.gate.passed else 'FAILED'}")
+        if outcome.gate.thresholds:
+            line(f"gate {'passed' if outcome.gate.passed else 'FAILED'}")
     if outcome.release is not None:
         made = outcome.release
         line(f"released {made.name} version {made.version} as {made.alias}  {short(made.id)}")
