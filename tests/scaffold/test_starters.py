@@ -32,6 +32,16 @@ def test_the_starters_are_the_use_cases_that_the_help_names(capsys: pytest.Captu
     assert all(name in shown for name in NAMES)
 
 
+@pytest.mark.parametrize("starter", ["summarise", "voice"])
+def test_free_wording_is_not_learnt_by_heart(starter: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ten epochs SmolLM2 lost 0.6 and 1.2 nats a token on held-out rows; with these it gains 0.7 and 0.5 (docs/log.md)."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["new", "--from", starter, "mine", "-q"]) == 0
+    recipe = load_recipe(Path("mine.yaml"))
+    assert recipe.train.epochs <= 3
+    assert recipe.prepare.test_share * len(rows_of(starter, tmp_path / "again")) >= 2
+
+
 @pytest.mark.parametrize("starter", NAMES)
 def test_a_gate_can_fail(starter: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
