@@ -261,6 +261,13 @@ def test_a_run_that_went_on_from_a_checkpoint_and_its_recipe_are_shown(desk: Des
     assert '"kind": "qlora"' in text
 
 
+def test_the_sentence_is_about_what_the_gate_asks_for(desk: Desk) -> None:
+    gate = GateVerdict(passed=True, thresholds={"field_f1": 0.5}, reasons=("reached",))
+    assert "rows that training never saw, field F1 rose from" in Page(render(desk, desk.evaluate(), gate=gate)).text
+    gate = GateVerdict(passed=False, thresholds={"general_loss": 0.5}, reasons=("was not measured",))
+    assert "rows that training never saw, exact match rose from" in Page(render(desk, desk.evaluate(), gate=gate)).text
+
+
 def test_a_score_that_did_not_move_is_told_to_stay_where_it_is(desk: Desk) -> None:
     report = desk.evaluate()
     scores = tuple(s.model_copy(update={"value": 0.25}) if s.metric == "exact_match" else s for s in report.scores)

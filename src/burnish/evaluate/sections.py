@@ -90,16 +90,23 @@ def verdict(report: EvalReport, gate: GateVerdict) -> dict[str, Any]:
     ]
     title = "Gate passed" if gate.passed and asked else "No gate was set" if gate.passed else "Gate failed"
     state = "passed" if gate.passed and asked else "open" if gate.passed else "failed"
-    return {"title": title, "state": state, "asked": asked, "reasons": gate.reasons, "sentence": _sentence(report)}
+    return {
+        "title": title,
+        "state": state,
+        "asked": asked,
+        "reasons": gate.reasons,
+        "sentence": _sentence(report, gate),
+    }
 
 
-def _sentence(report: EvalReport) -> str:
-    """Say in one sentence what tuning did to the first score of the test split (or of the first task)."""
+def _sentence(report: EvalReport, gate: GateVerdict) -> str:
+    """Say in one sentence what tuning did to the first score of the test split, one that the gate asks for if there is any."""
     rows = summary_table(report)
     if not rows:
         return ""
     row = next((r for r in rows if r.paired.metric == "preference_accuracy"), None)
-    row = row or next((r for r in rows if r.paired.task == "test"), rows[0])
+    tested = [r for r in rows if r.paired.task == "test"] or rows[:1]
+    row = row or next((r for r in tested if r.paired.metric in gate.thresholds), tested[0])
     before, after = f"{row.before.value:.3f} ({row.before.subject})", f"{row.after.value:.3f} (tuned)"
     moved = f"{'rose' if row.paired.difference > 0 else 'fell'} from {before} to {after}"
     if row.paired.difference == 0:
