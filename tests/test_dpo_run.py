@@ -12,6 +12,12 @@ from typing import Any
 import pytest
 
 from burnish.cli import main
+from burnish.core.artifacts import Adapter, Manifest, Plan
+from burnish.core.events import discard
+from burnish.store.home import Home
+from burnish.subjects import ModelSubject
+from burnish.wiring import load_for_serving, open_base
+from burnish.wiring.evaluating import eval_rows, on_layers, subjects, with_bank
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--set", "train.epochs=1", "--set", "evaluate.max_new_tokens=8", "--set", "evaluate.forgetting=false"]
@@ -37,6 +43,33 @@ def desk(tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 def artifact(folder: Path, kind: str, identifier: str) -> dict[str, Any]:
     return json.loads((folder / ".burnish" / "artifacts" / kind / f"{identifier}.json").read_text())
+
+
+def assert_a_bank_answers_as_layers_do(home: Home, plan_id: str, adapter_id: str, manifest_id: str) -> None:
+    """Base, start and tuned read and answer the test rows in a bank as with the adapter on the layers, in float32."""
+    plan, adapter = home.load(Plan, plan_id), home.load(Adapter, adapter_id)
+    plan = plan.model_copy(update={"train": plan.train.model_copy(update={"compute_dtype": "float32"})})
+    assert plan.start is not None
+    base = open_base(plan.base.name, discard)
+    start, tuned = (home.path(each.weights_file).parent for each in (home.load(Adapter, plan.start), adapter))
+    plain = load_for_serving(base, plan, discard)
+    assert with_bank(plain, plan.model_copy(update={"method": plan.method.model_copy(update={"dora": True})})) is None
+    layers = {name: ModelSubject(lent, frozenset()) for name, lent in on_layers(plain, start, tuned).items()}
+    bank = subjects(adapter, plan, base, home, discard)
+    assert list(bank) == list(layers) == ["base", "start", "tuned"]
+    rows = [row.tokens for row in eval_rows(home.load(Manifest, manifest_id).splits["test"], home)]
+    nats: dict[str, float] = {}
+    for name, subject in bank.items():
+        read, other = subject.read(rows), layers[name].read(rows)
+        nats[name] = sum(each[0] for each in read)
+        assert [each[0] for each in read] == pytest.approx([each[0] for each in other], rel=1e-4)
+        prompts = [row.ids[: row.prompt] for row in rows]
+        begun = [row.ids[row.prompt :][:agreed] for row, (*_, agreed) in zip(rows, read, strict=True)]
+        told: list[tuple[int, int]] = []
+        answers = subject.complete(prompts, begun, 12, lambda done, total, told=told: told.append((done, total)))
+        assert answers == layers[name].complete(prompts, [()] * len(rows), 12, lambda done, total: None)
+        assert told[-1] == (len(rows), len(rows))
+    assert len({round(each, 3) for each in nats.values()}) == 3, "the adapters change nothing: this shows nothing"
 
 
 def test_preferences_go_on_from_a_released_specialist(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -65,6 +98,7 @@ def test_preferences_go_on_from_a_released_specialist(desk: Path, capsys: pytest
     assert all(
         {"reward_chosen", "reward_rejected", "reward_margin", "reward_accuracy"} == s["told"].keys() for s in steps
     )
+    assert_a_bank_answers_as_layers_do(Home(desk / ".burnish"), second["plan"], second["adapter"], second["manifest"])
     page = Path(second["report_path"]).read_text()
     assert "prefers the chosen" in page
     assert "tuned minus start" in page

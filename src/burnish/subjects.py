@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from burnish.core.rows import TokenRow
 from burnish.model.generate import generate
 from burnish.model.memory import trim_heap
-from burnish.model.row_losses import sequence_losses
+from burnish.model.row_losses import RowRead, read_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -26,22 +26,26 @@ class ModelSubject:
         """Subjects may share a model; only one works at a time. lent: gives the model as it shall answer, while it works."""
         self._lent, self._stop_ids = lent, stop_ids
 
+    def read(self, rows: Sequence[TokenRow]) -> list[RowRead]:
+        """Return what reading each row gives: its loss, and how much of its answer this model would write itself."""
+        with self._lent() as model:
+            return read_rows(model, rows)
+
     def complete(
-        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, progress: Callable[[int, int], None]
+        self,
+        prompts: Sequence[Sequence[int]],
+        begun: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        progress: Callable[[int, int], None],
     ) -> list[list[int]]:
-        """Answer each prompt greedily, in order, without the stop token."""
+        """Answer each prompt greedily, in order, without the stop token. begun: how each answer begins, where known."""
         with self._lent() as model:
             answers = generate(
-                model, prompts, max_new_tokens=max_new_tokens, stop_ids=self._stop_ids, batch=ROWS_AT_ONCE,
+                model, prompts, begun=begun, max_new_tokens=max_new_tokens, stop_ids=self._stop_ids, batch=ROWS_AT_ONCE,
                 progress=progress,
             )  # fmt: skip
-        trim_heap()  # the cache of keys and values is large, and the losses come next
+        trim_heap()  # the cache of keys and values is large, and other losses come next
         return answers
-
-    def losses(self, rows: Sequence[TokenRow]) -> list[tuple[float, int]]:
-        """Return for each row the summed loss in nats of its tokens with loss, and their number."""
-        with self._lent() as model:
-            return sequence_losses(model, rows)
 
 
 class OneAtATime:

@@ -90,21 +90,34 @@ class Scripted:
     general_nats: float
     steadiness: float
     asked: list[tuple[int, ...]] = field(default_factory=list)
+    begun: list[tuple[int, ...]] = field(default_factory=list)
 
     def complete(
-        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, progress: Callable[[int, int], None]
+        self,
+        prompts: Sequence[Sequence[int]],
+        begun: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        progress: Callable[[int, int], None],
     ) -> list[list[int]]:
+        self.begun += [tuple(each) for each in begun]
         self.asked += [tuple(prompt) for prompt in prompts]
         answers = [encode(self.answers[tuple(prompt)])[:max_new_tokens] for prompt in prompts]
         progress(len(prompts), len(prompts))
         return answers
 
-    def losses(self, rows: Sequence[TokenRow]) -> list[tuple[float, int]]:
+    def read(self, rows: Sequence[TokenRow]) -> list[tuple[float, int, int]]:
         def nats(row: TokenRow) -> float:
             hard = 1 + 0.2 * math.sin(sum(row.ids)) + self.steadiness * math.sin(len(row.ids))
             return hard * (self.general_nats if row.row_id.startswith("general") else self.nats)
 
-        return [(sum(row.mask) * nats(row), sum(row.mask)) for row in rows]
+        return [(sum(row.mask) * nats(row), sum(row.mask), self._agreed(row)) for row in rows]
+
+    def _agreed(self, row: TokenRow) -> int:
+        """Leading tokens of the expected answer that it would write too."""
+        own = encode(self.answers.get(row.ids[: row.prompt], ""))
+        return next(
+            (at for at, pair in enumerate(zip(own, row.ids[row.prompt :], strict=False)) if len({*pair}) > 1), 0
+        )
 
 
 def spoil(expected: str, number: int) -> str:

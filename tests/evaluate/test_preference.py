@@ -60,8 +60,8 @@ def test_the_report_holds_preferences_of_every_subject_and_rewards_of_the_tuned(
 
 def test_scores_are_those_of_the_losses(desk: Desk, report: EvalReport) -> None:
     rows = [row for row in desk.tasks["test"] if row.rejected is not None]
-    chosen = [RowLoss(*loss) for loss in desk.subjects["tuned"].losses([row.tokens for row in rows])]
-    rejected = [RowLoss(*loss) for loss in desk.subjects["tuned"].losses([row.rejected[0] for row in rows])]
+    chosen = [RowLoss(*read[:2]) for read in desk.subjects["tuned"].read([row.tokens for row in rows])]
+    rejected = [RowLoss(*read[:2]) for read in desk.subjects["tuned"].read([row.rejected[0] for row in rows])]
     expected = margins([PairLoss(*both) for both in zip(chosen, rejected, strict=True)])
     found = {s.metric: s.value for s in report.scores if (s.task, s.subject) == ("test", "tuned")}
     assert found["preference_margin"] == pytest.approx(expected.mean())

@@ -42,8 +42,8 @@ def test_scores_are_what_the_answers_deserve(desk: Desk) -> None:
     assert value(report, "tuned", "test", "exact_match") == right / 128
     assert value(report, "base", "test", "exact_match") == 0.0
     assert value(report, "tuned", "test", "json_valid") == 1 - 9 / 128
-    tuned = desk.subjects["tuned"].losses([row.tokens for row in desk.tasks["test"]])
-    nats, tokens = (sum(column) for column in zip(*tuned, strict=True))
+    tuned = desk.subjects["tuned"].read([row.tokens for row in desk.tasks["test"]])
+    nats, tokens, _ = (sum(column) for column in zip(*tuned, strict=True))
     assert value(report, "tuned", "test", "token_loss") == pytest.approx(nats / tokens)
     for score in report.scores:
         assert score.low <= score.value <= score.high
@@ -56,13 +56,23 @@ def test_subjects_are_asked_the_prompts_up_to_the_answer_and_nothing_of_the_answ
     assert bytes(asked[0]).decode() == f"{SYSTEM}\n{desk.tasks['test'][0].prompt}\n"
 
 
+def test_what_a_subject_would_write_itself_is_how_its_answers_begin(desk: Desk) -> None:
+    desk.evaluate()
+    tuned = desk.subjects["tuned"]
+    rows = [row.tokens for rows in desk.tasks.values() for row in rows]
+    for row, begun in zip(rows, tuned.begun, strict=True):
+        assert bytes(begun).decode() == tuned.answers[row.ids[: row.prompt]][: len(begun)]
+    assert sum(map(len, tuned.begun)) > 1000, "next to nothing is begun: the test shows nothing"
+    assert {*desk.subjects["base"].begun} == {(), (ord("{"),)}, "of prose nothing is expected but a brace"
+
+
 def test_forgetting_is_the_paired_difference_on_the_general_texts(desk: Desk) -> None:
     report = desk.evaluate()
     rows = general_rows(encode)
-    base, tuned = (desk.subjects[subject].losses(rows) for subject in ("base", "tuned"))
-    tokens = sum(n for _, n in base)
+    base, tuned = (desk.subjects[subject].read(rows) for subject in ("base", "tuned"))
+    tokens = sum(n for _, n, _ in base)
     (found,) = [c for c in report.comparisons if c.task == "general"]
-    assert found.difference == pytest.approx((sum(n for n, _ in tuned) - sum(n for n, _ in base)) / tokens)
+    assert found.difference == pytest.approx((sum(n for n, *_ in tuned) - sum(n for n, *_ in base)) / tokens)
     assert 0 < found.low < found.difference < found.high
     assert found.p < 0.001
 
@@ -169,12 +179,12 @@ class Forgetful(Scripted):
 
 
 class Broken(Scripted):
-    def losses(self, rows: object) -> list[tuple[float, int]]:
-        return [(math.nan, 5)] * 32
+    def read(self, rows: object) -> list[tuple[float, int, int]]:
+        return [(math.nan, 5, 0)] * 32
 
 
 class Short(Scripted):
-    def losses(self, rows: object) -> list[tuple[float, int]]:
+    def read(self, rows: object) -> list[tuple[float, int, int]]:
         return []
 
 

@@ -98,7 +98,7 @@ def test_layers_that_might_compute_something_else_stay(make_tiny: Callable[..., 
     assert decoding_layers(model) == 2
     banked.take_off()
     halved = make_tiny("llama")
-    halved.bfloat16()  # not packed
+    halved.half()  # not packed
     BankedModel(halved)
     assert decoding_layers(halved) == 0
 
@@ -111,3 +111,6 @@ def test_the_norm_by_length_is_the_root_of_the_mean_square(
     norm.weight.data.uniform_(0.5, 2)
     x = size * torch.randn(7, 64)
     torch.testing.assert_close(LengthNorm.of(norm)(x), norm(x), rtol=2e-6, atol=1e-6)
+    halved, exact = LengthNorm.of(norm.bfloat16())(x.bfloat16()), norm.float()(x.bfloat16().float())
+    assert halved.dtype == torch.bfloat16
+    torch.testing.assert_close(halved.float(), exact, rtol=2**-8, atol=0)  # it is rounded once

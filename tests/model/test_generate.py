@@ -139,6 +139,38 @@ def test_a_stop_token_ends_the_answer_and_is_not_part_of_it(llama: PreTrainedMod
     assert answers[1] == []
 
 
+def test_answers_that_are_begun_end_as_those_that_are_not(llama: PreTrainedModel) -> None:
+    prompts = some_prompts(12)
+    free = [expected(llama, prompt, 12) for prompt in prompts]
+    stops = frozenset({free[0][3], free[2][5]})
+    want = generate(llama, prompts, max_new_tokens=10, stop_ids=stops, batch=4)
+    assert 0 < len(want[0]) < 10, "no answer ends by a stop token: the test shows nothing"
+    begun = [free[place][: (place * 5) % 13] for place in range(12)]  # some to their end and beyond, some not at all
+    seen: list[int] = []
+    got = generate(
+        llama,
+        prompts,
+        begun=begun,
+        max_new_tokens=10,
+        stop_ids=stops,
+        batch=4,
+        progress=lambda done, _: seen.append(done),
+    )
+    for prompt, answer, other in zip(prompts, got, want, strict=True):
+        assert_same(llama, prompt, answer, other)
+    assert seen == sorted(seen)
+    assert seen[0] >= sum(len(each) >= 10 for each in begun)
+    assert seen[-1] == 12
+    assert generate(llama, prompts[:1], begun=[[*want[0], *stops]], max_new_tokens=10, stop_ids=stops) == want[:1]
+
+
+def test_an_answer_goes_on_from_how_it_is_begun(llama: PreTrainedModel) -> None:
+    (prompt,) = some_prompts(1)
+    begun = [17, 18]
+    (answer,) = generate(llama, [prompt], begun=[begun], max_new_tokens=6, stop_ids=frozenset())
+    assert answer == [*begun, *expected(llama, [*prompt, *begun], 4)]
+
+
 @pytest.mark.parametrize("piece_tokens", [1, 7, 19, 40, 64])
 def test_reading_prompts_in_pieces_changes_nothing(llama: PreTrainedModel, piece_tokens: int) -> None:
     prompts = some_prompts(9)

@@ -118,6 +118,20 @@ def test_tokens_of_many_adapters_in_one_step_get_pefts_logits(
     assert not torch.allclose(found["masked"], base, atol=1e-2), "the adapters change nothing: the test shows nothing"
 
 
+def test_one_adapter_answers_whatever_is_computed(
+    architecture: str, make_tiny: Callable[..., PreTrainedModel], folders: dict[str, Path]
+) -> None:
+    model = make_tiny(architecture)
+    ids_BT = torch.randint(0, 131, (2, 11), generator=torch.Generator().manual_seed(2))
+    expected = {name: peft_logits(model, folders.get(name or ""), ids_BT) for name in (None, *folders, None)}
+    banked = banked_with(model, folders)
+    for name, logits in expected.items():
+        with torch.no_grad(), banked.answering(name):
+            torch.testing.assert_close(model(ids_BT).logits, logits, rtol=1e-4, atol=1e-4)
+    assert not banked.parts, "the last adapter goes on answering"
+    banked.take_off()
+
+
 def test_pieces_of_prompts_get_pefts_logits(
     architecture: str, make_tiny: Callable[..., PreTrainedModel], folders: dict[str, Path]
 ) -> None:

@@ -19,15 +19,22 @@ def linears(*sizes: tuple[int, bool]) -> list[nn.Linear]:
     return [nn.Linear(48, outputs, bias=bias).requires_grad_(False) for outputs, bias in sizes]
 
 
+BF16 = pytest.param(torch.bfloat16, marks=pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="oneDNN has no bfloat16 on this CPU"
+))  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, BF16])
 @pytest.mark.parametrize("tokens", [1, 2, 3, 4, 15, 16, 17, 300])
 @pytest.mark.parametrize("sizes", [[(64, False)], [(64, True), (16, False), (16, True)], [(33, True), (7, True)]])
-def test_layers_of_one_input_as_one_product(sizes: list[tuple[int, bool]], tokens: int) -> None:
-    some = linears(*sizes)
-    x = torch.randn(1, tokens, 48)
+def test_layers_of_one_input_as_one_product(sizes: list[tuple[int, bool]], tokens: int, dtype: torch.dtype) -> None:
+    some = [linear.to(dtype) for linear in linears(*sizes)]
+    x = torch.randn(1, tokens, 48, dtype=dtype)
     want = torch.cat([linear(x) for linear in some], dim=-1)
     weights = [linear.weight.clone() for linear in some]
     packed = PackedLinear(some)
-    torch.testing.assert_close(packed(x), want, rtol=1e-5, atol=1e-6)
+    rtol, atol = (1e-5, 1e-6) if dtype == torch.float32 else (1e-2, 1e-2)
+    torch.testing.assert_close(packed(x), want, rtol=rtol, atol=atol)
     assert all(linear.weight.numel() == 0 for linear in some), "the weights are in memory twice"
     packed.unpack()
     assert all(torch.equal(linear.weight, weight) for linear, weight in zip(some, weights, strict=True))
@@ -59,7 +66,8 @@ def test_kept_weights_stay() -> None:
 
 
 def test_other_layers_stay_as_they_are(make_tiny: Callable[..., PreTrainedModel]) -> None:
-    assert not can_pack([linear.to(torch.bfloat16) for linear in linears((8, False))])
+    assert not can_pack([linear.to(torch.float16) for linear in linears((8, False))])
+    assert not can_pack([*linears((8, False)), linears((8, False))[0].to(torch.bfloat16)])
     model = make_tiny()
     quantise_nf4(model, double_quantisation=True, device="cpu", dtype=torch.float32)
     assert not can_pack([model.model.layers[0].mlp.up_proj])

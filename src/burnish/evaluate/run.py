@@ -32,14 +32,24 @@ ROWS_PER_LOSS_CALL = 32
 class Subject(Protocol):
     """One model under test: the base, the tuned one, later the champion."""
 
-    def complete(
-        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, progress: Callable[[int, int], None]
-    ) -> list[list[int]]:
-        """Answer each prompt greedily, in order, without the stop token; call `progress(answers done, in all)`."""
+    def read(self, rows: Sequence[TokenRow]) -> Sequence[tuple[float, int, int]]:
+        """Return for each row the summed negative log-likelihood in nats of its tokens with loss, and their number.
+
+        And how many leading tokens of its last answer this subject would write itself, greedily.
+        """
         ...
 
-    def losses(self, rows: Sequence[TokenRow]) -> list[tuple[float, int]]:
-        """Return for each row the summed negative log-likelihood in nats of its tokens with loss, and their number."""
+    def complete(
+        self,
+        prompts: Sequence[Sequence[int]],
+        begun: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        progress: Callable[[int, int], None],
+    ) -> list[list[int]]:
+        """Answer each prompt greedily, in order, without the stop token; call `progress(answers done, in all)`.
+
+        begun: how each answer begins, as `read` found it: whatever greedy decoding would give too.
+        """
         ...
 
 
@@ -128,8 +138,8 @@ def evaluate(
         for task, rows in tasks.items():
             found[task][subject] = _answer(subject, model, task, rows, decode, max_new_tokens, emit)
         if texts:
-            losses = _losses(subject, model, general.TASK, texts, emit)
-            found[general.TASK][subject] = Answered(TaskResult(losses))
+            read = _read(subject, model, general.TASK, texts, emit)
+            found[general.TASK][subject] = Answered(TaskResult([loss for loss, _ in read]))
     if reference is not None:
         found = {task: _with_rewards(by_subject, reference) for task, by_subject in found.items()}
     scores, comparisons = _score(found, seed)
@@ -179,14 +189,17 @@ def _answer(
     def progress(done: int, total: int) -> None:
         emit(Progress("evaluate", f"{task}: {subject} answers", done, total, "rows"))
 
+    read = _read(subject, model, task, [row.tokens for row in rows], emit)
+    losses = [loss for loss, _ in read]
+    pairs = _pair_losses(subject, model, task, rows, losses, emit)
     progress(0, len(rows))
-    answered = model.complete([row.tokens.ids[: row.tokens.prompt] for row in rows], max_new_tokens, progress)
+    prompts = [row.tokens.ids[: row.tokens.prompt] for row in rows]
+    begun = [row.tokens.ids[row.tokens.prompt :][:agreed] for row, (_, agreed) in zip(rows, read, strict=True)]
+    answered = model.complete(prompts, begun, max_new_tokens, progress)
     if len(answered) != len(rows):
         raise BurnishError(f"{subject} gave {len(answered)} answers to the {len(rows)} rows of {task}")
     answers = [decode(ids) for ids in answered]
     grades = [grade(row.expected, answer) for row, answer in zip(rows, answers, strict=True)]
-    losses = _losses(subject, model, task, [row.tokens for row in rows], emit)
-    pairs = _pair_losses(subject, model, task, rows, losses, emit)
     return Answered(TaskResult(losses, grades, pairs), answers, [len(ids) >= max_new_tokens for ids in answered])
 
 
@@ -196,8 +209,8 @@ def _pair_losses(
     """Return the losses of both answers of the rows that are preference pairs."""
     chosen = [loss for row, loss in zip(rows, losses, strict=True) if row.rejected is not None]
     worse = [row.rejected[0] for row in rows if row.rejected is not None]
-    found = _losses(subject, model, task, worse, emit, "loss of rejected") if worse else []
-    return [PairLoss(*both) for both in zip(chosen, found, strict=True)]
+    found = _read(subject, model, task, worse, emit, "loss of rejected") if worse else []
+    return [PairLoss(better, loss) for better, (loss, _) in zip(chosen, found, strict=True)]
 
 
 def _with_rewards(by_subject: Mapping[str, Answered], reference: Reference) -> dict[str, Answered]:
@@ -206,23 +219,25 @@ def _with_rewards(by_subject: Mapping[str, Answered], reference: Reference) -> d
     return {**by_subject, "tuned": replace(tuned, result=replace(tuned.result, rewards=rewards))}
 
 
-def _losses(
+def _read(
     subject: str, model: Subject, task: str, rows: Sequence[TokenRow], emit: Emit, what: str = "loss"
-) -> list[RowLoss]:
-    losses: list[RowLoss] = []
+) -> list[tuple[RowLoss, int]]:
+    """Return the loss of each row, and how many tokens of its answer the subject would write itself."""
+    found: list[tuple[RowLoss, int]] = []
     for start in range(0, len(rows), ROWS_PER_LOSS_CALL):
         emit(Progress("evaluate", f"{task}: {subject} {what}", start, len(rows), "rows"))
-        losses += [RowLoss(*loss) for loss in model.losses(rows[start : start + ROWS_PER_LOSS_CALL])]
+        read = model.read(rows[start : start + ROWS_PER_LOSS_CALL])
+        found += [(RowLoss(nats, tokens), agreed) for nats, tokens, agreed in read]
     emit(Progress("evaluate", f"{task}: {subject} {what}", len(rows), len(rows), "rows"))
-    if len(losses) != len(rows):
-        raise BurnishError(f"{subject} gave {len(losses)} losses for the {len(rows)} rows of {task}")
-    for row, loss in zip(rows, losses, strict=True):
+    if len(found) != len(rows):
+        raise BurnishError(f"{subject} gave {len(found)} losses for the {len(rows)} rows of {task}")
+    for row, (loss, _) in zip(rows, found, strict=True):
         if not math.isfinite(loss.nats) or loss.tokens != sum(row.mask):
             raise BurnishError(
                 f"{subject} gave the loss {loss.nats} over {loss.tokens} tokens for row {row.row_id} of {task}; "
                 f"expected a finite number over {sum(row.mask)} tokens. Its weights may be damaged: train again."
             )
-    return losses
+    return found
 
 
 def _score(found: Mapping[str, Mapping[str, Answered]], seed: int) -> tuple[list[Score], list[Comparison]]:

@@ -183,6 +183,17 @@ class BankedModel:
             yield
 
     @contextmanager
+    def answering(self, key: Hashable | None) -> Iterator[None]:
+        """Within the block the model answers with one adapter, or as the base, whatever is computed: each token is its own."""
+        if key is None:
+            parts: list[Part] = []
+        else:
+            rank, slot = self.bank.place(key)
+            parts = [PlainPart(self.bank.stacks[rank], slot, slice(0, None))]
+        with self.computing(parts):
+            yield
+
+    @contextmanager
     def computing(self, parts: list[Part]) -> Iterator[None]:
         """Within the block the model computes these parts."""
         self.parts = parts

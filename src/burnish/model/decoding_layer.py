@@ -43,7 +43,10 @@ PARTS = ("self_attn", "mlp")
 
 @dataclass(frozen=True, slots=True)
 class LengthNorm:
-    """x / rms(x) * weight over the last dimension: rms(x) is |x| / sqrt(D), so x sqrt(D) / hypot(|x|, sqrt(D eps)) * weight."""
+    """x / rms(x) * weight over the last dimension: rms(x) is |x| / sqrt(D), so x sqrt(D) / hypot(|x|, sqrt(D eps)) * weight.
+
+    Computed in float32.
+    """
 
     weight_D: Tensor
     least: Tensor
@@ -51,15 +54,15 @@ class LengthNorm:
     @classmethod
     def of(cls, norm: nn.Module) -> LengthNorm:
         """Take over an RMSNorm of transformers."""
-        weight_D: Tensor = norm.weight.detach()  # pyright: ignore[reportAssignmentType, reportCallIssue]
+        weight_D: Tensor = norm.weight.detach().float()  # pyright: ignore[reportAssignmentType, reportCallIssue]
         size = weight_D.shape[0]
         eps: float = norm.variance_epsilon  # pyright: ignore[reportAssignmentType]
         return cls(weight_D * size**0.5, weight_D.new_tensor((size * eps) ** 0.5))
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the norm of x."""
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True).hypot_(self.least)
-        return torch.div(x, length).mul_(self.weight_D)
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).hypot_(self.least)
+        return torch.div(x, length).mul_(self.weight_D).to(x.dtype)
 
 
 class DecodingLayer(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 
 from transformers import PreTrainedModel
 
@@ -17,19 +18,29 @@ def generate(
     *,
     max_new_tokens: int,
     stop_ids: frozenset[int],
+    begun: Sequence[Sequence[int]] | None = None,
     batch: int = 64,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[list[int]]:
     """Continue every prompt greedily. Returns the new tokens in the order of the prompts, without the stop token.
 
+    `begun` says how each answer begins, where that is known: an answer that is known to its end is not computed again.
     `batch` sequences run at once; `progress(done, total)` is called when sequences end.
     """
+    known = [_to_the_end(each, max_new_tokens, stop_ids) for each in begun or [()] * len(prompts)]
+    answers = [answer for answer, _ in known]
+    open_ = [place for place, (_, ended) in enumerate(known) if not ended]
+    begin = [[*prompts[place], *answers[place]] for place in open_]
     decoder = Decoder(model, rows=batch, piece_tokens=1024)
-    sampling = Sampling(max_new_tokens=max_new_tokens, stop_ids=stop_ids)
-    order, shares = shared_starts(prompts)
-    places = {decoder.add(prompts[place], sampling, share=shares[place]): place for place in order}
-    answers: list[list[int]] = [[] for _ in prompts]
-    done = 0
+    order, shares = shared_starts(begin)
+    places: dict[int, int] = {}
+    for each in order:
+        place = open_[each]
+        sampling = Sampling(max_new_tokens=max_new_tokens - len(answers[place]), stop_ids=stop_ids)
+        places[decoder.add(begin[each], sampling, share=shares[each])] = place
+    done = len(prompts) - len(open_)
+    if done and progress is not None:
+        progress(done, len(prompts))
     while decoder.running or decoder.waiting:
         emitted = decoder.step()
         for sequence, token, *_ in emitted:
@@ -40,3 +51,9 @@ def generate(
         if ended and progress is not None:
             progress(done, len(prompts))
     return answers
+
+
+def _to_the_end(begun: Sequence[int], max_new_tokens: int, stop_ids: frozenset[int]) -> tuple[list[int], bool]:
+    """Return what is known of an answer up to its end, and whether it has one."""
+    answer = list(takewhile(lambda token: token not in stop_ids, begun[:max_new_tokens]))
+    return answer, len(answer) == max_new_tokens or len(answer) < len(begun)

@@ -21,7 +21,7 @@ from burnish.core.rows import TokenRow
 from burnish.model.bases import weight_files
 from burnish.model.load import frozen_linears, is_nf4, load_base
 from burnish.model.memory import trim_heap
-from burnish.model.row_losses import sequence_losses
+from burnish.model.row_losses import read_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -159,6 +159,6 @@ def losses_by_rounding(
             if rounder is not None:
                 weight = nn.Parameter(torch.from_numpy(rounder(weight.detach().numpy())), requires_grad=False)
             linear.weight = weight
-        found[label] = sequence_losses(model, rows)
+        found[label] = [(read.nats, read.tokens) for read in read_rows(model, rows)]
     emit(Progress("inspect", "perplexity with rounded weights", len(rounders), len(rounders), "formats"))
     return found

@@ -1,4 +1,4 @@
-"""Frozen float32 layers on a CPU, their weights kept in the order in which oneDNN's kernels read them.
+"""Frozen layers on a CPU, in float32 or bfloat16, their weights kept in the order in which oneDNN's kernels read them.
 
 torch's own product of a few tokens with a weight brings the weight into its kernel's order at every call, which costs more than
 the product. Layers that read one input are one product. The weights are moved, not copied, and come back bit by bit.
@@ -15,7 +15,7 @@ USUAL_TOKENS = 16
 """Tokens of a step for which the order is chosen; other counts are computed with the same order."""
 
 COPIES = {1: 5, 2: 3, 3: 2}
-"""A product of five or six tokens takes less time than one of one to three: 0.76 and 0.6 of it (AMD Zen 4, float32)."""
+"""In float32 a product of five or six tokens takes less time than one of one to three: 0.76 and 0.6 of it (AMD Zen 4)."""
 
 
 def product_tokens(tokens: int) -> int:
@@ -28,9 +28,12 @@ def product_tokens(tokens: int) -> int:
 
 
 def can_pack(linears: Sequence[nn.Linear]) -> bool:
-    """Return whether layers can be packed: plain float32 ones on a CPU for which torch has oneDNN."""
-    return torch.backends.mkldnn.is_available() and all(
-        type(linear) is nn.Linear and linear.weight.dtype == torch.float32 and linear.weight.device.type == "cpu"
+    """Return whether layers can be packed: plain ones on a CPU for which torch has oneDNN, in float32 or (if it can) bfloat16."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    dtypes = {torch.float32} | ({torch.bfloat16} if torch.ops.mkldnn._is_mkldnn_bf16_supported() else set())
+    return len({linear.weight.dtype for linear in linears}) == 1 and all(
+        type(linear) is nn.Linear and linear.weight.dtype in dtypes and linear.weight.device.type == "cpu"
         for linear in linears
     )
 
@@ -60,7 +63,7 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (..., all outputs, layer after layer) of x (..., in)."""
-        copies = COPIES.get(x.shape[-2], 1)
+        copies = COPIES.get(x.shape[-2], 1) if x.dtype == torch.float32 else 1
         if copies > 1:
             tokens = x.shape[-2]
             x = torch.cat([x] * copies, dim=-2)

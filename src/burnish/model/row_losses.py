@@ -1,9 +1,16 @@
-"""Losses of whole rows without gradients, for evaluation. What rows begin with alike is computed once."""
+"""Losses of whole rows without gradients, for evaluation. What rows begin with alike is computed once.
+
+The same pass tells how far the model itself would have written what a row answers: up to the first token that is not its most
+likely one. Greedy decoding need only go on from there (the verification of Leviathan et al. 2023, arXiv:2211.17192, at
+temperature 0, with the expected answer as the draft).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,10 +21,30 @@ from burnish.core.errors import BaseModelError
 from burnish.core.rows import TokenRow
 from burnish.model.cached_attention import Piece, StepLayout, cached_attention_on
 from burnish.model.kv_cache import Prefix, Rows
+from burnish.model.sampling import most_likely
 from burnish.model.shared_starts import shared_starts
 
 PASS_TOKENS = 512
 """Tokens of one forward pass; at most so many rows of logits exist at once."""
+
+
+class RowRead(NamedTuple):
+    """Summed negative log-likelihood in nats of a row's tokens with loss, and how many they are.
+
+    agreed: leading tokens of the last answer that are the model's most likely ones, each after those before it.
+    """
+
+    nats: float
+    tokens: int
+    agreed: int
+
+
+@dataclass(slots=True)
+class _Sums:
+    """What is known of all rows so far: nats (rows,), and of each row whether its targets were the most likely tokens."""
+
+    nats: Tensor
+    hits: list[list[bool]]
 
 
 @dataclass(slots=True)
@@ -32,17 +59,16 @@ class _Pass:
     owners: list[int] = field(default_factory=list)
 
 
-def sequence_losses(
+def read_rows(
     model: PreTrainedModel, rows: Sequence[TokenRow], *, progress: Callable[[int, int], None] | None = None
-) -> list[tuple[float, int]]:
-    """Return, for each row, the summed negative log-likelihood in nats of its masked tokens, and how many they are.
+) -> list[RowRead]:
+    """Return what reading each row gives.
 
     The first token of a row has nothing before it and is never a target. `progress(done, total)` counts rows.
     """
     if model.training:
         raise BaseModelError("the model is in training mode; call model.eval() before measuring losses")
-    device = model.device
-    sums = torch.zeros(len(rows), dtype=torch.float64, device=device)
+    sums = _Sums(torch.zeros(len(rows), dtype=torch.float64, device=model.device), [[] for _ in rows])
     counts = [sum(row.mask[1:]) for row in rows]
     scored = [index for index, count in enumerate(counts) if count]
     # A start is shared only up to the first target, so that every target belongs to one row.
@@ -60,12 +86,25 @@ def sequence_losses(
         if progress is not None:
             progress(done + 1, len(scored))
     _run(model, sums, work)
-    return list(zip(sums.tolist(), counts, strict=True))
+    nats: list[float] = sums.nats.tolist()
+    return [
+        RowRead(lost, count, _agreed(row, hits))
+        for row, lost, count, hits in zip(rows, nats, counts, sums.hits, strict=True)
+    ]
+
+
+def _agreed(row: TokenRow, hits: Sequence[bool]) -> int:
+    """Return how many leading tokens of the last answer were hit; `hits` are of all targets of the row."""
+    if not row.prompt:  # nothing is asked
+        return 0
+    earlier = sum(row.mask[1 : row.prompt])
+    answer = sum(1 for _ in takewhile(bool, row.mask[row.prompt :]))
+    return sum(1 for _ in takewhile(bool, hits[earlier : earlier + answer]))
 
 
 def _lay(
     model: PreTrainedModel,
-    sums: Tensor,
+    sums: _Sums,
     work: _Pass,
     target: Prefix,
     row: TokenRow,
@@ -97,11 +136,11 @@ def _lay(
 
 
 @torch.no_grad()
-def _run(model: PreTrainedModel, sums: Tensor, work: _Pass) -> None:
+def _run(model: PreTrainedModel, sums: _Sums, work: _Pass) -> None:
     """Compute one pass and add its losses to the rows' sums."""
     if not work.tokens:
         return
-    device = sums.device
+    device = sums.nats.device
     none = torch.zeros(0, dtype=torch.int64, device=device)
     layout = StepLayout(Rows(), none, none, 0, 0, [], work.pieces)
     with cached_attention_on(model):
@@ -117,4 +156,6 @@ def _run(model: PreTrainedModel, sums: Tensor, work: _Pass) -> None:
     if work.places:
         targets = torch.tensor(work.targets, device=device)
         losses = cross_entropy(logits[0].float(), targets, reduction="none").double()
-        sums.index_add_(0, torch.tensor(work.owners, device=device), losses)
+        sums.nats.index_add_(0, torch.tensor(work.owners, device=device), losses)
+        for owner, hit in zip(work.owners, (most_likely(logits[0]) == targets).tolist(), strict=True):
+            sums.hits[owner].append(hit)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from burnish.evaluate.run import EvalRow, Subject
+    from burnish.model.banked_linear import BankedModel
 
     Lender = Callable[[], AbstractContextManager[PreTrainedModel]]
 
@@ -90,16 +91,50 @@ def _models(plan: Plan, base: Base, start: Path | None, tuned: Path, emit: Emit)
     """Return the subjects where every weight was trained, each read from its folder when it is asked."""
     from burnish.subjects import OneAtATime
 
-    models = OneAtATime(lambda folder: load_planned(plan, base, emit, folder=folder))
+    def load(folder: Path) -> PreTrainedModel:
+        model = load_planned(plan, base, emit, folder=folder)
+        with_bank(model, plan)
+        return model
+
+    models = OneAtATime(load)
     folders = {"base": base.files.folder, **({} if start is None else {"start": start}), "tuned": tuned}
     return {name: partial(models.lend, folder) for name, folder in folders.items()}
 
 
 def _adapters(plan: Plan, base: Base, start: Path | None, tuned: Path, emit: Emit) -> dict[str, Lender]:
-    """Return the subjects of an adapter, all on one copy of the weights."""
-    from burnish.model.lora import adaptable_layers, adapter_as, adapter_off, biases, load_adapter, read_adapter
+    """Return the subjects of an adapter, all on one copy of the weights, which are packed where a bank of adapters is."""
+    from burnish.model.lora import read_adapter
+    from burnish.model.lora_bank import pack
 
     model = load_for_serving(base, plan, emit)
+    banked = with_bank(model, plan)
+    if banked is None:
+        return on_layers(model, start, tuned)
+
+    def answering(key: str | None) -> Lender:
+        return lambda: _lent(model, banked.answering(key))
+
+    found = {"base": answering(None)}
+    for name, folder in (("start", start), ("tuned", tuned)):
+        if folder is not None:
+            method, weights = read_adapter(folder, banked.sizes)
+            banked.bank.load(name, pack(banked.layout, method, weights, banked.bank.dtype))
+            found[name] = answering(name)
+    return found
+
+
+def with_bank(model: PreTrainedModel, plan: Plan) -> BankedModel | None:
+    """Give a model a bank, as the engine has it, where evaluation is faster so: low-rank products alone, on a CPU."""
+    from burnish.model.banked_linear import BankedModel
+
+    alone = plan.method.bias is None and not plan.method.dora
+    return BankedModel(model) if alone and plan.train.device == "cpu" else None
+
+
+def on_layers(model: PreTrainedModel, start: Path | None, tuned: Path) -> dict[str, Lender]:
+    """Return the subjects of an adapter that may have lengths and biases: it is on the model, and switched off or changed."""
+    from burnish.model.lora import adaptable_layers, adapter_as, adapter_off, biases, load_adapter, read_adapter
+
     load_adapter(model, tuned)
     found: dict[str, Lender] = {"base": lambda: _lent(model, adapter_off(model))}
     if start is not None:

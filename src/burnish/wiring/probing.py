@@ -11,6 +11,7 @@ from burnish.core.artifacts import Manifest, Plan, Probe, ProbeMeasured
 from burnish.core.events import Emit, Progress
 from burnish.store.home import Home
 from burnish.wiring.base import Base, load_for_serving
+from burnish.wiring.evaluating import with_bank
 from burnish.wiring.training import begin, interruptible, planned_objective
 
 if TYPE_CHECKING:
@@ -69,17 +70,22 @@ def _evaluated(trained: ProbeMeasured, plan: Plan, base: Base, rows: Sequence[To
         return trained
     from burnish.core.packing import packed_tokens
     from burnish.model.lora import attach_lora
+    from burnish.model.lora_bank import pack
     from burnish.subjects import ModelSubject
 
     model = load_for_serving(base, plan, emit)
+    banked = with_bank(model, plan)
     if plan.method.kind != "full":
-        attach_lora(model, plan.method, seed=plan.train.seed)
+        if banked is None:
+            attach_lora(model, plan.method, seed=plan.train.seed)
+        else:
+            banked.bank.load("tuned", pack(banked.layout, plan.method, {}, banked.bank.dtype))
     subject = ModelSubject(lambda: nullcontext(model), frozenset())
     prompts = [row.ids[: row.prompt] for row in rows]
 
     def seconds_of(new_tokens: int) -> float:
         began = time.perf_counter()
-        subject.complete(prompts, new_tokens, lambda done, total: None)
+        subject.complete(prompts, [()] * len(prompts), new_tokens, lambda done, total: None)
         return time.perf_counter() - began
 
     emit(Progress("plan", "probe: answering", 0, 1, "batches"))
@@ -90,7 +96,7 @@ def _evaluated(trained: ProbeMeasured, plan: Plan, base: Base, rows: Sequence[To
     read = rows[:READ_ROWS]
     lengths: list[Length] = [(row.ids[: row.prefix], row.prefix, len(row.ids) - row.prefix) for row in read]
     began = time.perf_counter()
-    subject.losses(read)
+    subject.read(read)
     took = time.perf_counter() - began
     return trained.model_copy(
         update={
