@@ -305,7 +305,7 @@ def engine_running(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) ->
     models = {"base": ServedModel(None, None), "dated": ServedModel(None, "Today is {weekday} {date}.")}
     engine = Engine(load_base(tiny_base), rows=2, queue=4)
     service = Service(engine=engine, tokenizer=tokenizer, models=models)
-    extra = {"count": prompt_counter(tokenizer, models)}
+    extra = {"count": prompt_counter(tokenizer, models), "context_tokens": engine.context_tokens}
     running = Running(
         "http://127.0.0.1:1", tmp_path_factory.mktemp("engine"), extra=extra, upstream=create_app(service)
     )
@@ -335,7 +335,7 @@ def test_prompts_are_counted_before_they_run_exactly_as_the_engine_counts_them(
     counted = engine_running.gateway.parts.count
     assert counted is not None
     body = {"model": model, "messages": messages[-1:] if model == "dated" else messages}
-    assert counted(model, body) == answer.usage.prompt_tokens
+    assert counted(model, body) == [answer.usage.prompt_tokens]
     exact = engine_running.key(tokens_per_minute=answer.usage.prompt_tokens + 4)
     client_of(engine_running, exact).chat.completions.create(model=model, messages=body["messages"], max_tokens=4)
     short = client_of(engine_running, engine_running.key(tokens_per_minute=answer.usage.prompt_tokens + 3))
@@ -382,12 +382,15 @@ def test_what_a_request_may_use_is_never_less_than_what_it_uses(engine_running: 
         asked = {"messages": messages, "tools": TOOLS, "tool_choice": choice, "model": "dated"}
         prompt = counted("dated", asked)
         assert prompt is not None
-        assert engine_running.used(key) in (prompt + 1, prompt + 2)
+        assert engine_running.used(key) in (prompt[0] + 1, prompt[0] + 2)
     key = engine_running.key()
     texts = ["one", "two words", "three"]
     done = client_of(engine_running, key).completions.create(model="base", prompt=texts, max_tokens=3)
     assert done.usage is not None
-    assert counted("base", {"model": "base", "prompt": texts}) == done.usage.prompt_tokens
+    prompts = counted("base", {"model": "base", "prompt": texts})
+    assert prompts is not None
+    assert len(prompts) == 3
+    assert sum(prompts) == done.usage.prompt_tokens
     limit = done.usage.prompt_tokens + 3 * 3
     client_of(engine_running, engine_running.key(tokens_per_minute=limit)).completions.create(
         model="base", prompt=texts, max_tokens=3
@@ -397,7 +400,30 @@ def test_what_a_request_may_use_is_never_less_than_what_it_uses(engine_running: 
         short.completions.create(model="base", prompt=texts, max_tokens=3)
     key = engine_running.key()
     vectors = client_of(engine_running, key).embeddings.create(model="base", input=texts)
-    assert counted("base", {"model": "base", "input": texts}) == vectors.usage.prompt_tokens == engine_running.used(key)
+    assert counted("base", {"model": "base", "input": texts}) == prompts
+    assert sum(prompts) == vectors.usage.prompt_tokens == engine_running.used(key)
+
+
+def test_who_names_no_length_gets_what_there_is_room_for(engine_running: Running) -> None:
+    """The gateway reserves a length for it; asked of the engine, it may not be more than the context holds."""
+    key = engine_running.key()
+    client = client_of(engine_running, key)
+    counted, context = engine_running.gateway.parts.count, engine_running.gateway.parts.context_tokens
+    assert counted is not None
+    assert context == 512
+    long: Any = [{"role": "user", "content": "word " * 100}]
+    prompt = counted("base", {"model": "base", "messages": long})
+    assert prompt is not None
+    assert context - 200 < prompt[0] < context, "less is left than the gateway's default of 1,024"
+    done = client.chat.completions.create(model="base", messages=long)
+    assert done.usage is not None
+    assert done.usage.total_tokens <= context
+    texts = ["one " * 60, "two " * 60]
+    done = client.completions.create(model="base", prompt=texts)
+    assert done.usage is not None
+    assert 2 <= done.usage.completion_tokens <= 2 * 16, "a text completion has OpenAI's default of 16"
+    with pytest.raises(openai.BadRequestError, match="context holds 512"):
+        client.chat.completions.create(model="base", messages=long, max_tokens=400)
 
 
 def test_openais_client_streams_through_the_gateway(engine_running: Running) -> None:

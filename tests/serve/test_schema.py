@@ -34,6 +34,18 @@ def test_what_clients_send_by_habit_is_accepted() -> None:
     assert (request.temperature, request.limit, request.stop, request.conversation) == (1.0, 5, None, [USER])
 
 
+def test_what_clients_of_vllm_send_by_habit_is_accepted_and_what_would_change_the_answer_is_not() -> None:
+    habits = {
+        "ignore_eos": False, "skip_special_tokens": True, "min_tokens": 0, "use_beam_search": False, "length_penalty": 1.0,
+        "add_generation_prompt": True, "continue_final_message": False, "chat_template_kwargs": {}, "priority": 0,
+        "include_stop_str_in_output": False, "spaces_between_special_tokens": True, "documents": [],
+        "prompt_cache_retention": "24h",
+    }  # fmt: skip
+    assert parse_chat_request(json.dumps({**GOOD, **habits}).encode()).conversation == [USER]
+    assert refused(ignore_eos=True)["message"] == "ignore_eos is not supported here; leave it out or send false"
+    assert refused(chat_template_kwargs={"enable_thinking": False})["param"] == "chat_template_kwargs"
+
+
 def test_content_in_parts_is_joined_and_a_developer_is_a_system() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     messages = [{"role": "developer", "content": parts}, USER, {"role": "assistant", "content": None}]

@@ -272,7 +272,7 @@ def test_an_error_is_told_where_the_answer_would_be(page: Page, running: Running
     page.idle()
     choose(page, "#model", "ok")
     page.say("Go on")
-    page.wait("document.querySelector('.assistant .tools')")
+    page.wait("document.querySelector('.assistant .numbers')")
 
 
 def test_the_conversation_is_exported(page: Page, tmp_path: Path) -> None:
@@ -369,7 +369,7 @@ def test_an_answer_that_breaks_off_is_told_and_not_taken_for_a_whole_one(page: P
     page.idle()
     page.run("void (window.fetch = asked)")
     page.say("Once more")
-    page.wait("document.querySelectorAll('.assistant .tools').length === 1")
+    page.wait("document.querySelectorAll('.assistant .numbers').length === 1")
     assert [m["content"] for m in upstream.seen[-1]["messages"]] == ["Once more"], (
         "what broke off is no part of the talk"
     )

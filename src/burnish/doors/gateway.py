@@ -112,6 +112,7 @@ def serve(
         gateway = Gateway(
             Parts(
                 settings, database, secret, ledger, upstream, router, count=engine.count if engine else None,
+                context_tokens=engine.context_tokens if engine else None,
                 pick=engine.pick(settings, emit) if engine else None, content=_content(settings, folder), assets=assets(),
                 workers=SHARED_WORKERS if shared else 1, attempts=attempts,
                 tracing=Tracing(exporting_provider()) if settings.tracing else None,

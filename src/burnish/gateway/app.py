@@ -69,8 +69,8 @@ SETTLERS = 2
 class Parts:
     """What a gateway is made of.
 
-    upstream: answers /v1. count: tokens of a prompt, where that can be told. pick: for `model: auto`. assets: the chat
-    page by path, as (content, type). workers: threads that ask the database. attempts: wrong keys by address, where
+    upstream: answers /v1. count: tokens of prompts, and context_tokens: what the engine holds of prompt and answer
+    together, where they can be told. pick: for `model: auto`. assets: the chat page by path, as (content, type). workers: threads that ask the database. attempts: wrong keys by address, where
     replicas count them together.
     """
 
@@ -81,6 +81,7 @@ class Parts:
     upstream: ASGIApp
     router: Router
     count: CountTokens | None = None
+    context_tokens: int | None = None
     pick: Pick | None = None
     content: ContentLog | None = None
     tracing: Tracing | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -19,8 +19,10 @@ BESIDE = ("tools", "functions", "documents", "response_format", "chat_template",
 """What engines write into a prompt beside its messages."""
 BESIDE_TOKENS = 512
 """Upper bound of what a template writes around each of them: how tools are called, for one."""
-CountTokens = Callable[[str, Mapping[str, Any]], "int | None"]
-"""count(model, body) -> tokens of its prompt, exactly; None when it cannot tell."""
+CountTokens = Callable[[str, Mapping[str, Any]], "Sequence[int] | None"]
+"""count(model, body) -> tokens of each of its prompts, exactly; None when it cannot tell."""
+COMPLETION_TOKENS = 16
+"""Length limit of a text completion that names none, as OpenAI and engines have it."""
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
 
 
@@ -69,24 +71,32 @@ def model_name(value: dict[str, Any]) -> str:
     return model
 
 
-def read_ask(path: str, model: str, value: dict[str, Any], key: Key, caps: Caps, count: CountTokens | None) -> Asked:
-    """Return what is asked for of a model. Raises Refusal: 422 for a wrong value, 413 for a prompt that is too long."""
+def read_ask(
+    path: str, model: str, value: dict[str, Any], key: Key, caps: Caps, count: CountTokens | None,
+    context_tokens: int | None = None,
+) -> Asked:  # fmt: skip
+    """Return what is asked for of a model. Raises Refusal: 422 for a wrong value, 413 for a prompt that is too long.
+
+    context_tokens: what the engine holds of prompt and answer together, where that can be told.
+    """
     stream = _bool(value, "stream")
     answers = max(_whole(value, "n", 1), _whole(value, "best_of", 1))
     if answers > caps.answers:
         raise Refusal(422, f"n may be {caps.answers} at most here", param="n", code="invalid_value")
     answered = answers * _prompts(path, value)
     sent = dict(value)
-    prompt = None if count is None else count(model, value)
-    if prompt is None:
-        prompt = _prompt_bound(path, value)
+    counted = None if count is None else count(model, value)
+    prompt = _prompt_bound(path, value) if counted is None else sum(counted)
     if prompt > caps.prompt_tokens:
         raise Refusal(
             413, f"the prompt has up to {prompt} tokens; here it may have {caps.prompt_tokens}", code="prompt_too_long"
         )
     new_tokens = 0
     if path != "/v1/embeddings":
-        new_tokens = _new_tokens(value, sent, path, prompt * answers, key, caps, answered)
+        new_tokens = _given_tokens(value, path, caps)
+        if new_tokens is None:
+            room = context_tokens - max(counted) if counted and context_tokens is not None else None
+            new_tokens = sent["max_tokens"] = _default_tokens(path, prompt * answers, key, caps, answered, room)
     options = value.get("stream_options")
     wants_usage = isinstance(options, dict) and cast("dict[str, Any]", options).get("include_usage") is True
     if stream and (options is None or isinstance(options, dict)):
@@ -103,22 +113,27 @@ def _prompts(path: str, value: dict[str, Any]) -> int:
     return 1 if all(isinstance(part, int) for part in parts) else len(parts)
 
 
-def _new_tokens(
-    value: dict[str, Any], sent: dict[str, Any], path: str, prompt: int, key: Key, caps: Caps, answers: int
-) -> int:
-    """Return how many tokens one answer may have, and write it into what is sent when the request did not say."""
+def _given_tokens(value: dict[str, Any], path: str, caps: Caps) -> int | None:
+    """Return how many tokens the request says that one answer may have, or None."""
     names = ("max_completion_tokens", "max_tokens") if path == "/v1/chat/completions" else ("max_tokens",)
     given = [name for name in names if value.get(name) is not None]
     for name in given:
         if _whole(value, name, 1) > caps.new_tokens:
             raise Refusal(422, f"{name} may be {caps.new_tokens} at most here", param=name, code="invalid_value")
-    if given:
-        return max(_whole(value, name, 1) for name in given)  # engines differ in which of two they follow
-    fitting = caps.default_new_tokens
+    return max((_whole(value, name, 1) for name in given), default=None)  # engines differ in which of two they follow
+
+
+def _default_tokens(path: str, prompt: int, key: Key, caps: Caps, answers: int, room: int | None) -> int:
+    """Return how many tokens one answer may have whose request does not say it: no more than there is room for.
+
+    room: what the context leaves beside the longest prompt, where that is known.
+    """
+    fitting = min(caps.default_new_tokens, caps.new_tokens)
+    if path == "/v1/completions":
+        fitting = min(fitting, COMPLETION_TOKENS)
     if key.limits.tokens_per_minute is not None:
         fitting = min(fitting, max((key.limits.tokens_per_minute - prompt) // answers, 1))
-    sent["max_tokens"] = min(fitting, caps.new_tokens)
-    return sent["max_tokens"]
+    return fitting if room is None else min(fitting, max(room, 1))
 
 
 def _whole(value: dict[str, Any], name: str, default: int) -> int:

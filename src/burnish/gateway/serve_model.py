@@ -80,10 +80,11 @@ class ModelCalls:
         return granted
 
     async def _ask(self, path: str, model: str, value: dict[str, Any], key: Key) -> Asked:
-        count, caps = self._gateway.parts.count, self._gateway.parts.settings.caps
-        if count is None:
-            return read_ask(path, model, value, key, caps, None)
-        return await asyncio.to_thread(read_ask, path, model, value, key, caps, count)  # a tokenizer takes milliseconds
+        parts = self._gateway.parts
+        given = (path, model, value, key, parts.settings.caps, parts.count, parts.context_tokens)
+        if parts.count is None:
+            return read_ask(*given)
+        return await asyncio.to_thread(read_ask, *given)  # a tokenizer takes milliseconds
 
     async def _intent(self, value: dict[str, Any], key: Key) -> Headers:
         """Put a model in place of `auto`, by what the last message is about; returns the header that tells it."""

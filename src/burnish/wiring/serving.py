@@ -29,15 +29,15 @@ TRAINING_PROMPTS = 500
 
 def prompt_counter(
     tokenizer: Tokenizer, models: Mapping[str, ServedModel], today: Callable[[], datetime.date] = datetime.date.today
-) -> Callable[[str, Mapping[str, Any]], int | None]:
-    """Return count(model, body) -> tokens of the prompt, or of all prompts, as the engine will read them, tools included.
+) -> Callable[[str, Mapping[str, Any]], list[int] | None]:
+    """Return count(model, body) -> tokens of each prompt, as the engine will read it, tools included.
 
     None for what the engine will refuse; until then it is bounded by its bytes.
     """
     from burnish.serve.answer import Offer, prompt_of
     from burnish.serve.schema import ChatRequest, CompletionRequest, EmbeddingRequest, read_request
 
-    def count(name: str, body: Mapping[str, Any]) -> int | None:
+    def count(name: str, body: Mapping[str, Any]) -> list[int] | None:
         model = models.get(name)
         if model is None:
             return None
@@ -45,14 +45,14 @@ def prompt_counter(
             if "messages" in body:
                 chat = read_request(ChatRequest, body)
                 offer = Offer(chat.offered_tools, chat.demanded_tools)
-                return len(prompt_of(tokenizer, model, chat.conversation, today(), offer)[0])
+                return [len(prompt_of(tokenizer, model, chat.conversation, today(), offer)[0])]
             if "prompt" in body:
                 prompts = read_request(CompletionRequest, body).prompts
             else:
                 prompts = read_request(EmbeddingRequest, body).inputs
         except (Refusal, BurnishError):
             return None
-        return sum(len(tokenizer.encode_start(each) if isinstance(each, str) else each) for each in prompts)
+        return [len(tokenizer.encode_start(each) if isinstance(each, str) else each) for each in prompts]
 
     return count
 

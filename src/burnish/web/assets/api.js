@@ -36,6 +36,7 @@ async function call(path, options = {}) {
     } catch {
       // not JSON: the status says it
     }
+    if (response.status === 401) document.dispatchEvent(new Event("key-refused"));
     throw new ApiError(response.status, retry ? `${message} (try again in ${retry} s)` : message, retry);
   }
   return response;

@@ -20,45 +20,74 @@ export function button(label, onClick, properties = {}) {
   return made;
 }
 
+const labels = new WeakMap(); // of buttons that say for a moment what became of a copy
+
 export async function copy(from, text) {
-  const before = from.textContent;
+  if (!labels.has(from)) labels.set(from, from.textContent);
+  let done = true;
   try {
     await navigator.clipboard.writeText(text);
-    from.textContent = "Copied";
   } catch {
-    from.textContent = "Not allowed here";
+    done = copyPlainly(text); // pages of plain http have no clipboard, unless they are local
   }
-  setTimeout(() => (from.textContent = before), 1500);
+  document.getElementById("status").textContent = from.textContent = done ? "Copied" : "Not allowed here";
+  setTimeout(() => (from.textContent = labels.get(from)), 1500);
 }
 
-// Shows a text that grows; drawn once a frame at most.
+function copyPlainly(text) {
+  const field = make("textarea", { value: text, class: "hidden", readOnly: true, "aria-hidden": "true" });
+  const before = document.activeElement;
+  document.body.append(field);
+  field.select();
+  const done = document.execCommand("copy");
+  field.remove();
+  before?.focus();
+  return done;
+}
+
+const BUSY_SHARE = 4;
+
+// Shows a text that grows; drawn once a frame at most, and no more than a fifth of the time. What is drawn already and
+// stays as it is keeps its elements, so that one can select and copy there while the rest grows.
 export class Body {
-  constructor() {
+  constructor(around = (draw) => draw()) {
     this.node = make("div", { class: "body" });
+    this.around = around;
     this.drawn = "";
     this.text = "";
     this.waiting = false;
+    this.cost = 0;
   }
 
   show(text) {
     this.text = text;
     if (this.waiting) return;
     this.waiting = true;
-    requestAnimationFrame(() => {
+    const draw = () => {
       this.waiting = false;
       this.draw();
-    });
+    };
+    setTimeout(() => requestAnimationFrame(draw), BUSY_SHARE * this.cost);
   }
 
   draw() {
     if (this.text === this.drawn) return;
     this.drawn = this.text;
-    this.node.replaceChildren(...markdown(this.text, copy));
+    const began = performance.now();
+    const made = markdown(this.text, copy);
+    const old = [...this.node.childNodes];
+    let same = 0;
+    while (same < Math.min(old.length, made.length) && old[same].isEqualNode(made[same])) same += 1;
+    this.around(() => {
+      for (const node of old.slice(same)) node.remove();
+      this.node.append(...made.slice(same));
+    });
+    this.cost = performance.now() - began;
   }
 
   fail(message) {
     this.draw(); // a drawing that still waits would take the message away
-    this.node.append(make("p", { class: "failed" }, message));
+    this.around(() => this.node.append(make("p", { class: "failed" }, message)));
   }
 }
 
@@ -75,11 +104,11 @@ export function numbers(result) {
 }
 
 export function userTurn(text, onEdit) {
-  const body = make("div", { class: "body" }, text);
+  const body = make("div", { class: "body", dir: "auto" }, text);
   const tools = make("div", { class: "tools" });
   const turn = make("article", { class: "turn user" }, make("h2", {}, "You"), body, tools);
   const edit = button("Edit", () => {
-    const field = make("textarea", { value: text, rows: Math.min(8, text.split("\n").length + 1), "aria-label": "Edit your message" });
+    const field = make("textarea", { value: text, dir: "auto", rows: Math.min(8, text.split("\n").length + 1), "aria-label": "Edit your message" });
     const back = () => {
       field.replaceWith(body);
       tools.replaceChildren(edit);
@@ -87,11 +116,22 @@ export function userTurn(text, onEdit) {
     };
     field.addEventListener("keydown", (event) => event.key === "Escape" && (event.stopPropagation(), back()));
     body.replaceWith(field);
-    tools.replaceChildren(button("Send again", () => field.value.trim() && onEdit(field.value)), button("Cancel", back));
+    tools.replaceChildren(button("Send again", () => field.value.trim() && onEdit(field.value), { class: "when-idle" }), button("Cancel", back));
     field.focus();
-  });
+  }, { class: "when-idle" });
   tools.append(edit);
   return turn;
+}
+
+export function againButton(onAgain) {
+  return button("Again", onAgain, { class: "when-idle", "aria-label": "Let it answer again" });
+}
+
+// Says beside its buttons what became of something that was sent, and to screen readers.
+export function note(beside, message, tell) {
+  beside.querySelector(":scope > .failed")?.remove();
+  beside.append(make("span", { class: "failed" }, message));
+  tell(message);
 }
 
 // The row beneath an answer: copy, again, thumbs, a correction. `about()` gives the result and the messages it answers.
@@ -107,10 +147,11 @@ export function answerTools(result, messages, consent, onAgain, tell) {
   const send = async (value, said) => {
     try {
       await sendFeedback(value);
+      tools.querySelector(":scope > .failed")?.remove();
       tell(said);
       return true;
     } catch (error) {
-      tell(error.message);
+      note(tools, error.message, tell);
       return false;
     }
   };
@@ -120,7 +161,7 @@ export function answerTools(result, messages, consent, onAgain, tell) {
         for (const each of tools.querySelectorAll("[aria-pressed]")) each.setAttribute("aria-pressed", String(each === from));
       }
     }, { "aria-pressed": "false", "aria-label": up ? "A good answer" : "A bad answer" });
-  tools.append(button("Copy", (from) => copy(from, result.text)), button("Again", onAgain, { "aria-label": "Let it answer again" }));
+  tools.append(button("Copy", (from) => copy(from, result.text)), againButton(onAgain));
   if (result.promptHash) {
     tools.append(thumb("Good", true), thumb("Bad", false), button("Correct", () => correction(tools, result, record, send)));
   }
@@ -130,7 +171,7 @@ export function answerTools(result, messages, consent, onAgain, tell) {
 
 function correction(tools, result, record, send) {
   if (tools.nextElementSibling?.classList.contains("correct")) return tools.nextElementSibling.remove();
-  const field = make("textarea", { value: result.text, rows: 5, "aria-label": "The answer as it should have been" });
+  const field = make("textarea", { value: result.text, rows: 5, dir: "auto", "aria-label": "The answer as it should have been" });
   const note = make("span", { class: "failed", hidden: true }, "Tick the box in Settings first: a correction is kept with the texts it is about.");
   const box = make("div", { class: "correct" }, field, make("div", {},
     button("Save the correction", async () => {

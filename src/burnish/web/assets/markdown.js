@@ -5,8 +5,11 @@
 const INLINE = /(`+)([\s\S]+?)\1(?!`)|\*\*([^\s*](?:[\s\S]*?[^\s*])?)\*\*|__([^\s_](?:[\s\S]*?[^\s_])?)__|(?<![\w*])\*([^\s*](?:[^*\n]*[^\s*])?)\*(?!\w)|(?<![\w_])_([^\s_](?:[^_\n]*[^\s_])?)_(?!\w)|~~([^~\n]+)~~|!?\[([^\]\n]*)\]\(\s*<?([^\s)>]+)>?(?:\s+"[^"\n]*")?\s*\)|(https?:\/\/[^\s<>"')\]]+)|\\([\\`*_{}[\]()#+.!~|>-])/;
 const DEEPEST = 8;
 
+const OWN_DIRECTION = new Set(["p", "h3", "h4", "ul", "ol", "th", "td"]);
+
 function element(name, ...children) {
   const made = document.createElement(name);
+  if (OWN_DIRECTION.has(name)) made.dir = "auto"; // Arabic and Hebrew begin at the right
   made.append(...children);
   return made;
 }
@@ -50,12 +53,14 @@ export function inline(text, depth = 0) {
   return found;
 }
 
-const FENCE = /^ {0,3}(`{3,}|~{3,})\s*([\w+#.-]*)\s*$/;
-const HEADING = /^ {0,3}(#{1,6})\s+(.*?)\s*#*\s*$/;
+// No expression here may try a line again from each of its characters: a model may write a line of thousands of spaces.
+const FENCE = /^ {0,3}(`{3,}|~{3,})([^`]*)$/;
+const HEADING = /^ {0,3}(#{1,6})\s(.*)$/;
 const ITEM = /^(\s*)([-*+]|\d{1,9}[.)])\s+(.*)$/;
 const RULE = /^ {0,3}([-*_])\s*(?:\1\s*){2,}$/;
-const ROW = /^\s*\|?(.+\|.*?)\|?\s*$/;
-const DIVIDER = /^\s*\|?\s*:?-+:?\s*(?:\|\s*:?-+:?\s*)*\|?\s*$/;
+
+const isRow = (line) => line.trim().indexOf("|", 1) > 0;
+const isDivider = (line) => cells(line).every((cell) => /^:?-+:?$/.test(cell));
 
 // Return the elements of a text. `onCopy` is called with the button and the code when a block of code is copied.
 export function markdown(text, onCopy, depth = 0) {
@@ -69,7 +74,7 @@ export function markdown(text, onCopy, depth = 0) {
     else if (fence) at = codeBlock(lines, at, fence, found, onCopy);
     else if (HEADING.test(line)) {
       const [, marks, title] = HEADING.exec(line);
-      found.push(element(marks.length < 3 ? "h3" : "h4", ...inline(title)));
+      found.push(element(marks.length < 3 ? "h3" : "h4", ...inline(withoutMarks(title.trim()))));
       at += 1;
     } else if (RULE.test(line)) {
       found.push(element("hr"));
@@ -79,23 +84,37 @@ export function markdown(text, onCopy, depth = 0) {
       while (at < lines.length && /^ {0,3}>/.test(lines[at])) quoted.push(lines[at++].replace(/^ {0,3}> ?/, ""));
       found.push(element("blockquote", ...markdown(quoted.join("\n"), onCopy, depth + 1)));
     } else if (ITEM.test(line) && depth < DEEPEST) at = list(lines, at, found, onCopy, depth);
-    else if (ROW.test(line) && at + 1 < lines.length && DIVIDER.test(lines[at + 1])) at = table(lines, at, found);
+    else if (at + 1 < lines.length && isRow(line) && isDivider(lines[at + 1])) at = table(lines, at, found);
     else at = paragraph(lines, at, found);
   }
   return found;
 }
 
+// "Title ##" is "Title": marks at the end of a heading close it.
+function withoutMarks(title) {
+  let end = title.length;
+  while (title[end - 1] === "#") end -= 1;
+  return end === 0 || /\s/.test(title[end - 1]) ? title.slice(0, end).trimEnd() : title;
+}
+
+// Whether a line ends a block of code that `fence` began: the same mark, as often or more, and nothing else.
+function closes(line, fence) {
+  const text = line.trim();
+  return text.length >= fence.length && text === fence[0].repeat(text.length);
+}
+
 function codeBlock(lines, at, fence, found, onCopy) {
   const code = [];
   at += 1;
-  while (at < lines.length && !(lines[at].trim().startsWith(fence[1]) && FENCE.test(lines[at]))) code.push(lines[at++]);
+  while (at < lines.length && !closes(lines[at], fence[1])) code.push(lines[at++]);
   const text = code.join("\n");
   const button = element("button", "Copy");
   button.type = "button";
   button.setAttribute("aria-label", "Copy this code");
   button.addEventListener("click", () => onCopy(button, text));
   const inner = element("code", text);
-  if (fence[2]) inner.dataset.language = fence[2];
+  const language = fence[2].trim().split(/\s/)[0];
+  if (language) inner.dataset.language = language;
   const block = element("pre", inner, button);
   block.tabIndex = 0;
   found.push(block);
@@ -130,7 +149,7 @@ function table(lines, at, found) {
   const made = element("table", element("thead", element("tr", ...cells(lines[at]).map((cell) => element("th", ...inline(cell))))));
   const body = element("tbody");
   at += 2;
-  while (at < lines.length && ROW.test(lines[at]) && lines[at].trim()) {
+  while (at < lines.length && isRow(lines[at])) {
     body.append(element("tr", ...cells(lines[at]).map((cell) => element("td", ...inline(cell)))));
     at += 1;
   }
