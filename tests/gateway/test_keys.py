@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 import sqlite3
 import stat
@@ -189,6 +190,25 @@ def test_the_audit_only_grows_and_shows_where_it_was_broken(database: Database, 
     raw.commit()
     with pytest.raises(StoreError, match="broken at row 2"):
         entries(database, SECRET)
+
+
+def test_the_audit_tells_what_was_granted_however_long_it_is(database: Database, tmp_path: Path) -> None:
+    store = KeyStore(database, SECRET)
+    key, _ = store.create("one", "user", models=["base"], limits=Limits(tokens_per_day=7))
+    store.limit(key.id, Limits(), [f"model-{number:090}" for number in range(60)])
+    created, limited = entries(database, SECRET)
+    assert created.detail == {
+        "name": "one", "scope": "user", "models": ["base"], "tokens_per_day": 7, "expires_us": None,
+    }  # fmt: skip
+    assert limited.detail["shortened"].startswith('{"models": ["model-0')
+    with database.transaction() as cursor:
+        append(cursor, SECRET, "tests", "looked", "x", {})
+        cursor.execute("SELECT * FROM gateway_audit WHERE number = 3")
+        row = (4, *cursor.rows()[0][1:5], '{"cut": "as rows we')
+        cursor.execute("SELECT hash FROM gateway_audit WHERE number = 3")
+        sealed = hmac.digest(SECRET, json.dumps([*row, cursor.rows()[0][0]]).encode(), "sha256").hex()
+        cursor.execute("INSERT INTO gateway_audit VALUES (?, ?, ?, ?, ?, ?, ?)", (*row, sealed))
+    assert entries(database, SECRET)[-1].detail == {"shortened": '{"cut": "as rows we'}
 
 
 def test_a_replica_starts_beside_a_transaction_of_another(postgres: str, tmp_path: Path) -> None:

@@ -202,6 +202,7 @@ def test_a_failing_version_leaves_traffic_by_itself_for_every_replica_and_the_au
         rows = [row for row in entries(running.database, running.gateway.parts.secret) if row.action == "route set"]
     assert rows[0].actor == "gateway"
     assert "challenger-fails" in rows[0].detail["out"]
+    assert rows[0].detail["route"]["champion"] == "champion"
     other = Running(upstream.url, running.folder, running.settings)
     try:
         assert other.ask(key, "risky").status_code == 200, "another process on the same database knows it"

@@ -205,7 +205,9 @@ def test_a_copy_is_told_and_its_button_keeps_its_name(page: Page) -> None:
     time.sleep(1.6)
     assert page.text(".assistant .tools button") == "Copy"
     page.run("navigator.clipboard.writeText('before')")
-    page.run("void (window.board = navigator.clipboard, Object.defineProperty(navigator, 'clipboard', {value: undefined}))")
+    page.run(
+        "void (window.board = navigator.clipboard, Object.defineProperty(navigator, 'clipboard', {value: undefined}))"
+    )
     page.click(".assistant .tools button")
     page.wait("document.querySelector('.assistant .tools button').textContent === 'Copied'")
     assert page.run("board.readText()") == "Hello world 🛫", "a page of plain http has no clipboard of its own"

@@ -123,7 +123,8 @@ def _served_models(home: Home, base: wiring.Base, served: Sequence[Release], eng
 class EngineApp:
     """The engine of this process as the gateway sees it: an ASGI application that answers /v1, and what is known about it.
 
-    count: tokens of prompts. context_tokens: of prompt and answer together at most. version: the release that a name means now, as NAME:VERSION. pick: for `model: auto`.
+    count: tokens of prompts. context_tokens: of prompt and answer together at most.
+    version: the release that a name means now, as NAME:VERSION. pick: for `model: auto`.
     """
 
     app: ASGIApp
@@ -143,7 +144,8 @@ def open_engine_app(home: Home, emit: Emit, *, vllm: Path | None = None, graphs:
     models = _served_models(home, base, served, engine)
     app = create_app(Service(engine=engine, tokenizer=base.tokenizer, models=models))
     return EngineApp(
-        app, wiring.prompt_counter(base.tokenizer, models), engine.context_tokens, models.version, lambda: engine.close(drain=False),
+        app, wiring.prompt_counter(base.tokenizer, models), engine.context_tokens, models.version,
+        lambda: engine.close(drain=False),
         lambda settings, emit: wiring.intent_picker(home, models.releases, settings.auto.models, emit),
     )  # fmt: skip
 

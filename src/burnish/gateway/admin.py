@@ -186,7 +186,7 @@ def keep_route(database: Database, secret: bytes, alias: str, stored: StoredRout
     record: Any = None
     if stored is not None:
         record = {"route": stored.route.model_dump(mode="json"), "out": dict(stored.out), "mark": stored.mark}
-    detail = {"out": {} if stored is None else dict(stored.out)}
+    detail = {} if record is None else {"out": record["out"], "route": record["route"]}
     with database.transaction() as cursor:
         cursor.execute(
             "INSERT INTO gateway_routes VALUES (?, ?) ON CONFLICT (alias) DO UPDATE SET route = excluded.route",

@@ -70,8 +70,8 @@ class Parts:
     """What a gateway is made of.
 
     upstream: answers /v1. count: tokens of prompts, and context_tokens: what the engine holds of prompt and answer
-    together, where they can be told. pick: for `model: auto`. assets: the chat page by path, as (content, type). workers: threads that ask the database. attempts: wrong keys by address, where
-    replicas count them together.
+    together, where they can be told. pick: for `model: auto`. assets: the chat page by path, as (content, type).
+    workers: threads that ask the database. attempts: wrong keys by address, where replicas count them together.
     """
 
     settings: Settings

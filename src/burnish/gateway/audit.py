@@ -11,13 +11,13 @@ import hmac
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from burnish.core.errors import StoreError
 from burnish.gateway.database import Cursor, Database
 
 LONGEST = 4096
-"""Characters of a row's detail."""
+"""Characters of a row's detail; a longer one is kept as its beginning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,9 @@ def append(cursor: Cursor, secret: bytes, actor: str, action: str, subject: str,
     cursor.execute("SELECT number, hash FROM gateway_audit ORDER BY number DESC LIMIT 1")
     found = cursor.rows()
     number, before = (found[0][0] + 1, found[0][1]) if found else (1, "")
-    text = json.dumps(detail, sort_keys=True)[:LONGEST]
+    text = json.dumps(detail, sort_keys=True)
+    if len(text) > LONGEST:
+        text = json.dumps({"shortened": text[:LONGEST]})
     row = (number, cursor.now_us(), actor[:200], action, subject[:200], text)
     cursor.execute("INSERT INTO gateway_audit VALUES (?, ?, ?, ?, ?, ?, ?)", (*row, _seal(secret, row, before)))
 
@@ -64,10 +66,18 @@ def entries(database: Database, secret: bytes, *, last: int | None = None) -> li
             )
         before = seal
     found = [
-        Entry(n, at, actor, action, subject, json.loads(text), seal)
+        Entry(n, at, actor, action, subject, _detail(text), seal)
         for n, at, actor, action, subject, text, seal in rows
     ]
     return found if last is None else found[-last:]
+
+
+def _detail(text: str) -> dict[str, Any]:
+    """Return what a row tells. Rows from before were cut wherever they became too long, and are shown as they are."""
+    try:
+        return cast("dict[str, Any]", json.loads(text))
+    except ValueError:
+        return {"shortened": text}
 
 
 def _seal(secret: bytes, row: tuple[Any, ...], before: str) -> str:

@@ -39,7 +39,8 @@ class KeyStore:
             expires = None if lives_us is None else now + lives_us
             key = Key(identifier, identifier, check_name(name), scope, allowed, limits or Limits(), now, expires)
             self._insert(cursor, key, text)
-            append(cursor, self._secret, actor, "key created", key.id, {"name": name, "scope": scope})
+            granted = {"scope": scope, **key.limits.as_json(), "models": allowed, "expires_us": expires}
+            append(cursor, self._secret, actor, "key created", key.id, {"name": name, **granted})
         return key, text
 
     def authenticate(self, text: str) -> Key | None:
