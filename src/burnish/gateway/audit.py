@@ -66,8 +66,7 @@ def entries(database: Database, secret: bytes, *, last: int | None = None) -> li
             )
         before = seal
     found = [
-        Entry(n, at, actor, action, subject, _detail(text), seal)
-        for n, at, actor, action, subject, text, seal in rows
+        Entry(n, at, actor, action, subject, _detail(text), seal) for n, at, actor, action, subject, text, seal in rows
     ]
     return found if last is None else found[-last:]
 
