@@ -27,6 +27,7 @@ from burnish.gateway.route import Router
 from burnish.gateway.settings import Settings, load_settings
 from burnish.gateway.shared_attempts import RedisAttempts, SharedAttempts, SqlAttempts
 from burnish.gateway.sql_ledger import sql_ledger
+from burnish.gateway.tls import check_tls
 from burnish.gateway.tracing import Tracing, exporting_provider
 from burnish.store.home import Home
 
@@ -90,6 +91,9 @@ def serve(
     from burnish.web.page import assets
 
     settings = wish.settings()
+    objection = check_tls(settings.tls_certificate, settings.tls_key)
+    if objection is not None:
+        emit(Note("serve", objection))
     listener = listen(wish.host, wish.port)  # a taken port is told before anything is loaded
     folder = gateway_folder(home)
     secret = server_secret(folder)

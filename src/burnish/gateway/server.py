@@ -7,7 +7,6 @@ import gc
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from pathlib import Path
 from socket import socket
 from types import FrameType
 from typing import Any
@@ -16,10 +15,10 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from burnish.core.errors import UsageError
 from burnish.core.refusal import Refusal
 from burnish.gateway.app import Gateway
 from burnish.gateway.sending import send_json
+from burnish.gateway.tls import check_tls
 
 HEAD_BYTES = 32 << 10
 HEADERS = 100
@@ -172,19 +171,13 @@ def run(
     Raises UsageError when the TLS files cannot be used.
     """
     settings = gateway.parts.settings
-    for path in (settings.tls_certificate, settings.tls_key):
-        if path is not None and not Path(path).is_file():
-            raise UsageError(f"the TLS file {path} is missing; tls_certificate and tls_key name PEM files.")
+    check_tls(settings.tls_certificate, settings.tls_key)
     http = type("Bounded", (BoundedHttp,), {"head_s": settings.timeouts.head_s})
-    try:
-        config = uvicorn.Config(
-            gateway, interface="asgi3", http=http, ws="none", lifespan="off", proxy_headers=False, log_config=None,
-            access_log=False, server_header=False, timeout_keep_alive=75, timeout_graceful_shutdown=1,
-            ssl_certfile=settings.tls_certificate, ssl_keyfile=settings.tls_key,
-        )  # fmt: skip
-        config.load()
-    except OSError as error:
-        raise UsageError(f"the TLS files cannot be used: {error}") from error
+    config = uvicorn.Config(
+        gateway, interface="asgi3", http=http, ws="none", lifespan="off", proxy_headers=False, log_config=None,
+        access_log=False, server_header=False, timeout_keep_alive=75, timeout_graceful_shutdown=1,
+        ssl_certfile=settings.tls_certificate, ssl_keyfile=settings.tls_key,
+    )  # fmt: skip
     server = Server(config, gateway, closing, started)
     gc.freeze()  # a pass of the collector over all of an engine's objects would hold every answer up
     try:
