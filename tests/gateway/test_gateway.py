@@ -540,6 +540,15 @@ def test_pages_of_other_origins_are_refused_and_listed_ones_are_let_in(running: 
     assert preflight.status_code == 204
     assert preflight.headers["access-control-allow-origin"] == "https://app.example"
     assert "authorization" in preflight.headers["access-control-allow-headers"]
+    for wanted, told in (
+        ("authorization,content-type,x-stainless-lang", "authorization,content-type,x-stainless-lang"),
+        ("a, b", "a, b"),
+        ("a;b", "authorization, content-type"),
+        (",".join(["x"] * 65), "authorization, content-type"),
+    ):
+        asked = {**listed, "access-control-request-headers": wanted}
+        preflight = running.client.options("/v1/chat/completions", headers=asked)
+        assert preflight.headers["access-control-allow-headers"] == told
     assert running.ask(running.key(), headers={"origin": "https://app.example"}).headers["access-control-allow-origin"]
 
 

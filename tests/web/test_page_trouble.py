@@ -11,6 +11,7 @@ import pytest
 from gateway_running import BadUpstream, Running
 
 from burnish.gateway.keys import split_key
+from burnish.gateway.settings import Settings
 from devtools import Browser, Page
 
 
@@ -295,3 +296,24 @@ def test_what_is_drawn_already_stays_while_an_answer_grows(page: Page, upstream:
         page.idle()
     finally:
         del upstream.words["endless"]
+
+
+def test_a_listed_page_of_another_origin_may_use_openais_own_client(
+    browser: Browser, upstream: BadUpstream, tmp_path: Path
+) -> None:
+    """The client for browsers sends headers of its own with each call, and reads those of the limits."""
+    running = Running(upstream.url, tmp_path, Settings(origins=(upstream.url,)))
+    page = browser.open(f"{upstream.url}/health/ready")
+    try:
+        headers = {
+            "authorization": f"Bearer {running.key(requests_per_minute=5)}", "content-type": "application/json",
+            "x-stainless-lang": "js", "x-stainless-retry-count": "0", "openai-organization": "mine",
+        }  # fmt: skip
+        body = json.dumps({"model": "ok", "messages": [{"role": "user", "content": "Hi"}]})
+        call = f"fetch('{running.url}/v1/chat/completions', {{method: 'POST', headers: {json.dumps(headers)}, body: {json.dumps(body)}}})"
+        told = page.run(f"{call}.then(async a => [a.status, a.headers.get('x-ratelimit-limit-requests'), await a.text()])")
+        assert told[:2] == [200, "5"]
+        assert "Hello world" in told[2]
+    finally:
+        page.close()
+        running.close()

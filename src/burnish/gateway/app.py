@@ -21,13 +21,13 @@ from burnish.gateway.asks import ENDPOINTS, CountTokens, parse_body
 from burnish.gateway.content import ContentLog
 from burnish.gateway.database import Busy, Database
 from burnish.gateway.edge import (
-    PREFLIGHT,
     REQUEST_ID,
     SECURITY,
     bearer,
     check_host,
     check_url,
     cors,
+    preflight,
     single_headers,
     unauthenticated,
 )
@@ -273,7 +273,7 @@ class Exchange:
         self.own += allowed
         method, path = self.scope["method"], self.scope["path"]
         if method == "OPTIONS" and b"access-control-request-method" in self.headers:
-            await send_bytes(self.send, 204, b"", b"text/plain", [*PREFLIGHT, *self.own] if allowed else self.own)
+            await send_bytes(self.send, 204, b"", b"text/plain", [*preflight(self.headers), *self.own] if allowed else self.own)
         elif not await self._open(method, path):
             await self._with_key(method, path)
 

@@ -16,6 +16,7 @@ REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _KEY_IN_URL = re.compile(
     rb"bk_[a-z2-7]{12}|(?:^|[&;])(?:api[_-]?key|key|token|access_token|authorization)=", re.IGNORECASE
 )
+_HEADER_NAMES = re.compile(rb"[A-Za-z0-9-]{1,64}(?: ?, ?[A-Za-z0-9-]{1,64}){0,63}")
 SECURITY: Headers = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -86,18 +87,23 @@ def cors(headers: dict[bytes, bytes], origins: Collection[str], scheme: str) -> 
     return [
         (b"access-control-allow-origin", origin), (b"vary", b"origin"),
         (b"access-control-expose-headers", b"x-request-id, x-burnish-model, x-burnish-intent, x-burnish-prompt, retry-after, "
-         b"x-ratelimit-remaining-requests, x-ratelimit-remaining-tokens"),
+         b"x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, "
+         b"x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens"),
     ]  # fmt: skip
 
 
-PREFLIGHT: Headers = [
-    (b"access-control-allow-methods", b"GET, POST, DELETE"),
-    (
-        b"access-control-allow-headers",
-        b"authorization, content-type, x-request-id, x-burnish-version, x-burnish-session",
-    ),
-    (b"access-control-max-age", b"600"),
-]
+def preflight(headers: dict[bytes, bytes]) -> Headers:
+    """Return what a browser is told that asks whether a listed page may call.
+
+    Such a page may send every header that it asks for: OpenAI's own client sends a dozen in browsers (`x-stainless-...`),
+    and a header of its own gives a page nothing, as no cookie and no address stands for a key here.
+    """
+    wanted = headers.get(b"access-control-request-headers", b"")
+    asked = wanted if _HEADER_NAMES.fullmatch(wanted) else b"authorization, content-type"
+    return [
+        (b"access-control-allow-methods", b"GET, POST, DELETE"), (b"access-control-allow-headers", asked),
+        (b"access-control-max-age", b"600"),
+    ]  # fmt: skip
 
 
 def bearer(headers: dict[bytes, bytes]) -> str:
