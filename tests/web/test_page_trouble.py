@@ -310,8 +310,11 @@ def test_a_listed_page_of_another_origin_may_use_openais_own_client(
             "x-stainless-lang": "js", "x-stainless-retry-count": "0", "openai-organization": "mine",
         }  # fmt: skip
         body = json.dumps({"model": "ok", "messages": [{"role": "user", "content": "Hi"}]})
-        call = f"fetch('{running.url}/v1/chat/completions', {{method: 'POST', headers: {json.dumps(headers)}, body: {json.dumps(body)}}})"
-        told = page.run(f"{call}.then(async a => [a.status, a.headers.get('x-ratelimit-limit-requests'), await a.text()])")
+        asked = json.dumps({"method": "POST", "headers": headers, "body": body})
+        told = page.run(
+            f"fetch('{running.url}/v1/chat/completions', {asked})"
+            ".then(async a => [a.status, a.headers.get('x-ratelimit-limit-requests'), await a.text()])"
+        )
         assert told[:2] == [200, "5"]
         assert "Hello world" in told[2]
     finally:

@@ -273,7 +273,9 @@ class Exchange:
         self.own += allowed
         method, path = self.scope["method"], self.scope["path"]
         if method == "OPTIONS" and b"access-control-request-method" in self.headers:
-            await send_bytes(self.send, 204, b"", b"text/plain", [*preflight(self.headers), *self.own] if allowed else self.own)
+            await send_bytes(
+                self.send, 204, b"", b"text/plain", [*preflight(self.headers), *self.own] if allowed else self.own
+            )
         elif not await self._open(method, path):
             await self._with_key(method, path)
 
