@@ -638,6 +638,11 @@ def test_keys_over_http_as_on_the_command_line(running: Running) -> None:
     shown = running.client.get(f"/admin/keys/{key['id']}", headers=own).json()
     assert {used["tokens"] for used in shown["used"].values()} == {16}
     assert "key" not in shown
+    change = {"limits": {"requests_per_minute": 4, "usd_per_day": None, "tokens_per_day": 900}}
+    changed = running.client.post(f"/admin/keys/{key['id']}", json=change, headers=own).json()
+    assert changed["limits"] == {"requests_per_minute": 4, "tokens_per_day": 900}
+    assert changed["models"] == ["ok"], "what is not named stays"
+    assert running.client.post(f"/admin/keys/{key['id']}", json={"models": None}, headers=own).json()["models"] is None
     rotated = running.client.post(f"/admin/keys/{key['id']}/rotate", json={"grace_s": 0}, headers=own).json()
     assert running.ask(key["key"]).status_code == 401
     assert running.ask(rotated["key"]).status_code == 200

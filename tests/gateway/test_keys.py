@@ -176,7 +176,7 @@ def test_the_servers_secret_is_private_and_made_once(tmp_path: Path, monkeypatch
 def test_the_audit_only_grows_and_shows_where_it_was_broken(database: Database, tmp_path: Path) -> None:
     store = KeyStore(database, SECRET)
     key, _ = store.create("one", "user")
-    store.limit(key.id, Limits(concurrency=1), ["base"])
+    store.limit(key.id, {"concurrency": 1}, ["base"])
     store.revoke(key.id)
     assert [row.action for row in entries(database, SECRET)] == ["key created", "key limited", "key revoked"]
     assert [row.action for row in entries(database, SECRET, last=1)] == ["key revoked"]
@@ -195,7 +195,7 @@ def test_the_audit_only_grows_and_shows_where_it_was_broken(database: Database, 
 def test_the_audit_tells_what_was_granted_however_long_it_is(database: Database, tmp_path: Path) -> None:
     store = KeyStore(database, SECRET)
     key, _ = store.create("one", "user", models=["base"], limits=Limits(tokens_per_day=7))
-    store.limit(key.id, Limits(), [f"model-{number:090}" for number in range(60)])
+    store.limit(key.id, {"tokens_per_day": None}, [f"model-{number:090}" for number in range(60)])
     created, limited = entries(database, SECRET)
     assert created.detail == {
         "name": "one", "scope": "user", "models": ["base"], "tokens_per_day": 7, "expires_us": None,
@@ -256,22 +256,40 @@ def test_keys_from_the_command_line(capsys: pytest.CaptureFixture[str], tmp_path
     assert [key["id"] for key in json.loads(out)] == [made["id"]]
     assert "key" not in json.loads(out)[0]
     assert made["key"] not in run(capsys, tmp_path, "list")[1]
-    assert json.loads(run(capsys, tmp_path, "limit", made["id"], "--rpm", "5", "--json")[1])["limits"] == {
-        "requests_per_minute": 5
-    }
+    changed = json.loads(run(capsys, tmp_path, "limit", made["id"], "--rpm", "5", "--tpm", "none", "--json")[1])
+    assert changed["limits"] == {"requests_per_minute": 5, "usd_per_month": 2.5}, "what is not named stays"
+    assert changed["models"] == ["base", "flight*"]
+    changed = json.loads(run(capsys, tmp_path, "limit", made["id"], "--models", "*", "--json")[1])
+    assert changed["models"] == ["*"]
+    assert changed["limits"] == {"requests_per_minute": 5, "usd_per_month": 2.5}
+    code, _, error = run(capsys, tmp_path, "limit", made["id"])
+    assert code == 2
+    assert "nothing is named" in error
     new = json.loads(run(capsys, tmp_path, "rotate", made["id"], "--grace", "1h", "--json")[1])
     assert new["account"] == made["account"]
     assert json.loads(run(capsys, tmp_path, "revoke", new["id"], "--json")[1])["revoked"] is not None
     assert json.loads(run(capsys, tmp_path, "show", made["id"], "--json")[1])["used"] == {}
     rows = json.loads(run(capsys, tmp_path, "audit", "--json")[1])
-    assert [row["action"] for row in rows] == ["key created", "key limited", "key rotated", "key revoked"]
+    assert [row["action"] for row in rows] == [
+        "key created", "key limited", "key limited", "key rotated", "key revoked",
+    ]  # fmt: skip
     for verb in (["list"], ["show", made["id"]], ["audit"]):
         assert run(capsys, tmp_path, *verb)[0] == 0
+
+
+def test_what_a_list_of_keys_says_is_so_now(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    run(capsys, tmp_path, "create", "brief", "--expires", "1s", "--usd-per-day", "0.0000000001")
+    assert "until 20" in " ".join(run(capsys, tmp_path, "list")[1].split())
+    (key,) = json.loads(run(capsys, tmp_path, "list", "--json")[1])
+    assert key["limits"] == {"usd_per_day": 1e-9}, "the least that is counted"
+    time.sleep(1.1)
+    assert "expired 20" in " ".join(run(capsys, tmp_path, "list")[1].split())
 
 
 @pytest.mark.parametrize(
     "arguments",
     [["create", "x", "--scope", "root"], ["create", "x", "--rpm", "0"], ["create", "x", "--expires", "tomorrow"],
+     ["create", "x", "--expires", "0d"], ["limit", "x", "--rpm", "None"], ["create", "x", "--rpm", "none"],
      ["create", "x", "--usd-per-day", "nan"], ["create", "x", "--usd-per-day", "1e300"],
      ["revoke", "aaaaaaaaaaaa"], ["list", "--database", "mysql://x/y"],
      ["create", ""]],

@@ -103,6 +103,16 @@ def test_a_start_that_fails_makes_no_admin_key_that_nobody_would_see(upstream: B
     assert told["admin_key"] is not None
 
 
+def test_budgets_of_money_that_count_nothing_are_told(upstream: BadUpstream, tmp_path: Path) -> None:
+    assert main(["keys", "create", "bot", "--usd-per-day", "1", "--home", str(tmp_path)]) == 0
+    process, _ = start(tmp_path, "--upstream", upstream.url)
+    assert "count nothing: no model has a price" in end(process)
+    config = tmp_path / "gateway.yaml"
+    config.write_text("prices: {default: {answer_usd: 1}}\n")
+    process, _ = start(tmp_path, "--upstream", upstream.url, "--config", str(config))
+    assert "count nothing" not in end(process)
+
+
 def test_a_chat_key_that_was_revoked_or_lost_is_made_again(upstream: BadUpstream, tmp_path: Path) -> None:
     process, told = start(tmp_path, "--upstream", upstream.url)
     end(process)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 
 from burnish.cli.verbs import AddVerb, Run, add_common, print_json
@@ -38,12 +39,12 @@ def add_verbs(verb: AddVerb) -> None:
         "--scope", default="user",
         help="user (asks models; default), chat (the chat page), metrics (reads /metrics), admin (everything)",
     )  # fmt: skip
-    create.add_argument("--expires", type=duration, metavar="TIME", help="such as 12h, 30d (default: never)")
+    create.add_argument("--expires", type=lifetime, metavar="TIME", help="such as 12h, 30d (default: never)")
     _add_limits(create)
     sub("list", "list the keys", _list)
     show = sub("show", "print a key's limits and what it has used by day and month", _show)
-    limit = sub("limit", "set the limits and models of a key, in place of all it had", _limit)
-    _add_limits(limit)
+    limit = sub("limit", "change limits and models of a key; what is not named stays", _limit)
+    _add_limits(limit, change=True)
     rotate = sub("rotate", "make a new key in place of one; both count on the same limits", _rotate)
     rotate.add_argument(
         "--grace", type=duration, default=86400, metavar="TIME", help="how long the old one stays valid (default: 1d)"
@@ -55,17 +56,27 @@ def add_verbs(verb: AddVerb) -> None:
     audit.add_argument("--limit", type=int, default=50, help="most rows to print (default: 50)")
 
 
-def _add_limits(parser: argparse.ArgumentParser) -> None:
+def _add_limits(parser: argparse.ArgumentParser, *, change: bool = False) -> None:
+    """Add the flags of limits. change: what is not given leaves nothing in the options, and `none` takes a limit away."""
+    default = argparse.SUPPRESS if change else None
+    more = "; none: no limit" if change else ""
     for flag, name, help_text in LIMITS:
-        parser.add_argument(flag, dest=name, type=positive, metavar="N", help=help_text)
+        kind = or_none(positive) if change else positive
+        parser.add_argument(flag, dest=name, type=kind, default=default, metavar="N", help=help_text + more)
     for period in ("day", "month"):
         parser.add_argument(
-            f"--usd-per-{period}", dest=f"nano_usd_per_{period}", type=nano_usd, metavar="USD",
-            help=f"dollars a {period} (UTC), by the prices of `burnish serve --config`",
+            f"--usd-per-{period}", dest=f"nano_usd_per_{period}", type=or_none(nano_usd) if change else nano_usd,
+            default=default, metavar="USD", help=f"dollars a {period} (UTC), by the prices of `burnish serve --config`{more}",
         )  # fmt: skip
     parser.add_argument(
-        "--models", type=lambda text: text.split(","), metavar="A,B*", help="models it may ask for (default: all)"
-    )
+        "--models", type=lambda text: text.split(","), default=default, metavar="A,B*",
+        help="models it may ask for; * is all" if change else "models it may ask for (default: all)",
+    )  # fmt: skip
+
+
+def or_none(kind: Callable[[str], int]) -> Callable[[str], int | None]:
+    """Return a reader of a flag that also takes `none`."""
+    return lambda text: None if text == "none" else kind(text)
 
 
 def duration(text: str) -> int:
@@ -74,6 +85,16 @@ def duration(text: str) -> int:
     if found is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no time; write 90s, 15m, 12h, 30d or 2w")
     return int(found.group(1)) * UNITS_S[found.group(2)]
+
+
+def lifetime(text: str) -> int:
+    """A time that is not over at once, in seconds."""
+    seconds = duration(text)
+    if seconds < 1:
+        raise argparse.ArgumentTypeError(
+            f"a key that expires after {text} could never be used; write 90s, 15m, 12h, 30d or 2w"
+        )
+    return seconds
 
 
 def positive(text: str) -> int:
@@ -91,7 +112,7 @@ def nano_usd(text: str) -> int:
         amount = Decimal(-1)
     if not amount.is_finite() or not 0 < amount <= 1_000_000:
         raise argparse.ArgumentTypeError(f"{text!r} is no amount of dollars up to a million; write 5 or 0.25")
-    return int(amount * 1_000_000_000)
+    return int(amount * 1_000_000_000) or 1
 
 
 def _create(options: argparse.Namespace) -> int:

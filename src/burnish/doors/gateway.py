@@ -130,6 +130,9 @@ def serve(
         def started() -> None:
             admin_key, chat_key_file = first_keys(KeyStore(database, secret), folder)
             record(database, secret, "gateway", "started", url, {"upstream": "engine" if engine else "elsewhere"})
+            if not settings.prices and (unpriced := KeyStore(database, secret).with_money()):
+                says = f"budgets of money ({', '.join(unpriced[:5])}{', ...' if unpriced[5:] else ''}) count nothing"
+                emit(Note("serve", f"{says}: no model has a price; name some under `prices` in the settings"))
             tell(Started(url, str(chat_key_file), admin_key))
             emit(Note("serve", f"listening on {url}/v1; chat page: {url}/ (its key: {chat_key_file}); Ctrl-C stops"))
 

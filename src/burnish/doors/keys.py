@@ -10,9 +10,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from burnish.core.errors import UsageError
 from burnish.gateway.audit import entries
 from burnish.gateway.database import Database, check_secret, open_database
-from burnish.gateway.key_store import KeyStore
+from burnish.gateway.key_store import KEPT, KeyStore
 from burnish.gateway.keys import Key, server_secret
 from burnish.gateway.limits import SECOND, Limits
 from burnish.gateway.show import key_json, moment
@@ -77,9 +78,13 @@ def show_key(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def limit_key(options: argparse.Namespace) -> dict[str, Any]:
-    """Set limits and models of a key."""
+    """Change limits and models of a key."""
+    given = vars(options)
+    changed = {each.name: given[each.name] for each in fields(Limits) if each.name in given}
+    if not changed and "models" not in given:
+        raise UsageError("nothing is named that shall change. See: burnish keys limit --help")
     with opened(options) as (database, secret):
-        key = KeyStore(database, secret).limit(options.id, _limits(options), options.models)
+        key = KeyStore(database, secret).limit(options.id, changed, given.get("models", KEPT))
         return _with_use(database, key)
 
 

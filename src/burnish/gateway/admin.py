@@ -17,7 +17,7 @@ from burnish.core.section import Section
 from burnish.gateway.audit import append, entries
 from burnish.gateway.database import Database
 from burnish.gateway.feedback import all_feedback
-from burnish.gateway.key_store import KeyStore
+from burnish.gateway.key_store import KEPT, KeyStore
 from burnish.gateway.keys import Key, Scope, split_key
 from burnish.gateway.limits import MOST, NANO, SECOND, Ledger, Limits
 from burnish.gateway.route import Router
@@ -40,13 +40,16 @@ class LimitsGiven(Section):
     usd_per_day: Money | None = None
     usd_per_month: Money | None = None
 
-    def limits(self) -> Limits:
-        """Return them as they are counted."""
-        values = self.model_dump()
-        for period in ("day", "month"):
-            dollars = values.pop(f"usd_per_{period}")
-            values[f"nano_usd_per_{period}"] = None if dollars is None else max(round(dollars * NANO), 1)
-        return Limits(**values)
+    def given(self) -> dict[str, int | None]:
+        """Return those that were given, None among them, as they are counted."""
+        found: dict[str, int | None] = {}
+        for name in self.model_fields_set:
+            value: float | None = getattr(self, name)
+            if name.startswith("usd_"):
+                found[f"nano_{name}"] = None if value is None else max(round(value * NANO), 1)
+            else:
+                found[name] = None if value is None else int(value)
+        return found
 
 
 class KeyWanted(Section):
@@ -60,7 +63,7 @@ class KeyWanted(Section):
 
 
 class KeyChange(Section):
-    """New limits and models of a key, in place of all it had."""
+    """What changes of a key's limits and models: null takes a limit away, and what is not named stays."""
 
     models: tuple[Name, ...] | None = None
     limits: LimitsGiven = LimitsGiven()
@@ -109,7 +112,7 @@ class Admin:
     def _create(self, key: Key, value: dict[str, Any]) -> tuple[int, Any]:
         wanted = KeyWanted.model_validate(value)
         made, text = self._keys.create(
-            wanted.name, wanted.scope, models=wanted.models, limits=wanted.limits.limits(),
+            wanted.name, wanted.scope, models=wanted.models, limits=Limits(**wanted.limits.given()),
             lives_us=None if wanted.lives_s is None else wanted.lives_s * SECOND, actor=key.id,
         )  # fmt: skip
         return 201, {**key_json(made), "key": text}
@@ -121,7 +124,8 @@ class Admin:
 
     def _limit(self, key: Key, value: dict[str, Any], identifier: str) -> tuple[int, Any]:
         change = KeyChange.model_validate(value)
-        return 200, key_json(self._keys.limit(identifier, change.limits.limits(), change.models, actor=key.id))
+        models = change.models if "models" in change.model_fields_set else KEPT
+        return 200, key_json(self._keys.limit(identifier, change.limits.given(), models, actor=key.id))
 
     def _revoke(self, key: Key, value: dict[str, Any], identifier: str) -> tuple[int, Any]:
         return 200, key_json(self._keys.revoke(identifier, actor=key.id))

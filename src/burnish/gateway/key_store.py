@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from enum import Enum
 from functools import lru_cache
 from typing import Any
 
@@ -15,6 +17,15 @@ from burnish.gateway.limits import Limits
 
 COLUMNS = "id, account, name, scope, models, limits, created_us, expires_us, revoked_us"
 ROTATION_GRACE_US = 24 * 3600 * 1_000_000
+
+
+class Kept(Enum):
+    """Says that something stays as it was; None says something else."""
+
+    KEPT = 0
+
+
+KEPT = Kept.KEPT
 
 
 class KeyStore:
@@ -80,6 +91,12 @@ class KeyStore:
             )
             return bool(cursor.rows())
 
+    def with_money(self) -> list[str]:
+        """Return the ids of keys that are not revoked and have a budget of money."""
+        with self._database.reading() as cursor:
+            cursor.execute("SELECT id FROM gateway_keys WHERE revoked_us IS NULL AND limits LIKE ?", ("%nano_usd%",))
+            return [str(row[0]) for row in cursor.rows()]
+
     def rotate(
         self, identifier: str, *, grace_us: int = ROTATION_GRACE_US, actor: str = "command line"
     ) -> tuple[Key, str]:
@@ -107,12 +124,14 @@ class KeyStore:
             return _find(cursor, identifier)
 
     def limit(
-        self, identifier: str, limits: Limits, models: Sequence[str] | None, *, actor: str = "command line"
-    ) -> Key:
-        """Set the limits and allowed models of a key, in place of those it had."""
-        allowed = check_models(models)
+        self, identifier: str, changed: Mapping[str, int | None], models: Sequence[str] | Kept | None = KEPT,
+        *, actor: str = "command line",
+    ) -> Key:  # fmt: skip
+        """Change limits of a key (None takes one away) and the models it may ask; what is not named stays as it was."""
         with self._database.transaction() as cursor:
             key = _find(cursor, identifier)
+            limits = replace(key.limits, **changed)
+            allowed = key.models if isinstance(models, Kept) else check_models(models)
             values = (json.dumps(limits.as_json()), None if allowed is None else json.dumps(allowed), key.id)
             cursor.execute("UPDATE gateway_keys SET limits = ?, models = ? WHERE id = ?", values)
             append(cursor, self._secret, actor, "key limited", key.id, {**limits.as_json(), "models": allowed})

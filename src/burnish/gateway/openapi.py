@@ -105,7 +105,7 @@ def _document() -> dict[str, Any]:
             },
             "/admin/keys/{id}": {
                 "get": _operation("show_key", "A key and its use", place="id"),
-                "post": _operation("limit_key", "New limits and models", body=ref["KeyChange"], place="id"),
+                "post": _operation("limit_key", "Changes of limits and models", body=ref["KeyChange"], place="id"),
                 "delete": _operation("revoke_key", "Refused from now on", place="id"),
             },
             "/admin/keys/{id}/rotate": {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from burnish.terminal import line, table
@@ -50,4 +51,7 @@ def _limits(key: Mapping[str, Any]) -> str:
 def _state(key: Mapping[str, Any]) -> str:
     if key["revoked"] is not None:
         return f"revoked {key['revoked']}"
-    return "valid" if key["expires"] is None else f"until {key['expires']}"
+    if key["expires"] is None:
+        return "valid"
+    over = datetime.fromisoformat(key["expires"]) <= datetime.now(UTC)
+    return f"{'expired' if over else 'until'} {key['expires']}"
