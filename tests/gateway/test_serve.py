@@ -143,6 +143,21 @@ def test_a_signal_lets_the_answer_at_work_end(upstream: BadUpstream, tmp_path: P
             pipe.close()
 
 
+def test_a_shadow_that_still_answers_does_not_hold_up_the_end(upstream: BadUpstream, tmp_path: Path) -> None:
+    settings = tmp_path / "serve.yaml"
+    settings.write_text("routes: {main: {champion: ok, shadow: slow-first}}\n")
+    process, told = start(tmp_path / "home", "--upstream", upstream.url, "--config", str(settings))
+    own = {"authorization": f"Bearer {told['admin_key']}"}
+    body = {"model": "main", "messages": [{"role": "user", "content": "hi"}]}
+    assert httpx.post(f"{told['url']}/v1/chat/completions", json=body, headers=own).status_code == 200
+    until = time.monotonic() + 10
+    while not any(seen["model"] == "slow-first" for seen in upstream.seen) and time.monotonic() < until:
+        time.sleep(0.02)
+    began = time.monotonic()
+    end(process)
+    assert time.monotonic() - began < 10, "the shadow answers after 30 seconds"
+
+
 def test_what_was_kept_goes_when_its_days_are_over_even_if_nothing_is_kept_any_more(
     upstream: BadUpstream, tmp_path: Path
 ) -> None:

@@ -161,7 +161,8 @@ class Gateway:
             log.error("what went on beside an answer failed", exc_info=error)
 
     async def settled(self) -> None:
-        """Wait for what goes on by itself."""
+        """Wait for what goes on by itself, at the end."""
+        self._calls.drop_copies()
         while self._background:
             await asyncio.wait(set(self._background))
 

@@ -35,7 +35,7 @@ class ModelCalls:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._shadows = 0
+        self._shadows: set[asyncio.Task[None]] = set()
 
     async def answer(self, exchange: Exchange, key: Key, value: dict[str, Any]) -> None:
         """Answer one call. Raises Refusal, and ClientGone when nobody waits any more."""
@@ -179,26 +179,30 @@ class ModelCalls:
 
     def _copy(self, model: str, asked: Asked) -> None:
         """Send a copy to the shadow version: charged to nobody, answered to nobody, and few at once."""
-        if self._shadows >= MOST_SHADOWS:
+        if len(self._shadows) >= MOST_SHADOWS:
             self._gateway.metrics.shadow.labels(self._gateway.metrics.label(model), "skipped").inc()
             return
 
         async def run() -> None:
-            self._shadows += 1
-            try:
-                parts = self._gateway.parts
-                good = await throw_away(
-                    parts.upstream,
-                    inner_scope("POST", asked.path, []),
-                    asked.body(model),
-                    parts.settings.timeouts.total_s,
-                )
-                result = "good" if good else "failed"
-                self._gateway.metrics.shadow.labels(self._gateway.metrics.label(model), result).inc()
-            finally:
-                self._shadows -= 1
+            parts = self._gateway.parts
+            good = await throw_away(
+                parts.upstream,
+                inner_scope("POST", asked.path, []),
+                asked.body(model),
+                parts.settings.timeouts.total_s,
+            )
+            result = "good" if good else "failed"
+            self._gateway.metrics.shadow.labels(self._gateway.metrics.label(model), result).inc()
 
-        self._gateway.start(asyncio.get_running_loop().create_task(run()))
+        task = asyncio.get_running_loop().create_task(run())
+        self._shadows.add(task)
+        task.add_done_callback(self._shadows.discard)
+        self._gateway.start(task)
+
+    def drop_copies(self) -> None:
+        """End the copies that still run: nobody waits for them, and a gateway that stops would."""
+        for task in self._shadows:
+            task.cancel()
 
 
 def price_of(prices: Mapping[str, Price], choice: Choice) -> Price:
