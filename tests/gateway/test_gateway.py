@@ -101,7 +101,11 @@ def test_a_key_asks_the_models_it_is_allowed_and_sees_no_others(running: Running
     own = {"authorization": f"Bearer {key}"}
     assert [card["id"] for card in running.client.get("/v1/models", headers=own).json()["data"]] == ["ok", "champion"]
     assert running.client.get("/v1/models/ok", headers=own).json()["id"] == "ok"
-    assert running.client.get("/v1/models/base", headers=own).status_code == 404
+    other = running.client.get("/v1/models/base", headers=own)
+    assert other.status_code == 404
+    assert "no such model" in running.ask(running.key(), "unknown").json()["error"]["message"]
+    lost = running.ask(running.key(models=["unk*"]), "unknown")
+    assert (lost.status_code, lost.json()) == (404, other.json()), "an engine's own answer names all that it has"
 
 
 def test_scopes(running: Running) -> None:

@@ -325,12 +325,23 @@ def test_auto_picks_by_what_is_asked_and_tells_its_choice(upstream: BadUpstream,
                 "x-burnish-intent"
             ]
             assert response.headers["x-burnish-intent"].startswith(f"{model}; nearest=")
+        own = {"authorization": f"Bearer {key}"}
+        for prompt, model in (
+            (["Cheapest flights to Tokyo", "next week"], "ok"), ("Book a plane ticket to Berlin", "ok"),
+            ([1, 2, 3], "base"), ("  ", "base"),
+        ):  # fmt: skip
+            body = {"model": "auto", "prompt": prompt}
+            assert running.client.post("/v1/completions", json=body, headers=own).json()["model"] == model
+        body = {"model": "auto", "input": "Book a plane ticket to Berlin"}
+        vectors = running.client.post("/v1/embeddings", json=body, headers=own)
+        assert vectors.headers["x-burnish-intent"] == "base; nearest=base; score=-1.000; threshold=0.5", (
+            "vectors are alike only where one model makes all of them"
+        )
         limited = running.key(models=["champion", "base"])
         flight = [{"role": "user", "content": "Find me a flight from Paris to Rome"}]
         assert running.ask(limited, "auto", messages=flight).json()["model"] == "base", (
             "it never picks what a key may not ask"
         )
-        own = {"authorization": f"Bearer {key}"}
         assert "auto" in {card["id"] for card in running.client.get("/v1/models", headers=own).json()["data"]}
     finally:
         running.close()

@@ -39,7 +39,7 @@ from burnish.gateway.limits import SECOND, Granted, Ledger
 from burnish.gateway.listing import askable, check_route, model_card
 from burnish.gateway.metrics import Metrics
 from burnish.gateway.openapi import OPENAPI
-from burnish.gateway.passage import ClientGone, call_for_json, read_body
+from burnish.gateway.passage import ClientGone, call_for_json, read_body, unknown_model
 from burnish.gateway.route import Router
 from burnish.gateway.sending import send_bytes, send_json
 from burnish.gateway.serve_model import ModelCalls
@@ -347,9 +347,7 @@ class Exchange:
         if card is None and key.may_ask(name) and self.gateway.parts.router.means(name):
             card = model_card(name)  # versions are answered and not listed
         if card is None:
-            raise Refusal(
-                404, "that model does not exist, or your key may not ask for it", param="model", code="model_not_found"
-            )
+            raise unknown_model()
         await send_json(self.send, 200, card, self.own)
 
     async def _with_body(self, key: Key, method: str, path: str) -> None:

@@ -37,11 +37,17 @@ class Passage:
     `send` raises is its own affair: an engine in this process handles refusals itself.
     """
 
-    def __init__(self, send: Send, usage: Usage, headers: Callable[[], Headers], *, keep_usage: bool) -> None:
-        """headers: what is told beside the upstream's own, worked out while it is waited for."""
+    def __init__(
+        self, send: Send, usage: Usage, headers: Callable[[], Headers], *, keep_usage: bool, all_models: bool = True
+    ) -> None:
+        """headers: what is told beside the upstream's own, worked out while it is waited for.
+
+        all_models: whether the key may ask every model, and so may be told their names.
+        """
         self._send, self.usage = send, usage
         self._headers: Callable[[], Headers] | None = headers
         self._own: Headers = []
+        self._all_models = all_models
         self._reader = EventReader(usage, keep_usage=keep_usage)
         self._kept: Headers = []
         self._whole: list[bytes] = []
@@ -135,6 +141,8 @@ class Passage:
         body = b"".join(self._whole)
         if self.status == 200:
             read_answer(body, self.usage)
+        elif self.status == 404 and not self._all_models and error_code(body) == "model_not_found":
+            self._halt(unknown_model())  # an engine tells all the names it knows
         elif not is_error(body):
             self._halt(Refusal(self.status, f"the engine refused this (status {self.status})", code="upstream_refused"))
         if self.status == 429 and b"retry-after" not in dict(self._kept):
@@ -161,6 +169,12 @@ class Passage:
             self.ended = True
         except TimeoutError:
             return  # it does not read: the server closes the connection
+
+
+def unknown_model() -> Refusal:
+    """Return the answer to who asks for a model that is not there, or not for them: the same for both."""
+    says = "that model does not exist, or your key may not ask for it"
+    return Refusal(404, says, param="model", code="model_not_found")
 
 
 class ClientGone(Exception):

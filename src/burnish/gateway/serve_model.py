@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from burnish.core.refusal import Headers, Refusal
@@ -91,7 +91,10 @@ class ModelCalls:
         pick, auto = self._gateway.parts.pick, self._gateway.parts.settings.auto
         if value.get("model") != AUTO or pick is None:
             return []
-        ranked = await asyncio.to_thread(pick, _last_text(value))
+        text = _last_text(value)  # none: token ids, or vectors, which are only alike where one model makes them
+        ranked: Sequence[tuple[str, float]] = []
+        if text.strip():
+            ranked = await asyncio.to_thread(pick, text)
         allowed = [
             (model, score) for model, score in ranked
             if key.may_ask(model) and (auto.models is None or model in auto.models)
@@ -123,7 +126,9 @@ class ModelCalls:
         usage = Usage()
         if parts.content is not None:
             usage.pieces = {}
-        passage = Passage(exchange.send, usage, told, keep_usage=asked.wants_usage)
+        passage = Passage(
+            exchange.send, usage, told, keep_usage=asked.wants_usage, all_models=key.models is None
+        )  # fmt: skip
         trace = [(name, exchange.headers[name]) for name in (b"traceparent", b"tracestate") if name in exchange.headers]
         scope = inner_scope("POST", asked.path, [(b"x-request-id", exchange.id.encode()), *trace])
         if choice.shadow is not None:
@@ -230,7 +235,8 @@ def _last_text(value: dict[str, Any]) -> str:
                 return " ".join(str(part.get("text", "")) for part in parts)
             return content if isinstance(content, str) else ""
     prompt = value.get("prompt")
-    return prompt if isinstance(prompt, str) else ""
+    prompts = cast("list[Any]", prompt) if isinstance(prompt, list) else [prompt]
+    return " ".join(text for text in prompts if isinstance(text, str))
 
 
 def _too_many(refused: Refused, key: Key) -> Refusal:
