@@ -103,14 +103,18 @@ def test_a_start_that_fails_makes_no_admin_key_that_nobody_would_see(upstream: B
     assert told["admin_key"] is not None
 
 
-def test_budgets_of_money_that_count_nothing_are_told(upstream: BadUpstream, tmp_path: Path) -> None:
+def test_what_works_and_is_hardly_meant_is_told_at_the_start(upstream: BadUpstream, tmp_path: Path) -> None:
     assert main(["keys", "create", "bot", "--usd-per-day", "1", "--home", str(tmp_path)]) == 0
     process, _ = start(tmp_path, "--upstream", upstream.url)
-    assert "count nothing: no model has a price" in end(process)
+    said = end(process)
+    assert "count nothing: no model has a price" in said
+    assert "unprotected" not in said
     config = tmp_path / "gateway.yaml"
     config.write_text("prices: {default: {answer_usd: 1}}\n")
-    process, _ = start(tmp_path, "--upstream", upstream.url, "--config", str(config))
-    assert "count nothing" not in end(process)
+    process, _ = start(tmp_path, "--upstream", upstream.url, "--config", str(config), "--host", "0.0.0.0")
+    said = end(process)
+    assert "count nothing" not in said
+    assert "keys and texts cross the network unprotected: 0.0.0.0" in said
 
 
 def test_a_chat_key_that_was_revoked_or_lost_is_made_again(upstream: BadUpstream, tmp_path: Path) -> None:

@@ -280,6 +280,16 @@ def test_what_cannot_be_done_is_refused_with_the_field_and_a_code(
     assert (error["param"], error["code"], error["type"]) == (param, code, "invalid_request_error")
 
 
+def test_a_text_that_is_too_long_to_read_is_told_with_its_own_length(
+    client: openai.OpenAI, tokenizer: Tokenizer
+) -> None:
+    text = "x" * 600
+    with pytest.raises(
+        openai.BadRequestError, match=f"a text has {len(tokenizer.encode(text))} tokens.*context holds 512"
+    ):
+        client.embeddings.create(model="base", input=text)
+
+
 def test_deep_json_is_refused(running: Running) -> None:
     for deep in ("[" * 100 + "]" * 100, "[" * 100_000):
         answer = httpx.post(f"{running.url}/chat/completions", content=f'{{"model": "base", "messages": {deep}}}')

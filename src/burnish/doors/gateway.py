@@ -18,6 +18,7 @@ from burnish.gateway.admin import load_routes
 from burnish.gateway.audit import record
 from burnish.gateway.content import ContentLog
 from burnish.gateway.database import Database, check_secret, open_database
+from burnish.gateway.edge import LOCAL
 from burnish.gateway.key_store import KeyStore
 from burnish.gateway.keys import server_secret, write_private
 from burnish.gateway.limits import Ledger
@@ -91,10 +92,8 @@ def serve(
     from burnish.web.page import assets
 
     settings = wish.settings()
-    objection = check_tls(settings.tls_certificate, settings.tls_key)
-    if objection is not None:
-        emit(Note("serve", objection))
-    listener = listen(wish.host, wish.port)  # a taken port is told before anything is loaded
+    objection = check_tls(settings.tls_certificate, settings.tls_key)  # before anything is loaded, as a taken port
+    listener = listen(wish.host, wish.port)
     folder = gateway_folder(home)
     secret = server_secret(folder)
     database = open_database(settings.database, folder)
@@ -130,9 +129,8 @@ def serve(
         def started() -> None:
             admin_key, chat_key_file = first_keys(KeyStore(database, secret), folder)
             record(database, secret, "gateway", "started", url, {"upstream": "engine" if engine else "elsewhere"})
-            if not settings.prices and (unpriced := KeyStore(database, secret).with_money()):
-                says = f"budgets of money ({', '.join(unpriced[:5])}{', ...' if unpriced[5:] else ''}) count nothing"
-                emit(Note("serve", f"{says}: no model has a price; name some under `prices` in the settings"))
+            for says in _warnings(settings, wish.host, objection, KeyStore(database, secret)):
+                emit(Note("serve", says))
             tell(Started(url, str(chat_key_file), admin_key))
             emit(Note("serve", f"listening on {url}/v1; chat page: {url}/ (its key: {chat_key_file}); Ctrl-C stops"))
 
@@ -145,6 +143,23 @@ def serve(
             engine.close()
         ledger.close()
         database.close()
+
+
+def _warnings(settings: Settings, host: str, objection: str | None, store: KeyStore) -> list[str]:
+    """Say what works and is hardly meant: a certificate that nobody accepts, keys in the open, budgets that count nothing."""
+    said = [] if objection is None else [objection]
+    if settings.tls_certificate is None and host not in LOCAL:
+        said.append(
+            f"keys and texts cross the network unprotected: {host} is not this machine alone, and there is no TLS. "
+            "Name tls_certificate and tls_key in the settings, or put a proxy in front that ends TLS"
+        )
+    unpriced = [] if settings.prices else store.with_money()
+    if unpriced:
+        names = ", ".join(unpriced[:5]) + (", ..." if unpriced[5:] else "")
+        said.append(
+            f"budgets of money ({names}) count nothing: no model has a price; name some under `prices` in the settings"
+        )
+    return said
 
 
 def _elsewhere(settings: Settings, address: str) -> HttpUpstream:

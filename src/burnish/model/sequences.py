@@ -97,5 +97,13 @@ def check_fits(prompt_tokens: int, new_tokens: int, context_tokens: int) -> None
     if prompt_tokens + new_tokens > context_tokens:
         raise DoesNotFit(
             f"the prompt has {prompt_tokens} tokens and {new_tokens} new ones are asked for, together "
-            f"{prompt_tokens + new_tokens}; the model's context holds {context_tokens}. Shorten the prompt."
+            f"{prompt_tokens + new_tokens}; the model's context holds {context_tokens}. Shorten the prompt or ask for less."
         )
+
+
+def check_reads(tokens: int, context_tokens: int) -> None:
+    """Raise ServeError when a text to read is empty, DoesNotFit when it exceeds the context."""
+    if tokens < 1:
+        raise ServeError("a text to read must have one token or more")
+    if tokens > context_tokens:
+        raise DoesNotFit(f"a text has {tokens} tokens; the model's context holds {context_tokens}. Shorten it.")

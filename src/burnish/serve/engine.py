@@ -24,7 +24,7 @@ from burnish.model.cached_attention import cached_attention_on
 from burnish.model.decoder import Decoder
 from burnish.model.hidden import mean_hidden
 from burnish.model.sampling import Constraint, Sampling
-from burnish.model.sequences import Emitted, Finish, check_fits
+from burnish.model.sequences import Emitted, Finish, check_fits, check_reads
 from burnish.serve.adapters import Adapters, AdapterSource, Claim
 from burnish.serve.request import Embedding, EngineStopped, FormNotKept, Load, QueueFull, Request
 from burnish.serve.stream import End, Stream
@@ -128,7 +128,7 @@ class Engine:
         """
         self._adapters.check(adapter)
         for prompt in prompts:
-            check_fits(len(prompt), 1, self.context_tokens + 1)
+            check_reads(len(prompt), self.context_tokens)
             self._check_tokens(prompt)
         self._check_open()
         claim = None if adapter is None else self._adapters.claim(adapter)
