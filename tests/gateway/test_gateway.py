@@ -323,6 +323,17 @@ def test_paths_and_methods_that_are_not_there(running: Running, method: str, pat
         assert raw.recv(100).split()[1] == str(status).encode()
 
 
+def test_who_leaves_out_v1_or_asks_for_another_api_is_told_what_is_there(running: Running) -> None:
+    own = {"authorization": f"Bearer {running.key()}"}
+    told = {
+        path: running.client.post(path, json={}, headers=own).json()["error"]["message"]
+        for path in ("/chat/completions", "/v1/chat/completions/", "/v1/responses")
+    }
+    assert told["/chat/completions"].endswith("it is /v1/chat/completions")
+    assert told["/v1/chat/completions/"].endswith("it is /v1/chat/completions")
+    assert told["/v1/responses"].endswith("Known: /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/models")
+
+
 # ------------------------------------------------------------------------------------------------------------- streams
 
 
@@ -761,6 +772,22 @@ def test_feedback_is_stored_and_texts_need_consent(running: Running) -> None:
     ]
     assert [item["kind"] for item in stored[-3:]] == ["thumb", "vote", "correction"]
     assert "answer" not in stored[-3]
+
+
+def test_all_feedback_can_be_had_page_by_page(running: Running) -> None:
+    key, admin = ({"authorization": f"Bearer {text}"} for text in (running.key("chat"), running.admin))
+    base = {"model": "ok", "prompt_hash": "b" * 64, "kind": "thumb", "up": True, "consent": False}
+    made = [running.client.post("/feedback", json=base, headers=key).json()["id"] for _ in range(5)]
+    found: list[str] = []
+    while len(found) < 5:
+        before = {"before": found[0]} if found else {}
+        page = running.client.get("/admin/feedback", params={"last": 2, **before}, headers=admin).json()["feedback"]
+        found = [item["id"] for item in page] + found
+    assert found[-5:] == made
+    for query in ({"last": 0}, {"last": 501}, {"before": "' OR 1=1"}, {"after": "x"}):
+        assert running.client.get("/admin/feedback", params=query, headers=admin).status_code == 422
+    unknown = running.client.get("/admin/feedback", params={"before": "0" * 24}, headers=admin)
+    assert unknown.json() == {"feedback": []}
 
 
 # ----------------------------------------------------------------------------------------------------------------- end

@@ -16,7 +16,7 @@ from burnish.core.refusal import Refusal
 from burnish.core.section import Section
 from burnish.gateway.audit import append, entries
 from burnish.gateway.database import Database
-from burnish.gateway.feedback import all_feedback
+from burnish.gateway.feedback import Page, all_feedback
 from burnish.gateway.key_store import KEPT, KeyStore
 from burnish.gateway.keys import Key, Scope, split_key
 from burnish.gateway.limits import MOST, NANO, SECOND, Ledger, Limits
@@ -83,7 +83,7 @@ class Admin:
         self._keys = KeyStore(database, secret)
 
     def answer(self, method: str, path: str, value: dict[str, Any], key: Key) -> tuple[int, Any]:
-        """Return status and JSON. Raises Refusal."""
+        """Return status and JSON. value: the body, or what the query says. Raises Refusal."""
         parts = path.removeprefix("/admin/").split("/")
         table: dict[tuple[str, str, int], Callable[..., Any]] = {
             ("GET", "keys", 1): self._list, ("POST", "keys", 1): self._create, ("GET", "keys", 2): self._show,
@@ -173,7 +173,7 @@ class Admin:
                                 "subject": r.subject, "detail": r.detail} for r in rows]}  # fmt: skip
 
     def _feedback(self, key: Key, value: dict[str, Any]) -> tuple[int, Any]:
-        return 200, {"feedback": all_feedback(self._database, last=500)}
+        return 200, {"feedback": all_feedback(self._database, Page.model_validate(value))}
 
 
 @dataclass(frozen=True, slots=True)

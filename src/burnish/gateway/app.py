@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
+from urllib.parse import parse_qsl
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -36,7 +37,7 @@ from burnish.gateway.feedback import keep_feedback, parse_feedback
 from burnish.gateway.key_store import KeyStore
 from burnish.gateway.keys import Key, split_key
 from burnish.gateway.limits import SECOND, Granted, Ledger
-from burnish.gateway.listing import askable, check_route, model_card
+from burnish.gateway.listing import askable, check_route, model_card, not_there
 from burnish.gateway.metrics import Metrics
 from burnish.gateway.openapi import OPENAPI
 from burnish.gateway.passage import ClientGone, call_for_json, read_body, unknown_model
@@ -324,7 +325,7 @@ class Exchange:
         admin = path.startswith("/admin/")
         known = "/v1/models" if path.startswith("/v1/models/") else path
         if not admin and known not in METHODS:
-            raise Refusal(404, f"there is no {path[:100]!r} here", code="not_found")
+            raise Refusal(404, not_there(path, METHODS), code="not_found")
         if key.scope != "admin" and known not in ALLOWED[key.scope]:
             raise Refusal(403, f"a key of scope {key.scope} may not ask this", code="scope_not_allowed")
         if not admin and method != METHODS[known]:
@@ -353,7 +354,8 @@ class Exchange:
     async def _with_body(self, key: Key, method: str, path: str) -> None:
         """Answer what comes with a body."""
         body = await read_body(self.receive, self.headers, self.settings.caps.body_bytes, self.settings.timeouts.body_s)
-        value = parse_body(body) if body else {}
+        query = dict(parse_qsl(self.scope["query_string"].decode("latin-1"))) if method == "GET" else {}
+        value: dict[str, Any] = parse_body(body) if body else query
         if path.startswith("/admin/"):
             if method == "POST" and path.startswith("/admin/routes/"):
                 await check_route(self.gateway.parts, value)

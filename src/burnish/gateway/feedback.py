@@ -74,10 +74,25 @@ def keep_feedback(database: Database, account: str, said: Said) -> str:
     return identifier
 
 
-def all_feedback(database: Database, *, last: int) -> Sequence[dict[str, Any]]:
-    """Return the newest feedback, the oldest of it first."""
-    with database.transaction() as cursor:
-        cursor.execute("SELECT id, at_us, account, record FROM gateway_feedback ORDER BY at_us DESC LIMIT ?", (last,))
+class Page(Section):
+    """Which feedback is wanted: the newest `last` of what came before the one with the id `before`."""
+
+    last: Annotated[int, Field(ge=1, le=500)] = 500
+    before: Annotated[str, Field(pattern=r"^[0-9a-f]{24}$")] | None = None
+
+
+def all_feedback(database: Database, page: Page) -> Sequence[dict[str, Any]]:
+    """Return a page of feedback, the oldest of it first."""
+    older, given = "", [page.before, page.last]
+    if page.before is None:
+        given = [page.last]
+    else:
+        older = "WHERE (at_us, id) < (SELECT at_us, id FROM gateway_feedback WHERE id = ?) "
+    with database.reading() as cursor:
+        cursor.execute(
+            f"SELECT id, at_us, account, record FROM gateway_feedback {older}ORDER BY at_us DESC, id DESC LIMIT ?",
+            given,
+        )
         rows = cursor.rows()
     return [
         {"id": identifier, "at_us": at, "account": account, **json.loads(record)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jiter
@@ -31,6 +31,14 @@ async def askable(parts: Parts, key: Key) -> list[dict[str, Any]]:
 def model_card(name: str) -> dict[str, Any]:
     """Return what OpenAI's API tells about a model."""
     return {"id": name, "object": "model", "created": 0, "owned_by": "burnish"}
+
+
+def not_there(path: str, known: Collection[str]) -> str:
+    """Say that there is nothing at a path, and where it may be: many clients want an address with /v1, many one without."""
+    meant = f"/v1{path}" if not path.startswith("/v1") else path.rstrip("/")
+    if meant in known:
+        return f"there is no {path[:100]!r} here; it is {meant}"
+    return f"there is no {path[:100]!r} here. Known: {', '.join(each for each in known if each.startswith('/v1'))}"
 
 
 async def check_route(parts: Parts, value: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from burnish import __version__
 from burnish.gateway.admin import KeyChange, KeyWanted, Rotation
-from burnish.gateway.feedback import Said
+from burnish.gateway.feedback import Page, Said
 from burnish.gateway.settings import NAME_IN_PATH, Route
 
 REFUSALS = {
@@ -53,7 +53,14 @@ def _answers(status: str, what: str) -> dict[str, Any]:
 
 
 def _operation(
-    name: str, what: str, *, body: Any = None, status: str = "200", open_: bool = False, place: str = ""
+    name: str,
+    what: str,
+    *,
+    body: Any = None,
+    status: str = "200",
+    open_: bool = False,
+    place: str = "",
+    query: Any = None,
 ) -> Any:
     operation: dict[str, Any] = {"operationId": name, "summary": what, "responses": _answers(status, what)}
     if body is not None:
@@ -61,6 +68,9 @@ def _operation(
     if place:
         schema = {"type": "string", "minLength": 1, "maxLength": 128, "pattern": NAME_IN_PATH}
         operation["parameters"] = [{"name": place, "in": "path", "required": True, "schema": schema}]
+    if query is not None:
+        fields = _schema(query)["properties"]
+        operation["parameters"] = [{"name": field, "in": "query", "schema": schema} for field, schema in fields.items()]
     if open_:
         operation["security"] = []
     return operation
@@ -119,7 +129,7 @@ def _document() -> dict[str, Any]:
                 "delete": _operation("drop_route", "No route", place="alias"),
             },
             "/admin/audit": {"get": _operation("audit", "The newest 200 rows")},
-            "/admin/feedback": {"get": _operation("all_feedback", "The newest 500")},
+            "/admin/feedback": {"get": _operation("all_feedback", "The newest 500, or what came before", query=Page)},
         },
     }
 
