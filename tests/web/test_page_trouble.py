@@ -193,6 +193,27 @@ def test_logging_out_leaves_nothing_to_the_next_person(page: Page, running: Runn
     assert page.run("document.querySelectorAll('.turn').length") == 0
 
 
+@pytest.mark.parametrize("button", ["#fresh", "#log-out"])
+def test_a_comparison_that_runs_is_gone_with_its_conversation(page: Page, upstream: BadUpstream, button: str) -> None:
+    choose(page, "#model", "endless")
+    choose(page, "#other", "ok")
+    page.click("#compare")
+    page.say("Compare")
+    page.wait("document.querySelectorAll('.pair .body').length === 2")
+    page.wait("[...document.querySelectorAll('.pair .body')].every(e => e.innerText.length > 3)")
+    before = upstream.hung_up["endless"]
+    page.click(button)
+    page.idle()
+    assert page.run("document.querySelectorAll('.turn').length") == 0
+    assert page.run("!document.getElementById('empty').hidden")
+    until = time.monotonic() + 5
+    while upstream.hung_up["endless"] == before and time.monotonic() < until:
+        time.sleep(0.02)
+    assert upstream.hung_up["endless"] == before + 1
+    time.sleep(0.2)
+    assert page.run("document.querySelectorAll('.vote').length") == 0
+
+
 def test_a_copy_is_told_and_its_button_keeps_its_name(page: Page) -> None:
     choose(page, "#model", "ok")
     page.say("Hi")

@@ -109,7 +109,8 @@ async function one(exchange, messages, signal, place) {
 async function both(exchange, messages, signal, place) {
   const requests = [other.value, model.value].map((name) => ({ model: name, messages, ...exchange.sampling }));
   const { turn, sides } = await compare(requests, signal, {
-    add, around, consent, tell, messages,
+    add: (node) => (exchange.nodes.push(node), add(node)),
+    around, consent, tell, messages,
     onVote: (winner) => {
       const taken = winner ?? sides[0].result;
       exchange.answer = taken.text;
@@ -117,8 +118,8 @@ async function both(exchange, messages, signal, place) {
       exchange.compared = { vote: winner ? winner.model : "tie", answers: sides.map(({ result }) => recordOf(result)) };
     },
   });
+  if (!turn.isConnected) return; // a new chat was begun meanwhile
   turn.append(make("div", { class: "tools" }, againButton(() => cutBack(place) && ask(exchange.said))));
-  exchange.nodes.push(turn);
   const first = sides.find((side) => side.result?.text);
   exchange.answer ??= first ? first.result.text : null;
   toEnd();

@@ -25,6 +25,7 @@ export async function compare(requests, signal, options) {
     side.body.draw();
     side.node.removeAttribute("aria-busy");
   }));
+  if (!turn.isConnected) return { turn, sides };
   if (sides.every((side) => side.result?.text)) ask(sides, vote, options);
   else {
     reveal(sides, requests);
