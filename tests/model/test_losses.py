@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import math
 import weakref
+from collections import Counter
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from burnish.model.losses import Logits, LossForm, likelihood, losses_as, target_loss, target_losses
+from burnish.model.losses import Logits, LossForm, answer_losses, likelihood, losses_as, target_loss, target_losses
 
 
 def test_the_loss_of_two_tokens_equals_arithmetic_by_hand() -> None:
@@ -102,3 +105,37 @@ def test_logits_that_are_more_than_products_and_their_gradients_equal_the_formul
         compute += [loss.detach(), h.grad, w.grad, *([b.grad] if biased else [])]
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("cap", [None, 5.0])
+def test_losses_of_answers_are_those_of_each_alone_in_as_many_operations_as_one(cap: float | None) -> None:
+    torch.manual_seed(4)
+    head, targets, logits = torch.randn(9, 4), torch.randint(0, 9, (12,)), Logits(cap=cap)
+    ours, theirs = (torch.randn(12, 4, generator=torch.Generator().manual_seed(5)).requires_grad_() for _ in range(2))
+    sizes, weights = [5, 0, 1, 6], torch.tensor([0.3, -2.0, 1.0, -0.7])
+    owners = torch.repeat_interleave(torch.arange(4), torch.tensor(sizes))
+    form = LossForm(5, likelihood)
+    asked: list[Counter[str]] = []
+
+    class Counted(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            asked[-1][func.name()] += 1
+            return func(*args, **(kwargs or {}))
+
+    with losses_as(form):
+        for whose, answers in ((owners, 4), (torch.zeros_like(owners), 1)):
+            asked.append(Counter())
+            with Counted():
+                found = answer_losses(ours, head, targets, whose, answers, logits=logits)
+                (found @ weights[:answers]).backward()
+            if answers == 4:
+                expected = torch.stack([
+                    target_loss(hidden, head, some, logits=logits)
+                    for hidden, some in zip(theirs.split(sizes), targets.split(sizes), strict=True)
+                ])  # fmt: skip
+                (expected @ weights).backward()
+                torch.testing.assert_close(found, expected)
+                assert ours.grad is not None
+                torch.testing.assert_close(ours.grad, theirs.grad)
+                ours.grad = None
+    assert asked[0] == asked[1]

@@ -15,7 +15,7 @@ from burnish.core.rows import TokenPair
 from burnish.model.attention import PackedLayout, Segment
 from burnish.model.devices import to_device
 from burnish.model.lora import adapter_as, adapter_off
-from burnish.model.losses import logits_of, target_loss, target_losses
+from burnish.model.losses import answer_losses, logits_of, target_losses
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -27,7 +27,7 @@ class PackedPairs:
 
     `at_N` are the positions that predict `targets_N`: the N tokens of all answers that count. The last token of a prompt
     stands in it once for each answer. They are those of the chosen answer of each pair, then those of its rejected one;
-    `lengths`: how many each answer has, in this order; `lengths_2P` are the same on the device.
+    `owners_N`: which answer each belongs to. `lengths_2P`: how many each answer has.
     """
 
     row_ids: tuple[str, ...]
@@ -36,7 +36,7 @@ class PackedPairs:
     layout: PackedLayout
     at_N: Tensor
     targets_N: Tensor
-    lengths: tuple[int, ...]
+    owners_N: Tensor
     lengths_2P: Tensor
 
     @property
@@ -81,7 +81,7 @@ def lay_pairs(pairs: Sequence[TokenPair], device: torch.device, *, multiple_of: 
         layout=PackedLayout(tuple(laid.segments), to_device(laid.positions, device)),
         at_N=to_device(laid.at, device),
         targets_N=to_device(laid.targets, device),
-        lengths=tuple(laid.lengths),
+        owners_N=to_device([answer for answer, count in enumerate(laid.lengths) for _ in range(count)], device),
         lengths_2P=to_device(laid.lengths, device).view(-1, 2).t(),
     )
 
@@ -127,14 +127,13 @@ def log_probabilities(model: PreTrainedModel, row: PackedPairs) -> Tensor:
         input_ids=row.ids_T[None], position_ids=row.layout.positions_T[None], use_cache=False, packed=row.layout
     ).last_hidden_state
     head_VD, logits = model.get_output_embeddings().weight, logits_of(model)
-    sizes = list(row.lengths)
+    hidden_ND = hidden_BTD[0].index_select(0, row.at_N)
     if head_VD.requires_grad:
-        each = target_losses(hidden_BTD[0, row.at_N], head_VD, row.targets_N, logits=logits).split(sizes)
-        sums = [nats_N.sum(dtype=torch.float64).to(nats_N.dtype) for nats_N in each]
-        return -torch.stack(sums).view(-1, 2).t()
-    answers = zip(hidden_BTD[0, row.at_N].split(sizes), row.targets_N.split(sizes), strict=True)
-    nats = torch.stack([target_loss(hidden_ND, head_VD, targets_N, logits=logits) for hidden_ND, targets_N in answers])
-    return -nats.view(-1, 2).t()
+        nats_N = target_losses(hidden_ND, head_VD, row.targets_N, logits=logits)
+        sums_A = nats_N.new_zeros(2 * row.units, dtype=torch.float64).index_add(0, row.owners_N, nats_N.double())
+        return -sums_A.to(nats_N.dtype).view(-1, 2).t()
+    nats_A = answer_losses(hidden_ND, head_VD, row.targets_N, row.owners_N, 2 * row.units, logits=logits)
+    return -nats_A.view(-1, 2).t()
 
 
 @torch.no_grad()
