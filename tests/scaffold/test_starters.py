@@ -32,13 +32,13 @@ def test_the_starters_are_the_use_cases_that_the_help_names(capsys: pytest.Captu
     assert all(name in shown for name in NAMES)
 
 
-@pytest.mark.parametrize("starter", ["summarise", "voice"])
+@pytest.mark.parametrize("starter", ["summarise", "support", "voice"])
 def test_free_wording_is_not_learnt_by_heart(starter: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With ten epochs SmolLM2 lost 0.6 and 1.2 nats a token on held-out rows; with these it gains 0.7 and 0.5 (docs/log.md)."""
+    """Ten epochs at the usual rate cost SmolLM2 0.6 and 1.2 nats a token on held-out rows; with these it gains (docs/log.md)."""
     monkeypatch.chdir(tmp_path)
     assert main(["new", "--from", starter, "mine", "-q"]) == 0
     recipe = load_recipe(Path("mine.yaml"))
-    assert recipe.train.epochs <= 3
+    assert recipe.train.epochs <= 3 or (recipe.train.learning_rate or 1) < 0.001
     assert recipe.prepare.test_share * len(rows_of(starter, tmp_path / "again")) >= 2
 
 
