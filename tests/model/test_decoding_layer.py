@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, PreTr
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from burnish.model.banked_linear import BankedModel
+from burnish.model.cached_attention import cached_attention_on
 from burnish.model.decoder import Decoder
 from burnish.model.decoding_layer import DecodingLayer, LengthNorm, can_decode
 from burnish.model.sampling import Sampling
@@ -101,6 +103,31 @@ def test_layers_that_might_compute_something_else_stay(make_tiny: Callable[..., 
     halved.half()  # not packed
     BankedModel(halved)
     assert decoding_layers(halved) == 0
+
+
+@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="oneDNN has no bfloat16 on this CPU")
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+def test_in_bfloat16_the_few_operations_are_as_near_to_float32_as_the_many(
+    make_tiny: Callable[..., PreTrainedModel], kind: str
+) -> None:
+    halved = varied(make_tiny(kind)).bfloat16()
+    exact = copy.deepcopy(halved).float()
+    prompt = list(range(5, 69))
+
+    def logits(model: PreTrainedModel, banked: BankedModel | None = None) -> torch.Tensor:
+        decoder = Decoder(model, rows=1, banked=banked)
+        decoder.add(prompt, Sampling(max_new_tokens=1))
+        batch = decoder._plan()
+        batch.last[:] = range(len(prompt))
+        with torch.no_grad(), cached_attention_on(model):
+            return decoder._run(batch).float()
+
+    want, plain = logits(exact), logits(halved)
+    banked = BankedModel(halved)
+    assert decoding_layers(halved) == len(halved.model.layers)
+    few = logits(halved, banked)
+    banked.take_off()
+    assert 0 < (few - want).pow(2).mean() < 1.3 * (plain - want).pow(2).mean()
 
 
 @pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
