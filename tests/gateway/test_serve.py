@@ -162,6 +162,28 @@ def test_a_shadow_that_still_answers_does_not_hold_up_the_end(upstream: BadUpstr
     assert time.monotonic() - began < 10, "the shadow answers after 30 seconds"
 
 
+def test_a_gateway_before_another_tells_the_version_that_answered(
+    upstream: BadUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = tmp_path / "first.yaml"
+    first.write_text("routes: {main: {champion: ok, targets: [{model: challenger}]}}\n")
+    inner, told = start(tmp_path / "first", "--upstream", upstream.url, "--config", str(first))
+    monkeypatch.setenv("INNER_KEY", told["admin_key"])
+    second = tmp_path / "second.yaml"
+    second.write_text(f"upstream: {told['url']}/v1/\nupstream_key_variable: INNER_KEY\n")
+    outer, told = start(tmp_path / "second", "--config", str(second))
+    own = {"authorization": f"Bearer {told['admin_key']}"}
+    for stream in (False, True):
+        body = {"model": "main", "messages": [{"role": "user", "content": "hi"}], "stream": stream}
+        answer = httpx.post(f"{told['url']}/v1/chat/completions", json=body, headers=own)
+        assert answer.status_code == 200
+        assert answer.headers.get_list("x-burnish-model") == ["challenger"]
+    for name, status in (("ok:3", 200), ("ok:4", 404), ("a%2F..%2Fok:3", 404)):
+        assert httpx.get(f"{told['url']}/v1/models/{name}", headers=own).status_code == status
+    end(outer)
+    end(inner)
+
+
 def test_what_was_kept_goes_when_its_days_are_over_even_if_nothing_is_kept_any_more(
     upstream: BadUpstream, tmp_path: Path
 ) -> None:

@@ -37,7 +37,7 @@ from burnish.gateway.feedback import keep_feedback, parse_feedback
 from burnish.gateway.key_store import KeyStore
 from burnish.gateway.keys import Key, split_key
 from burnish.gateway.limits import SECOND, Granted, Ledger
-from burnish.gateway.listing import askable, check_route, model_card, not_there
+from burnish.gateway.listing import askable, check_route, means, model_card, not_there
 from burnish.gateway.metrics import Metrics
 from burnish.gateway.openapi import OPENAPI
 from burnish.gateway.passage import ClientGone, call_for_json, read_body, unknown_model
@@ -345,7 +345,7 @@ class Exchange:
             await send_json(self.send, 200, {"object": "list", "data": found}, self.own)
             return
         card = next((card for card in found if card["id"] == name), None)
-        if card is None and key.may_ask(name) and self.gateway.parts.router.means(name):
+        if card is None and key.may_ask(name) and await means(self.gateway.parts, name):
             card = model_card(name)  # versions are answered and not listed
         if card is None:
             raise unknown_model()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import re
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from burnish.core.refusal import Refusal
 from burnish.gateway.keys import Key
 from burnish.gateway.passage import call_for_json
-from burnish.gateway.settings import AUTO, Route
+from burnish.gateway.settings import AUTO, NAME_IN_PATH, Route
 
 if TYPE_CHECKING:
     from burnish.gateway.app import Parts
@@ -26,6 +26,19 @@ async def askable(parts: Parts, key: Key) -> list[dict[str, Any]]:
     own += [AUTO] if parts.pick is not None and len(names) + len(own) > 1 else []
     cards = [*found, *(model_card(name) for name in own)]
     return [card for card in cards if key.may_ask(card["id"])]
+
+
+async def means(parts: Parts, name: str) -> bool:
+    """Return whether a name that is not listed means a model: versions are answered and not listed."""
+    if parts.router.means(name):
+        return True
+    if re.fullmatch(NAME_IN_PATH, name) is None:
+        return False
+    try:
+        status, _ = await call_for_json(parts.upstream, f"/v1/models/{name}", parts.settings.timeouts.first_token_s)
+    except TimeoutError:
+        return False
+    return status == 200
 
 
 def model_card(name: str) -> dict[str, Any]:
@@ -92,11 +105,7 @@ async def _missing(parts: Parts, models: Sequence[str]) -> tuple[list[str], list
     listed = [card["id"] for card in await _listed(parts)]
     lost: list[str] = []
     for name in models:
-        if name in listed or parts.router.means(name):
+        if name in listed or await means(parts, name):
             continue
-        with contextlib.suppress(TimeoutError):  # versions are answered and not listed
-            seconds = parts.settings.timeouts.first_token_s
-            if "/" not in name and (await call_for_json(parts.upstream, f"/v1/models/{name}", seconds))[0] == 200:
-                continue
         lost.append(name)
     return lost, listed

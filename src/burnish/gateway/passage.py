@@ -20,6 +20,8 @@ ANSWER_BYTES = 32 << 20
 """A whole answer may not be larger."""
 LAST_WORD_S = 1.0
 DONE = b"data: [DONE]\n\n"
+KEPT = frozenset({b"content-type", b"retry-after", b"x-burnish-model", b"x-burnish-intent"})
+"""Headers of the upstream that the client gets."""
 
 
 class Halted(Exception):
@@ -84,9 +86,9 @@ class Passage:
         if message["type"] == "http.response.start":
             self.prepare()
             self.status = message["status"]
-            self._kept = [
-                (name, value) for name, value in message["headers"] if name in (b"content-type", b"retry-after")
-            ]
+            self._kept = [(name, value) for name, value in message["headers"] if name in KEPT]
+            told = {name for name, _ in self._kept}  # another burnish says which of its versions answers, and why
+            self._own = [(name, value) for name, value in self._own if name not in told]
             kind = dict(self._kept).get(b"content-type", b"")
             self._events = self.status == 200 and kind.startswith(b"text/event-stream")
             return

@@ -13,7 +13,7 @@ from burnish.core.refusal import Refusal
 
 PASSED_ON = frozenset({b"content-type", b"accept", b"x-request-id", b"traceparent", b"tracestate"})
 """Request headers that the upstream gets. The client's key is not among them."""
-PASSED_BACK = frozenset({b"content-type", b"retry-after", b"cache-control", b"x-burnish-intent"})
+PASSED_BACK = frozenset({b"content-type", b"retry-after", b"cache-control", b"x-burnish-model", b"x-burnish-intent"})
 RETRY_PAUSE_S = 0.05
 CHUNK_BYTES = 1 << 16
 
@@ -71,7 +71,9 @@ class HttpUpstream:
             attempt += 1
 
     def _place(self, path: str) -> URL:
-        """Return the URL of one of the few paths that are asked."""
+        """Return the URL of a path; those of the few that are asked often are kept."""
+        if path.startswith("/v1/models/"):
+            return URL(self._url + path)
         if path not in self._urls:
             self._urls[path] = URL(self._url + path)
         return self._urls[path]
