@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
+import mmap
 import sys
+import weakref
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
 
-from burnish.model.memory import HUGE_PAGE, huge_zeros, trim_heap
+from burnish.model.memory import HUGE_PAGE, OutOfMemory, allocated, huge_zeros, is_out_of_memory, trim_heap
 
 MIB = 2**20
 
@@ -56,3 +59,30 @@ def test_large_zeros_lie_in_huge_pages_and_go_back_to_the_system() -> None:
 def test_small_zeros_take_no_huge_page() -> None:
     before = huge_zeros(7, torch.float32)
     assert torch.equal(before, torch.zeros(7))
+
+
+def test_zeros_are_torchs_own_where_no_mapping_is_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object, **more: object) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(mmap, "mmap", refuse)
+    zeros = huge_zeros(HUGE_PAGE, torch.float32)
+    assert torch.equal(zeros, torch.zeros(HUGE_PAGE))
+
+
+def test_what_cannot_be_allocated_is_told_and_lets_go_of_what_the_call_had() -> None:
+    held: list[weakref.ref[torch.Tensor]] = []
+
+    def make() -> torch.Tensor:
+        some = torch.zeros(1000)
+        held.append(weakref.ref(some))
+        return torch.cat([some, torch.empty(1 << 60, dtype=torch.uint8)])
+
+    with pytest.raises(OutOfMemory, match=r"no memory for a test \(.*can't allocate memory") as caught:
+        allocated("a test", make)
+    gc.collect()
+    assert held[0]() is None, "an error that somebody keeps would keep it"
+    assert is_out_of_memory(MemoryError())
+    assert caught.value.__context__ is None
+    with pytest.raises(RuntimeError, match="shape"):
+        allocated("a test", lambda: torch.zeros(2).view(3))

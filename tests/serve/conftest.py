@@ -109,6 +109,33 @@ def adapter_folders(varied_base: Path, tmp_path_factory: pytest.TempPathFactory)
     }
 
 
+@pytest.fixture(scope="session")
+def wide_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base whose adapters of rank 256 take 24 MiB each; without a tokenizer."""
+    folder = tmp_path_factory.mktemp("wide") / "base"
+    torch.manual_seed(4)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=400, hidden_size=512, intermediate_size=1024, num_hidden_layers=3, num_attention_heads=8,
+            num_key_value_heads=4, max_position_embeddings=512, bos_token_id=1, eos_token_id=2, pad_token_id=2,
+            tie_word_embeddings=True,
+        )
+    ).float()  # fmt: skip
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                torch.nn.init.normal_(parameter, std=0.1)
+        model.model.embed_tokens.weight[:3] = 0
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def wide_adapters(wide_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("wide-adapters")
+    return {name: write_random_adapter(wide_base, root / name, seed=seed, rank=256) for seed, name in enumerate("abcd")}
+
+
 @pytest.fixture
 def varied_model(varied_base: Path) -> PreTrainedModel:
     return load_base(varied_base)

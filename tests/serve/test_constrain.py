@@ -86,13 +86,14 @@ def test_constrained_and_free_answers_run_side_by_side(
         assert set(json.loads(tokenizer.decode(list(stream)))) == set(SCHEMA["properties"])
 
 
+@pytest.mark.parametrize("asked", [{}, {"temperature": 1.0}, {"temperature": 1.0, "top_p": 0.5, "logprobs": 2}])
 def test_a_form_that_cannot_go_on_fails_its_own_answer_alone(
-    engine: Engine, tokenizer: Tokenizer, constraints: Constraints
+    engine: Engine, tokenizer: Tokenizer, constraints: Constraints, asked: dict[str, Any]
 ) -> None:
     broken = constraints.regex("abc").begin()
     broken.accept(399)  # not what it allows: its matcher is broken from here on
     free = engine.submit(PROMPT, None, Sampling(max_new_tokens=30))
-    stream = engine.submit(PROMPT, None, Sampling(max_new_tokens=30), broken)
+    stream = engine.submit(PROMPT, None, Sampling(max_new_tokens=30, **asked), broken)
     with pytest.raises(ServeError, match="cannot keep to the form"):
         list(stream)
     assert len(list(free)) == 30

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 ALL_LINEAR = "all-linear"
 RANK_LIMIT = 1024
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+READING_BYTES = 4 << 20
+"""Memory that there must be beside the numbers themselves before safetensors reads them: where it runs out in there, its Rust
+ends the process (0.8), while torch raises an error that can be answered."""
 PEFT_PREFIX = "base_model.model."
 LENGTHS = "lora_magnitude_vector"
 UNSUPPORTED = ("fan_in_fan_out", "rank_pattern", "alpha_pattern", "modules_to_save", "layer_replication",
@@ -262,7 +265,10 @@ def read_adapter(
     _check_size(folder / WEIGHTS, expected)
     try:
         # load_file (safetensors 0.8) keeps two small objects of each tensor for ever; a server reads adapters for months
-        tensors = load((folder / WEIGHTS).read_bytes())
+        data = (folder / WEIGHTS).read_bytes()
+        torch.empty(len(data) + READING_BYTES, dtype=torch.uint8)  # let go of at once; see READING_BYTES
+        tensors = load(data)
+        del data
     except (OSError, SafetensorError) as error:
         raise BaseModelError(
             f"cannot read {folder / WEIGHTS}: {error}. An adapter folder needs {WEIGHTS} and {CONFIG}."

@@ -2,12 +2,10 @@
 
 An adapter travels as one flat row of numbers: for each group of layers that read the same input its A matrices (members x
 rank, inputs), then the B matrix (rank, outputs) of each member, scaled as its method says. Where the group is one product,
-each B is cut into units of one width, (units, rank, width), so that the products of all members are one batch. In memory there
-is a block for each piece (the A matrices; each B, or all units), with the pieces of all adapters of one padded rank one under
-the other. So the A (or B) matrices of neighbouring adapters are one batch of matrices, and one tall matrix, without a copy or a
-table of pointers. Blocks of neighbouring layers lie in one tensor, large enough for huge pages even where few adapters are
-loaded. The adapters in use are kept next to each other (the gathered products of Chen et al. 2023, "Punica",
-arXiv:2310.18547, and Sheng et al. 2023, "S-LoRA", arXiv:2311.03285, without kernels of their own).
+each B is cut into units of one width, (units, rank, width), so that the products of all members are one batch. See lora_stack.py
+for how the pieces of all adapters of one padded rank lie in memory. The adapters in use are kept next to each other (the
+gathered products of Chen et al. 2023, "Punica", arXiv:2310.18547, and Sheng et al. 2023, "S-LoRA", arXiv:2311.03285, without
+kernels of their own).
 """
 
 from __future__ import annotations
@@ -22,19 +20,13 @@ from torch import Tensor
 
 from burnish.core.artifacts import MethodPlan
 from burnish.core.errors import BaseModelError
-from burnish.model.memory import huge_zeros
+from burnish.model.lora_stack import Stack
 
 LEAST_RANK = 8
 """Ranks are padded with zeros to the next power of two from here on: few stacks, and products of friendly sizes."""
 
-TENSORS = 8
-"""Tensors that the blocks of a stack lie in, about. More adapters are moved to larger ones one tensor after the other."""
-
 MOST_UNITS = 16
 """Units that the B matrices of a group are cut into at most: each is a product of its own within the batch."""
-
-MOST_VIEWS = 16384
-"""Views of a stack that are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,114 +132,6 @@ def pack(layout: Layout, method: MethodPlan, tensors: Mapping[str, Tensor], dtyp
     return PackedAdapter(padded, row)
 
 
-def _neighbours(layout: Layout) -> list[list[int]]:
-    """Return the offsets of the pieces in the order of the row, cut into lists whose blocks share a tensor."""
-    found: list[list[int]] = []
-    numbers = layout.unit
-    for offset, size in layout.pieces:
-        if numbers * TENSORS >= layout.unit:
-            found.append([])
-            numbers = 0
-        found[-1].append(offset)
-        numbers += size
-    return found
-
-
-class Stack:
-    """Adapters of one padded rank. Slots 0 to `used` hold adapters; there may be room for more.
-
-    blocks: by the offset of a piece in the layout, (slots, numbers of the piece).
-    """
-
-    def __init__(self, layout: Layout, rank: int, dtype: torch.dtype, device: torch.device) -> None:
-        self.rank = rank
-        self.keys: list[Hashable] = []
-        self.slots: dict[Hashable, int] = {}
-        self.capacity = 0
-        self._views: dict[tuple[int, int, int, int | None], Tensor] = {}
-        self._neighbours = _neighbours(layout)
-        self.blocks = {
-            offset: torch.empty((0, size * rank), dtype=dtype, device=device) for offset, size in layout.pieces
-        }
-
-    @property
-    def bytes(self) -> int:
-        """Memory of all slots, used or not."""
-        return sum(block.numel() * block.element_size() for block in self.blocks.values())
-
-    def matrices(self, offset: int, first: int, count: int, columns: int, *, rows: int | None) -> Tensor:
-        """Return a piece of `count` neighbouring adapters as a batch of matrices (..., rows, columns), or as one (rows None).
-
-        Views are kept until the stack changes: making them costs as much as launching a kernel.
-        """
-        key = (offset, first, count, rows)
-        found = self._views.get(key)
-        if found is None:
-            if len(self._views) >= MOST_VIEWS:
-                self._views.clear()
-            some = self.blocks[offset].narrow(0, first, count)
-            found = self._views[key] = some.view(-1, columns) if rows is None else some.view(-1, rows, columns)
-        return found
-
-    def add(self, key: Hashable, row: Tensor) -> None:
-        """Put an adapter into the next slot."""
-        if len(self.keys) == self.capacity:
-            self._resize(max(1, 2 * self.capacity))
-        self.slots[key] = slot = len(self.keys)
-        for offset, block in self.blocks.items():
-            block[slot].copy_(row[offset * self.rank :][: block.shape[1]], non_blocking=True)
-        self.keys.append(key)
-
-    def row(self, key: Hashable) -> Tensor:
-        """Return a copy of an adapter as the row that was added."""
-        return torch.cat([block[self.slots[key]] for block in self.blocks.values()])
-
-    def remove(self, key: Hashable) -> None:
-        """Free a slot: the last adapter moves into it, and the memory shrinks when half of it is unused."""
-        self._swap(self.slots[key], len(self.keys) - 1)
-        self.keys.pop()
-        del self.slots[key]
-        if 2 * len(self.keys) <= self.capacity:
-            self._resize(len(self.keys))
-
-    def bring_forward(self, keys: Iterable[Hashable]) -> int:
-        """Let the given adapters have the first slots; returns how many they are. Those that come from behind keep their order."""
-        wanted = dict.fromkeys(keys)
-        misplaced = [self.slots[key] for key in wanted if self.slots[key] >= len(wanted)]
-        free = (slot for slot in range(len(wanted)) if self.keys[slot] not in wanted)
-        for source, target in zip(misplaced, free, strict=True):
-            self._swap(source, target)
-        return len(wanted)
-
-    def _swap(self, one: int, other: int) -> None:
-        if one == other:
-            return
-        for block in self.blocks.values():
-            kept = block[one].clone()
-            block[one] = block[other]
-            block[other] = kept
-        self.keys[one], self.keys[other] = self.keys[other], self.keys[one]
-        self.slots[self.keys[one]], self.slots[self.keys[other]] = one, other
-
-    def _resize(self, slots: int) -> None:
-        """Move to blocks of another size, some after the others: at no time is everything in memory twice."""
-        for offsets in self._neighbours:
-            old = [self.blocks[offset] for offset in offsets]
-            sizes = [slots * block.shape[1] for block in old]
-            together = self._zeros(sum(sizes))
-            for offset, block, part in zip(offsets, old, together.split(sizes), strict=True):
-                moved = part.view(slots, block.shape[1])
-                moved[: len(self.keys)] = block[: len(self.keys)]
-                self.blocks[offset] = moved
-        self.capacity = slots
-        self._views.clear()
-
-    def _zeros(self, numbers: int) -> Tensor:
-        """Return memory for some blocks: zeros, since a GPU multiplies empty slots too."""
-        like = next(iter(self.blocks.values()))
-        return huge_zeros(numbers, like.dtype) if like.device.type == "cpu" else like.new_zeros(numbers)
-
-
 class LoraBank:
     """The adapters at hand, by key. Belongs to the thread that runs the model.
 
@@ -277,29 +161,42 @@ class LoraBank:
         return sum(stack.bytes for stack in self.stacks.values())
 
     def load(self, key: Hashable, adapter: PackedAdapter) -> None:
-        """Put an adapter into a slot. Raises BaseModelError when the key has one already."""
+        """Put an adapter into a slot of its own. Raises BaseModelError when the key has one already, and OutOfMemory.
+
+        After an error the bank holds what it held.
+        """
+        self._check_new(key)
+        stack = self.stacks.get(adapter.rank) or Stack(self.layout.pieces, adapter.rank, self.dtype, self.device)
+        moves = stack.moves
+        try:
+            stack.add(key, adapter.row)
+        finally:
+            self.moves += stack.moves - moves
+        self.stacks[adapter.rank] = stack
+        self._rank_of[key] = adapter.rank
+
+    def exchange(self, old: Hashable, key: Hashable, adapter: PackedAdapter) -> None:
+        """Put an adapter into the slot of another one of its padded rank, which leaves. Raises BaseModelError as `load` does."""
+        self._check_new(key)
+        self.stacks[adapter.rank].exchange(old, key, adapter.row)
+        self._rank_of[key] = self._rank_of.pop(old)
+
+    def _check_new(self, key: Hashable) -> None:
         if key in self._rank_of:
             raise BaseModelError(f"an adapter is loaded as {key!r} already")
-        if adapter.rank not in self.stacks:
-            self.stacks[adapter.rank] = Stack(self.layout, adapter.rank, self.dtype, self.device)
-        stack = self.stacks[adapter.rank]
-        capacity = stack.capacity
-        stack.add(key, adapter.row)
-        self.moves += stack.capacity != capacity
-        self._rank_of[key] = adapter.rank
 
     def unload(self, key: Hashable) -> None:
         """Free an adapter's slot."""
         rank = self._rank_of.pop(key)
         stack = self.stacks[rank]
-        capacity = stack.capacity
+        moves = stack.moves
         stack.remove(key)
-        self.moves += stack.capacity != capacity
+        self.moves += stack.moves - moves
         if not stack.keys:
             del self.stacks[rank]
 
     def packed(self, key: Hashable) -> PackedAdapter:
-        """Return a copy of an adapter's row, from which it can be loaded again."""
+        """Return a copy on the CPU of an adapter, from which it can be loaded again. Raises OutOfMemory."""
         rank = self._rank_of[key]
         return PackedAdapter(rank, self.stacks[rank].row(key))
 

@@ -16,7 +16,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from burnish.model.lora_bank import Group, LoraBank, Member, Stack, runs
+from burnish.model.lora_bank import Group, LoraBank, Member, runs
+from burnish.model.lora_stack import Stack
 
 PADDING_LIMIT = 2.0
 """Batched products may compute so many times the tokens there are; what is beyond becomes products of its own."""

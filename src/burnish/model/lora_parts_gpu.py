@@ -15,8 +15,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from burnish.model.lora_bank import Group, LoraBank, Member, Stack
+from burnish.model.lora_bank import Group, LoraBank, Member
 from burnish.model.lora_parts import Part, PlainPart
+from burnish.model.lora_stack import Stack
 
 TILE = 16
 """Tokens of a tile: the least that tensor cores multiply."""

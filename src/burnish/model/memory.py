@@ -6,12 +6,18 @@ import ctypes
 import gc
 import mmap
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
+from typing import TypeVar
 
 import psutil
 import torch
 from torch import Tensor
+
+from burnish.core.errors import ResourceError
+
+T = TypeVar("T")
 
 HUGE_PAGE = 2**21
 """Bytes of a huge page of x86 and of ARM with small pages of 4 KiB."""
@@ -39,11 +45,15 @@ def huge_zeros(numbers: int, dtype: torch.dtype) -> Tensor:
 
     What each step reads from end to end comes faster so. torch's own huge pages (THP_MEM_ALLOC_ENABLE) begin anywhere within one
     and take memory that small pages hold already: they held 56 of 149 MiB. The mapping ends with the tensor.
+    Where no mapping is to be had torch looks for memory of its own, and raises RuntimeError when that is not there either.
     """
     size = numbers * dtype.itemsize
     if size < HUGE_PAGE or sys.platform != "linux":
         return torch.zeros(numbers, dtype=dtype)
-    mapping = mmap.mmap(-1, size + HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    try:
+        mapping = mmap.mmap(-1, size + HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError:  # a limit of the process; torch asks for less, which may lie in a hole of the heap
+        return torch.zeros(numbers, dtype=dtype)
     start = -torch.frombuffer(mapping, dtype=torch.uint8).data_ptr() % HUGE_PAGE
     with suppress(OSError):  # a kernel without huge pages
         mapping.madvise(mmap.MADV_HUGEPAGE, start, size // HUGE_PAGE * HUGE_PAGE)
@@ -78,6 +88,22 @@ class MemoryPeak:
                 torch.cuda.reset_peak_memory_stats(index)
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
+class OutOfMemory(ResourceError):
+    """There is no memory for something that could be done without."""
+
+
+def is_out_of_memory(error: Exception) -> bool:
     """Return whether an error says that memory ran out: on a GPU by its class, on a CPU by torch's allocator's words."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+
+
+def allocated(what: str, make: Callable[[], T]) -> T:
+    """Return what `make` gives. Raises OutOfMemory that names it (`what`) where memory runs out."""
+    try:
+        return make()
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        says = " ".join(str(error).split())[:160]
+    # Only here have the frames of the failed call, and the tensors that they held, been let go of.
+    raise OutOfMemory(f"there is no memory for {what} ({says or 'MemoryError'})")

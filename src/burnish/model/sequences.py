@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
@@ -107,3 +107,9 @@ def check_reads(tokens: int, context_tokens: int) -> None:
         raise ServeError("a text to read must have one token or more")
     if tokens > context_tokens:
         raise DoesNotFit(f"a text has {tokens} tokens; the model's context holds {context_tokens}. Shorten it.")
+
+
+def check_tokens(token_ids: Iterable[int], vocabulary: int) -> None:
+    """Raise ServeError when a token is none of the model's."""
+    if not all(0 <= token < vocabulary for token in token_ids):
+        raise ServeError(f"token ids must lie between 0 and {vocabulary - 1}")

@@ -1,7 +1,8 @@
 """Adapters of one base by name: which are known, which are at hand, and which gives way to another.
 
 Thousands may be known; as many as there are slots are in memory, and the one that was used longest ago makes room. A name can be
-used while its adapter is read: requests bring its numbers with them.
+used while its adapter is read: requests bring its numbers with them. Where memory runs out before slots do, adapters that nobody
+uses at the moment make room; if that is not enough, the request that wanted one more fails, and everything is as it was.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ from pathlib import Path
 
 from burnish.core.errors import BaseModelError, ServeError, did_you_mean
 from burnish.core.ids import file_sha256
+from burnish.core.units import format_bytes
 from burnish.model.banked_linear import BankedModel
 from burnish.model.lora import CONFIG, WEIGHTS, read_adapter
 from burnish.model.lora_bank import PackedAdapter, pack
+from burnish.model.memory import OutOfMemory, allocated
+from burnish.serve.failures import NoMemory
 
 CONFIG_BYTES = 1 << 20
 """An adapter_config.json may not be larger."""
@@ -37,7 +41,8 @@ class AdapterSource:
 class Claim:
     """A name's adapter, as those who use it hold it.
 
-    key: of the bank; another one each time a name is given to an adapter.
+    key: of the bank, and of what is computed with it. Another one each time a name is given to an adapter, and each time one
+        without digests is read, whose files may say something else by then.
     packed: its numbers while they are wanted and not in a slot.
     pending, running: requests that wait, and that run.
     """
@@ -67,7 +72,9 @@ class Adapters:
         self._known: dict[str, Claim] = {}
         self._gone: list[Claim] = []  # taken out while requests still use it, or not yet out of its slot
         self._recent: OrderedDict[tuple[str, int], Claim] = OrderedDict()  # in slots, least recently used first
+        self._outdated: list[tuple[str, int]] = []  # keys that will not be used again
         self._versions = 0
+        self._closed = False
         self._changed = threading.Condition()
 
     @property
@@ -97,8 +104,7 @@ class Adapters:
         with self._changed:
             if name in self._known:
                 raise ServeError(f'an adapter is known as "{name}" already; take it out first')
-            self._versions += 1
-            known.key = (name, self._versions)
+            known.key = self._new_key(name)
             at_hand = len(self._recent) + sum(other.packed is not None for other in self._known.values())
             if packed is not None and at_hand < self._slots:
                 known.packed = packed  # there is room: the first request need not read it again
@@ -114,7 +120,7 @@ class Adapters:
     def wait_gone(self, seconds: float | None = None) -> bool:
         """Wait until all adapters that were taken out have left memory; returns whether they have."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self._gone, seconds)
+            return self._changed.wait_for(lambda: self._closed or not self._gone, seconds)
 
     def check(self, name: str | None) -> None:
         """Raise ServeError when there is no such adapter."""
@@ -125,7 +131,8 @@ class Adapters:
     def claim(self, name: str) -> Claim:
         """Note a request for an adapter, and read it if it is not in memory; the claim ends by `drop`.
 
-        Raises ServeError when there is no such adapter, BaseModelError when it cannot be read any more.
+        Raises ServeError when there is no such adapter, NoMemory when there is no memory to read it, BaseModelError when it
+        cannot be read any more.
         """
         with self._changed:
             known = self._find(name)
@@ -137,9 +144,11 @@ class Adapters:
                     at_hand = known.packed is not None or known.key in self._recent
                 if not at_hand:
                     packed = self._read(known.source)
-                    with self._changed:
-                        if known.key not in self._recent:
-                            known.packed = packed
+                    with self._changed:  # nobody has used the adapter since: it is placed from what is read here alone
+                        if known.source.digests is None:
+                            self._outdated.append(known.key)
+                            known.key = self._new_key(name)
+                        known.packed = packed
             ready = True
         finally:
             if not ready:
@@ -157,16 +166,18 @@ class Adapters:
                 known.packed = None
 
     def place(self, known: Claim) -> bool:
-        """Put a claimed adapter into a slot; returns False when every slot is in use."""
+        """Put a claimed adapter into a slot; returns False when every slot is in use.
+
+        Raises NoMemory when there is none for it, though every adapter that nobody uses has made room.
+        """
         with self._changed:
             if known.key not in self._recent:
+                victim = None
                 if len(self._recent) >= self._slots:
                     victim = next((each for each in self._recent.values() if not each.running), None)
                     if victim is None:
                         return False
-                    self._evict(victim)
-                assert known.packed is not None, "claimed adapters are at hand"
-                self._bank.load(known.key, known.packed)
+                self._load(known, victim)
                 known.packed = None
                 self._recent[known.key] = known
             self._recent.move_to_end(known.key)
@@ -174,8 +185,44 @@ class Adapters:
             known.running += 1
             return True
 
+    def _load(self, known: Claim, victim: Claim | None) -> None:
+        """Put an adapter into the bank, in place of another one or beside it; where memory runs out idle ones leave, too."""
+        assert known.packed is not None, "claimed adapters are at hand"
+        rank, size = known.packed.rank, known.packed.bytes
+
+        def loss(each: Claim) -> tuple[bool, bool]:
+            """One that nobody waits for leaves first, and one in whose place this one fits: then no other needs to."""
+            return each.pending > 0, self._bank.place(each.key)[0] != rank
+
+        idle = sorted((each for each in self._recent.values() if not each.running and each is not victim), key=loss)
+        says = ""
+        for leaving in (victim, *idle):
+            try:
+                self._load_once(known, leaving)
+                return
+            except OutOfMemory as error:
+                says = str(error)
+        raise NoMemory(
+            f'no memory is left for the adapter "{known.key[0]}" (padded rank {rank}, {format_bytes(size)}): {says}. '
+            f"{len(self._recent)} others are answering and hold {format_bytes(self._bank.bytes)}; all that were idle have made "
+            "room. Ask again when they have answered; if that does not help, serve fewer adapters at once, or a smaller rank."
+        )
+
+    def _load_once(self, known: Claim, leaving: Claim | None) -> None:
+        """Put an adapter into the bank after another one has left. Raises OutOfMemory."""
+        assert known.packed is not None
+        if leaving is not None:
+            if leaving.pending:  # requests that wait for a row will need it again
+                leaving.packed = self._bank.packed(leaving.key)
+            del self._recent[leaving.key]
+            if self._bank.place(leaving.key)[0] == known.packed.rank:
+                self._bank.exchange(leaving.key, known.key, known.packed)
+                return
+            self._bank.unload(leaving.key)
+        self._bank.load(known.key, known.packed)
+
     def settle(self) -> list[tuple[str, int]]:
-        """Free what was taken out and is not used any more; returns the keys."""
+        """Free what was taken out and is not used any more; returns the keys that will not be used again."""
         with self._changed:
             free = [known for known in self._gone if not known.pending and not known.running]
             for known in free:
@@ -186,19 +233,30 @@ class Adapters:
                     self._bank.unload(known.key)
             if free:
                 self._changed.notify_all()
-            return [known.key for known in free]
+            ended, self._outdated = [*self._outdated, *(known.key for known in free)], []
+            return ended
 
     @property
     def unsettled(self) -> bool:
         """Whether `settle` has something to free."""
         with self._changed:
-            return any(not known.pending and not known.running for known in self._gone)
+            return bool(self._outdated) or any(not known.pending and not known.running for known in self._gone)
 
-    def _evict(self, victim: Claim) -> None:
-        if victim.pending:  # requests that wait for a row will need it again
-            victim.packed = self._bank.packed(victim.key)
-        del self._recent[victim.key]
-        self._bank.unload(victim.key)
+    def close(self) -> None:
+        """Give the memory of all adapters back, for good. Nobody waits any longer for one to leave."""
+        with self._changed:
+            for key in self._recent:
+                self._bank.unload(key)
+            self._recent.clear()
+            for known in (*self._known.values(), *self._gone):
+                known.packed = None
+            self._gone.clear()
+            self._closed = True
+            self._changed.notify_all()
+
+    def _new_key(self, name: str) -> tuple[str, int]:
+        self._versions += 1
+        return name, self._versions
 
     def _find(self, name: str) -> Claim:
         known = self._known.get(name)
@@ -208,9 +266,18 @@ class Adapters:
         return known
 
     def _read(self, source: AdapterSource) -> PackedAdapter:
+        """Raises BaseModelError, NoMemory."""
+
+        def read() -> PackedAdapter:
+            method, tensors = read_adapter(source.folder, self._sizes, rank_limit=self._rank_limit)
+            return pack(self._layout, method, tensors, self._bank.dtype)
+
         check_files(source)
-        method, tensors = read_adapter(source.folder, self._sizes, rank_limit=self._rank_limit)
-        return pack(self._layout, method, tensors, self._bank.dtype)
+        try:
+            return allocated("an adapter that is read", read)
+        except OutOfMemory as error:
+            says = str(error)
+        raise NoMemory(f"{says}. Ask again later, or serve it on a machine with more memory.")
 
 
 def check_files(source: AdapterSource) -> None:

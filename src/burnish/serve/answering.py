@@ -16,12 +16,15 @@ from burnish.core.errors import BurnishError
 from burnish.core.refusal import Refusal
 from burnish.serve.bodies import Said, Told, chat_chunk, chat_completion, chat_logprobs, text_completion, usage
 from burnish.serve.bodies import tool_call_deltas as call_deltas
-from burnish.serve.request import FormNotKept
+from burnish.serve.failures import EngineStopped, FormNotKept, NoMemory, QueueFull
 from burnish.serve.stream import End, Stream
 from burnish.serve.text_stream import TextStream
 from burnish.serve.tools import ToolReader
 from burnish.text.messages import ToolCall
 from burnish.text.tokenizer import Tokenizer
+
+MEMORY_AFTER_S = 5
+"""Seconds after which a request for which there was no memory may come again."""
 
 
 @dataclass(slots=True)
@@ -236,7 +239,7 @@ class Streamed(Watched):
                 await send({"type": "http.response.body", "body": _sse(self.last()), "more_body": True})
         except BurnishError as error:
             # The status line is sent already: OpenAI's clients raise on an event that holds an error.
-            await send({"type": "http.response.body", "body": _sse(_refusal(error).body), "more_body": True})
+            await send({"type": "http.response.body", "body": _sse(refusal_of(error).body), "more_body": True})
         await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": False})
 
     def begin(self) -> list[dict[str, Any]]:
@@ -281,16 +284,28 @@ class StreamedText(Streamed):
         return text_completion(self.answer.head, [], self.answer.usage, self.answer.tokenizer)
 
 
-def _refusal(error: BurnishError) -> Refusal:
-    """Say whose fault it is that an answer does not end: that of a form that cannot be kept is the request's."""
+def refusal_of(error: BurnishError) -> Refusal:
+    """Say whose fault it is that an answer does not end: that of a form that cannot be kept is the request's.
+
+    What may succeed later is 503, as when it is refused at once.
+    """
     if isinstance(error, FormNotKept):
         return Refusal(400, str(error), code="form_not_kept")
+    if isinstance(error, NoMemory):
+        return Refusal(503, str(error), code="overloaded", retry_after_s=MEMORY_AFTER_S)
+    if isinstance(error, (QueueFull, EngineStopped)):
+        return Refusal(503, str(error), code="overloaded")
     return Refusal(500, str(error))
 
 
 async def _refuse(error: BurnishError, scope: Scope, receive: Receive, send: Send) -> None:
-    refusal = _refusal(error)
-    await JSONResponse(refusal.body, status_code=refusal.status)(scope, receive, send)
+    await refused(refusal_of(error))(scope, receive, send)
+
+
+def refused(refusal: Refusal) -> JSONResponse:
+    """Return the response that tells a refusal."""
+    headers = {name.decode(): value.decode() for name, value in refusal.headers}
+    return JSONResponse(refusal.body, status_code=refusal.status, headers=headers)
 
 
 def _sse(event: Mapping[str, Any]) -> bytes:

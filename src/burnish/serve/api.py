@@ -23,13 +23,13 @@ from burnish.core.errors import BaseModelError, DataError, ServeError, did_you_m
 from burnish.core.refusal import Refusal
 from burnish.model.sequences import DoesNotFit
 from burnish.serve.answer import DEFAULT_NEW_TOKENS, Offer, ServedModel, Wish, prompt_of, submit
-from burnish.serve.answering import Answer, Choice, Streamed, StreamedText, Watched, Whole
+from burnish.serve.answering import Answer, Choice, Streamed, StreamedText, Watched, Whole, refusal_of, refused
 from burnish.serve.bodies import embeddings
 from burnish.serve.constrain import Constraints, Grammar
+from burnish.serve.failures import EngineStopped, NoMemory, QueueFull
 from burnish.serve.guard import Guard
 from burnish.serve.interface import AnsweringEngine
 from burnish.serve.parts import NamedTool
-from burnish.serve.request import EngineStopped, QueueFull
 from burnish.serve.schema import ChatRequest, CompletionRequest, EmbeddingRequest, TextRequest, parse_request
 from burnish.serve.stream import Stream
 from burnish.serve.text_stream import TextStream
@@ -123,7 +123,11 @@ async def _embeddings(request: Request) -> Response:
         raise Refusal(400, f"this model's embeddings have {size} dimensions", param="dimensions", code="invalid_value")
     with _refusing("input"):
         computed = await asyncio.to_thread(service.engine.embed, prompts, model.adapter)
-    vectors_NH = torch.nn.functional.normalize(await asyncio.wrap_future(computed), dim=-1).numpy()
+    try:
+        means_NH = await asyncio.wrap_future(computed)
+    except ServeError as error:
+        raise refusal_of(error) from error
+    vectors_NH = torch.nn.functional.normalize(means_NH, dim=-1).numpy()
     as_base64 = asked.encoding_format == "base64"
     return JSONResponse(embeddings(asked.model, vectors_NH, sum(map(len, prompts)), as_base64=as_base64))
 
@@ -273,8 +277,8 @@ def _refusing(param: str) -> Iterator[None]:
     """Within the block what the engine refuses becomes the error that OpenAI's clients expect."""
     try:
         yield
-    except (QueueFull, EngineStopped) as error:
-        raise Refusal(503, str(error), code="overloaded") from error
+    except (QueueFull, EngineStopped, NoMemory) as error:
+        raise refusal_of(error) from error
     except BaseModelError as error:
         raise Refusal(503, str(error), param="model", code="adapter_unusable", retry_after_s=60) from error
     except DoesNotFit as error:
@@ -287,8 +291,7 @@ def _refusing(param: str) -> Iterator[None]:
 
 
 async def _refused(request: Request, error: Refusal) -> Response:
-    headers = {name.decode(): value.decode() for name, value in error.headers}
-    return JSONResponse(error.body, status_code=error.status, headers=headers)
+    return refused(error)
 
 
 async def _http_error(request: Request, error: HTTPException) -> Response:

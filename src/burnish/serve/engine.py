@@ -9,12 +9,12 @@ from __future__ import annotations
 import atexit
 import threading
 from collections import deque
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -24,15 +24,15 @@ from burnish.model.cached_attention import cached_attention_on
 from burnish.model.decoder import Decoder
 from burnish.model.hidden import mean_hidden
 from burnish.model.sampling import Constraint, Sampling
-from burnish.model.sequences import Emitted, Finish, check_fits, check_reads
+from burnish.model.sequences import Emitted, Finish, check_fits, check_reads, check_tokens
 from burnish.serve.adapters import Adapters, AdapterSource, Claim
-from burnish.serve.request import Embedding, EngineStopped, FormNotKept, Load, QueueFull, Request
+from burnish.serve.failures import EngineStopped, QueueFull, failure_of, form_not_kept
+from burnish.serve.recent_prompts import RecentPrompts
+from burnish.serve.request import Embedding, Load, Request
 from burnish.serve.stream import End, Stream
 
-REMEMBERED_PROMPTS = 64
-"""Prompts that a new one with the same adapter is compared with, to find what they share."""
-SHARED_TOKENS = 32
-"""A shorter common start is not worth keeping apart."""
+Asked = TypeVar("Asked", Request, Embedding)
+
 PASSES = 32
 """So many later requests may begin before one that waits for a slot for its adapter; then the others wait for it."""
 
@@ -82,7 +82,7 @@ class Engine:
         self._decoder = Decoder(
             model, rows=rows, piece_tokens=piece_tokens, kept_tokens=kept_tokens, banked=self._banked, static=graphs
         )
-        self._recent: deque[tuple[Hashable | None, Tensor]] = deque(maxlen=REMEMBERED_PROMPTS)
+        self._recent = RecentPrompts()
         self._changed = threading.Condition()
         self._waiting: deque[Request] = deque()
         self._embeddings: deque[Embedding] = deque()
@@ -103,22 +103,15 @@ class Engine:
 
         An adapter that is not in memory is read here, in the caller's thread. Raises ServeError when the adapter or a token is
         unknown or the request does not fit the context, QueueFull when too many wait, EngineStopped when the engine takes no
-        requests, BaseModelError when the adapter cannot be read any more.
+        requests, NoMemory when there is none to read the adapter, BaseModelError when it cannot be read any more.
         """
         self._adapters.check(adapter)
         check_fits(len(token_ids), sampling.max_new_tokens, self.context_tokens)
-        self._check_tokens([*token_ids, *sampling.logit_bias])
+        check_tokens([*token_ids, *sampling.logit_bias], self.vocabulary)
         self._check_open()
-        claim = None if adapter is None else self._adapters.claim(adapter)
+        claim = self._claim(adapter)
         request = Request(Stream(len(token_ids), self._cancel), list(token_ids), claim, sampling, constraint)
-        try:
-            with self._changed:
-                self._check_open()
-                self._waiting.append(request)
-                self._changed.notify_all()
-        except ServeError:
-            self._drop(request.claim, started=False)
-            raise
+        self._take(request, self._waiting)
         return request.stream
 
     def embed(self, prompts: Sequence[Sequence[int]], adapter: str | None) -> Future[Tensor]:
@@ -129,23 +122,34 @@ class Engine:
         self._adapters.check(adapter)
         for prompt in prompts:
             check_reads(len(prompt), self.context_tokens)
-            self._check_tokens(prompt)
+            check_tokens(prompt, self.vocabulary)
         self._check_open()
-        claim = None if adapter is None else self._adapters.claim(adapter)
-        wanted = Embedding([list(prompt) for prompt in prompts], claim, Future())
+        claim = self._claim(adapter)
+        asked = Embedding([list(prompt) for prompt in prompts], claim, Future())
+        self._take(asked, self._embeddings)
+        return asked.vectors
+
+    def _claim(self, adapter: str | None) -> Claim | None:
+        try:
+            return None if adapter is None else self._adapters.claim(adapter)
+        except BurnishError:
+            self._wake()  # an adapter that was taken out while it was read can go now
+            raise
+
+    def _take(self, asked: Asked, line: deque[Asked]) -> None:
+        """Let a request wait for the engine's thread. Raises as `_check_open` does; then its claim has ended."""
         try:
             with self._changed:
                 self._check_open()
-                self._embeddings.append(wanted)
+                line.append(asked)
                 self._changed.notify_all()
         except ServeError:
-            self._drop(claim, started=False)
+            self._drop(asked.claim, started=False)
             raise
-        return wanted.vectors
 
-    def _check_tokens(self, token_ids: Sequence[int]) -> None:
-        if not 0 <= min(token_ids) <= max(token_ids) < self.vocabulary:
-            raise ServeError(f"token ids must lie between 0 and {self.vocabulary - 1}")
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
 
     def _check_open(self) -> None:
         """Raise when a new request cannot be taken."""
@@ -187,8 +191,7 @@ class Engine:
         when there is no such adapter.
         """
         self._adapters.remove(name)
-        with self._changed:
-            self._changed.notify_all()
+        self._wake()
         return self._adapters.wait_gone(wait_s)
 
     @property
@@ -211,8 +214,12 @@ class Engine:
         if not drain:
             with self._changed:
                 streams = [request.stream for request in (*self._waiting, *self._running.values())]
+                vectors = list(self._embeddings)
+                self._embeddings.clear()
             for stream in streams:
                 stream.cancel()
+            for asked in vectors:
+                asked.fail(EngineStopped("the engine closed before the vectors were computed"))
         if threading.current_thread() is not self._thread:
             self._thread.join()
             atexit.unregister(self._abandon)
@@ -241,6 +248,7 @@ class Engine:
     def _drop(self, claim: Claim | None, *, started: bool) -> None:
         if claim is not None:
             self._adapters.drop(claim, started=started)
+            self._wake()
 
     # -------------------------------------------------------------------------------------------- the engine's thread
 
@@ -256,6 +264,8 @@ class Engine:
             self._stop_with(ServeError(f"the engine failed: {type(error).__name__}: {error}"))
             raise
         finally:
+            self._decoder.clear()
+            self._adapters.close()
             self._banked.take_off()
 
     def _receive(self) -> bool:
@@ -271,73 +281,81 @@ class Engine:
             self._cancelled.clear()
             for key in self._adapters.settle():
                 self._decoder.forget_adapter(key)
-            for request in self._admitted():
-                self._running[request.stream] = request
-                try:
-                    self._start(request)
-                except Exception as error:  # noqa: BLE001 (one request's fault must not end the engine)
-                    self._running.pop(request.stream)
-                    self._drop(request.claim, started=True)
-                    request.stream.finish(ServeError(f"this answer failed: {type(error).__name__}: {error}"))
+            self._admit()
             return bool(self._running or self._embeddings or self._accepting)
 
     def _has_work(self) -> bool:
         waiting = self._waiting or self._running or self._embeddings or self._cancelled
         return bool(waiting) or not self._accepting or self._adapters.unsettled
 
-    def _admitted(self) -> list[Request]:
-        """Take waiting requests as rows and slots allow. One whose adapter finds no slot is passed by others, for a while."""
-        admitted: list[Request] = []
+    def _admit(self) -> None:
+        """Let waiting requests run as rows and slots allow. One whose adapter finds no slot is passed by others, for a while."""
         blocked: Request | None = None
         for request in list(self._waiting):
-            if len(self._running) + len(admitted) >= self._rows or (blocked is not None and blocked.passed >= PASSES):
+            if len(self._running) >= self._rows or (blocked is not None and blocked.passed >= PASSES):
                 break
-            if request.claim is None or self._adapters.place(request.claim):
-                self._waiting.remove(request)
-                admitted.append(request)
+            placed = self._place(request, "this answer")
+            if placed is False:
+                blocked = blocked or request
+                continue
+            self._waiting.remove(request)
+            if placed is True:
+                self._start(request)
                 if blocked is not None:
                     blocked.passed += 1
             else:
-                blocked = blocked or request
-        return admitted
+                request.stream.finish(placed)
+
+    def _place(self, asked: Request | Embedding, what: str) -> bool | BurnishError:
+        """Return whether a request has what it needs of adapters, or why it never will; then its claim has ended."""
+        try:
+            return asked.claim is None or self._adapters.place(asked.claim)
+        except Exception as error:  # noqa: BLE001 (one request's fault must not end the engine)
+            self._drop(asked.claim, started=False)
+            return failure_of(what, error)
 
     def _start(self, request: Request) -> None:
         """Hand a request to the decoder, sharing what it has in common with an earlier prompt of the same adapter."""
-        tokens_T = torch.tensor(request.tokens)
-        share = max((_common(tokens_T, other) for owner, other in self._recent if owner == request.adapter), default=0)
-        self._recent.append((request.adapter, tokens_T))
-        request.number = self._decoder.add(
-            request.tokens,
-            request.sampling,
-            share=share if share >= SHARED_TOKENS else 0,
-            adapter=request.adapter,
-            constraint=request.constraint,
-        )
-        self._in_decoder[request.number] = request
+        try:
+            share = self._recent.shared(request.tokens, request.adapter)
+            request.number = self._decoder.add(
+                request.tokens, request.sampling, share=share, adapter=request.adapter, constraint=request.constraint
+            )
+        except Exception as error:  # noqa: BLE001 (one request's fault must not end the engine)
+            self._drop(request.claim, started=True)
+            request.stream.finish(failure_of("this answer", error))
+        else:
+            self._running[request.stream] = self._in_decoder[request.number] = request
 
     def _embed(self) -> None:
         """Compute the vectors that are asked for, those first whose adapters find a slot."""
         with self._changed:
-            ready = [one for one in self._embeddings if one.claim is None or self._adapters.place(one.claim)]
-            for one in ready:
-                self._embeddings.remove(one)
-        for one in ready:
-            wanted = one.vectors.set_running_or_notify_cancel()
-            try:
-                key = None if one.claim is None else one.claim.key
-                if wanted:
-                    one.vectors.set_result(mean_hidden(self._banked, one.prompts, key))
-            except Exception as error:  # noqa: BLE001 (whatever it was, the caller must hear of it)
-                one.vectors.set_exception(ServeError(f"the vectors failed: {type(error).__name__}: {error}"))
-            finally:
-                self._drop(one.claim, started=True)
+            outcomes = [(asked, self._place(asked, "the vectors")) for asked in self._embeddings]
+            for asked, placed in outcomes:
+                if placed:
+                    self._embeddings.remove(asked)
+        for asked, placed in outcomes:
+            if placed is True:
+                self._compute(asked)
+            elif placed:
+                asked.fail(placed)
+
+    def _compute(self, asked: Embedding) -> None:
+        wanted = asked.vectors.set_running_or_notify_cancel()
+        try:
+            if wanted:
+                asked.vectors.set_result(mean_hidden(self._banked, asked.prompts, asked.adapter))
+        except Exception as error:  # noqa: BLE001 (whatever it was, the caller must hear of it)
+            asked.vectors.set_exception(failure_of("the vectors", error))
+        finally:
+            self._drop(asked.claim, started=True)
 
     def _step(self) -> None:
         """Run one step and hand out what it gave."""
         try:
             emitted = self._decoder.step()
         except Exception as error:  # noqa: BLE001 (whatever it was, the streams must hear of it)
-            self._fail(ServeError(f"this answer failed: {type(error).__name__}: {error}"))
+            self._fail(failure_of("this answer", error))
             return
         for item in emitted:
             self._deliver(item)
@@ -348,7 +366,8 @@ class Engine:
             request.stream.put(item.token, item.likelihood)
         if item.finish is not None:
             self._end(request)
-            request.stream.finish(End(item.finish.value) if item.finish is not Finish.FAILED else _failure(request))
+            failed = item.finish is Finish.FAILED
+            request.stream.finish(form_not_kept(request.constraint) if failed else End(item.finish.value))
 
     def _end(self, request: Request) -> None:
         """Note that a request has left the decoder."""
@@ -357,7 +376,7 @@ class Engine:
             self._running.pop(request.stream, None)
             self._drop(request.claim, started=True)
 
-    def _fail(self, error: ServeError) -> None:
+    def _fail(self, error: BurnishError) -> None:
         """End the running answers with an error. The decoder starts afresh, so that later requests may succeed."""
         self._decoder.clear()
         failed = list(self._in_decoder.values())
@@ -370,24 +389,11 @@ class Engine:
         with self._changed:
             self._failure = error
             left = [*self._waiting, *self._running.values()]
-            vectors = [one.vectors for one in self._embeddings]
+            vectors = list(self._embeddings)
             self._waiting.clear()
             self._running.clear()
             self._embeddings.clear()
         for request in left:
             request.stream.finish(error)
-        for future in vectors:
-            if future.set_running_or_notify_cancel():
-                future.set_exception(error)
-
-
-def _failure(request: Request) -> FormNotKept:
-    why = request.constraint.failure if request.constraint is not None else None
-    return FormNotKept(f"the answer cannot keep to the form that was asked for: {why}")
-
-
-def _common(a: Tensor, b: Tensor) -> int:
-    """Length of the common start of two prompts."""
-    length = min(len(a), len(b))
-    differs = (a[:length] != b[:length]).nonzero()
-    return int(differs[0]) if len(differs) else length
+        for asked in vectors:
+            asked.fail(error)

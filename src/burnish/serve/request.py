@@ -1,4 +1,4 @@
-"""What the engine is asked for, and how it refuses."""
+"""What the engine is asked for."""
 
 from __future__ import annotations
 
@@ -8,22 +8,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from burnish.core.errors import ServeError
+from burnish.core.errors import BurnishError
 from burnish.model.sampling import Constraint, Sampling
 from burnish.serve.adapters import Claim
 from burnish.serve.stream import Stream
-
-
-class QueueFull(ServeError):
-    """Too many requests wait already; the same request may succeed later."""
-
-
-class EngineStopped(ServeError):
-    """The engine is closing, closed or broken."""
-
-
-class FormNotKept(ServeError):
-    """The form that was asked for allows nothing from here on, or became too complex to follow."""
 
 
 @dataclass(slots=True, eq=False)
@@ -51,6 +39,16 @@ class Embedding:
     prompts: list[list[int]]
     claim: Claim | None
     vectors: Future[Tensor]
+
+    @property
+    def adapter(self) -> Hashable | None:
+        """Key of the adapter in the bank."""
+        return None if self.claim is None else self.claim.key
+
+    def fail(self, error: BurnishError) -> None:
+        """Tell whoever still waits that there will be no vectors."""
+        if self.vectors.set_running_or_notify_cancel():
+            self.vectors.set_exception(error)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,9 +22,10 @@ from burnish.core.errors import ServeError
 from burnish.core.events import Emit
 from burnish.model.lora import adaptable_layers
 from burnish.model.sampling import Constraint, Sampling
-from burnish.model.sequences import check_fits
+from burnish.model.sequences import check_fits, check_tokens
 from burnish.serve.adapters import AdapterSource
-from burnish.serve.request import EngineStopped, Load, QueueFull
+from burnish.serve.failures import EngineStopped, QueueFull
+from burnish.serve.request import Load
 from burnish.serve.stream import Stream
 from burnish.serve.vllm.process import VllmProcess
 from burnish.serve.vllm.shelf import Shelf, Shelved
@@ -106,13 +107,7 @@ class VllmEngine:
     ) -> Stream:
         """Ask for the continuation of `token_ids` by the base (adapter None) or one of the adapters. Raises as `Engine.submit`."""
         check_fits(len(token_ids), sampling.max_new_tokens, self.context_tokens)
-        if (
-            not 0
-            <= min(*token_ids, *sampling.logit_bias, 0)
-            <= max(*token_ids, *sampling.logit_bias, 0)
-            < self.vocabulary
-        ):
-            raise ServeError(f"token ids must lie between 0 and {self.vocabulary - 1}")
+        check_tokens([*token_ids, *sampling.logit_bias], self.vocabulary)
         shelved = None if adapter is None else self._shelf.claim(adapter)
         stream = Stream(len(token_ids), self._cancel)
         try:
