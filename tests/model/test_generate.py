@@ -300,6 +300,25 @@ def test_prompts_that_overtake_each_other_change_no_answer(
     assert swapped, "no prompt overtook one that lay where it had to go: the test shows nothing"
 
 
+@pytest.mark.parametrize("static", [False, True])
+def test_the_cache_never_has_more_rows_or_tokens_than_can_ever_be_used(llama: PreTrainedModel, static: bool) -> None:
+    decoder = Decoder(llama, rows=5, piece_tokens=1000, static=static)
+    draw = random.Random(3)
+    for new_tokens in (500, 300, 200, 400, 5, 6, 7):  # four rows become five, and 460 tokens 512
+        decoder.add([draw.randrange(VOCABULARY) for _ in range(12)], Sampling(max_new_tokens=new_tokens))
+        for _ in range(3):
+            decoder.step()
+    most = (0, 0)
+    while decoder.running or decoder.waiting:
+        decoder.step()
+        for layer in decoder._cache.layers.values():
+            rows, _, tokens, _ = layer.keys.shape
+            most = max(most, (rows, tokens))
+            assert rows <= 5
+            assert tokens <= 512
+    assert most == (5, 512)
+
+
 def test_prompts_that_share_a_start_which_is_still_being_read_read_it_together(llama: PreTrainedModel) -> None:
     seen: list[int] = []
     handle = llama.get_input_embeddings().register_forward_hook(

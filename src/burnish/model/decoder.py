@@ -61,7 +61,7 @@ class Decoder:
         self.context_tokens: int = model.config.max_position_embeddings
         self._device = model.device
         self._banked = banked
-        self._cache = Rows()
+        self._cache = Rows(rows, self.context_tokens)
         self._prefixes = PrefixStore(kept_tokens)
         self._static = StaticSteps(model, self._cache, banked) if static and has_static_steps(model) else None
         self._waiting: deque[SequenceState] = deque()

@@ -7,6 +7,7 @@ head size.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
@@ -34,9 +35,12 @@ class LayerRows:
 class Rows:
     """The own tokens of the running sequences in every layer. Layers appear as the model reaches them.
 
-    `moves` counts how often they went to another place in memory, which ends what a CUDA graph knows of them.
+    `moves` counts how often they went to another place in memory, which ends what a CUDA graph knows of them. Growing ahead of
+    need ends at `most_rows` and `most_tokens`: there can never be more.
     """
 
+    most_rows: int = sys.maxsize
+    most_tokens: int = sys.maxsize
     rows: int = 0
     tokens: int = 0
     moves: int = 0
@@ -45,10 +49,10 @@ class Rows:
     def reserve(self, rows: int, tokens: int) -> None:
         """Make room for `rows` sequences of `tokens` own tokens each; layers follow at their next use."""
         if rows > self.rows:
-            self.rows = max(rows, 2 * self.rows)
+            self.rows = max(rows, min(2 * self.rows, self.most_rows))
             self.moves += 1
         if tokens > self.tokens:
-            self.tokens = max(tokens, self.tokens + max(GROWTH_TOKENS, self.tokens // 4))
+            self.tokens = max(tokens, min(self.tokens + max(GROWTH_TOKENS, self.tokens // 4), self.most_tokens))
             self.moves += 1
 
     def layer(self, index: int, like_KTD: Tensor) -> LayerRows:
