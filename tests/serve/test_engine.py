@@ -18,7 +18,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from burnish.core.errors import BaseModelError, ServeError
 from burnish.model.sampling import Sampling
 from burnish.serve.adapters import Adapters
-from burnish.serve.engine import Engine, EngineStopped, QueueFull
+from burnish.serve.engine import Engine
+from burnish.serve.failures import EngineStopped, QueueFull
 from burnish.serve.stream import End, Stream
 
 PROMPTS = [[5 + i, *range(20, 60), *range(100 + 7 * i, 104 + 8 * i)] for i in range(6)] + [

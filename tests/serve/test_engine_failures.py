@@ -357,6 +357,40 @@ def test_a_client_that_goes_while_its_adapter_is_read_leaves_nothing_behind(
         running.close()
 
 
+def test_requests_that_wait_for_a_slow_adapter_hold_up_nobody_and_count_as_waiting(
+    varied_model: PreTrainedModel, adapter_folders: dict[str, Path], tokenizer: Tokenizer, reading: Reading
+) -> None:
+    """More of them than the threads that asyncio has by itself on any machine of this size."""
+    many = 40
+    engine = Engine(varied_model, rows=4, queue=many + 1)
+    engine.add_adapter("x", adapter_folders["a"], lazy=True)
+    models = {"x": ServedModel("x", None), "base": ServedModel(None, None)}
+    running = Running(Service(engine, tokenizer, models, today=lambda: DAY))
+    statuses: list[int] = []
+
+    def post(model: str) -> int:
+        body = {"model": model, "messages": [USER], "max_tokens": 3}
+        return httpx.post(f"{running.url}/chat/completions", json=body, timeout=20).status_code
+
+    try:
+        threads = [threading.Thread(target=lambda: statuses.append(post("x"))) for _ in range(many)]
+        for thread in threads:
+            thread.start()
+        wait_for(lambda: engine.load.waiting == many)
+        assert post("base") == 200
+        last = threading.Thread(target=lambda: statuses.append(post("x")))
+        last.start()
+        wait_for(lambda: engine.load.waiting == many + 1)
+        assert post("x") == post("base") == 503, "one more would be too many"
+        reading.go_on.set()
+        for thread in (*threads, last):
+            thread.join(60)
+        assert statuses == [200] * (many + 1)
+        assert reading.times == 1
+    finally:
+        running.close()
+
+
 @pytest.mark.parametrize("moment", ["queued", "in its prompt", "decoding"])
 def test_a_stream_cancelled_at_any_moment_leaves_the_others_their_answers(
     varied_model: PreTrainedModel, adapter_folders: dict[str, Path], moment: str

@@ -7,10 +7,11 @@ import datetime
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from starlette.applications import Starlette
@@ -36,9 +37,14 @@ from burnish.serve.text_stream import TextStream
 from burnish.serve.tools import ToolReader
 from burnish.text.tokenizer import Tokenizer
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 BODY_BYTES = 1 << 20
 """A request body may not be larger."""
 RETRY_AFTER_S = 1
+SPARE_THREADS = 8
+"""Threads for requests beside those that wait for an adapter that is being read."""
 COMPLETION_TOKENS = 16
 """Length limit of a text completion that names none, as OpenAI has it."""
 
@@ -62,6 +68,11 @@ class Service:
     def constraints(self) -> Constraints:
         """Makes grammars; reading the vocabulary takes some tenths of a second, so it waits for the first that is asked for."""
         return Constraints(self.tokenizer, self.engine.vocabulary)
+
+    @cached_property
+    def threads(self) -> ThreadPoolExecutor:
+        """Where requests are handed over: more than may wait for an adapter that is read, so that those hold up nobody else."""
+        return ThreadPoolExecutor(self.engine.load.queue + SPARE_THREADS, thread_name_prefix="burnish-request")
 
 
 def create_app(service: Service) -> Guard:
@@ -89,7 +100,7 @@ async def _chat(request: Request) -> Watched:
     asked = parse_request(ChatRequest, await request.body())
     model = _find(service, asked.model)
     # Rendering takes milliseconds for long conversations, and an adapter may have to be read: not in the event loop.
-    streams, reader = await asyncio.to_thread(_submit_chat, service, model, asked)
+    streams, reader = await _in_thread(service, _submit_chat, service, model, asked)
     named = isinstance(asked.tool_choice, NamedTool)
     choices = [
         Choice(index, stream, _text_of(service, asked), reader=reader(), named=named)
@@ -104,7 +115,7 @@ async def _completions(request: Request) -> Watched:
     asked = parse_request(CompletionRequest, await request.body())
     model = _find(service, asked.model)
     prompts = [_ids(service, prompt) for prompt in asked.prompts]
-    streams = await asyncio.to_thread(_submit_texts, service, model, asked, prompts)
+    streams = await _in_thread(service, _submit_texts, service, model, asked, prompts)
     choices: list[Choice] = []
     for index, stream in enumerate(streams):
         before = service.tokenizer.decode(prompts[index // asked.choices]) if asked.echo else ""
@@ -122,7 +133,7 @@ async def _embeddings(request: Request) -> Response:
     if asked.dimensions not in (None, size):
         raise Refusal(400, f"this model's embeddings have {size} dimensions", param="dimensions", code="invalid_value")
     with _refusing("input"):
-        computed = await asyncio.to_thread(service.engine.embed, prompts, model.adapter)
+        computed = await _in_thread(service, service.engine.embed, prompts, model.adapter)
     try:
         means_NH = await asyncio.wrap_future(computed)
     except ServeError as error:
@@ -175,6 +186,10 @@ def _find(service: Service, name: str) -> ServedModel:
 
 
 # --------------------------------------------------------------------------------------------------------- submitting
+
+
+async def _in_thread(service: Service, work: Callable[P, T], *arguments: P.args, **more: P.kwargs) -> T:
+    return await asyncio.get_running_loop().run_in_executor(service.threads, partial(work, *arguments, **more))
 
 
 def _submit_chat(

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import atexit
 import threading
-from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -26,12 +24,11 @@ from burnish.model.hidden import mean_hidden
 from burnish.model.sampling import Constraint, Sampling
 from burnish.model.sequences import Emitted, Finish, check_fits, check_reads, check_tokens
 from burnish.serve.adapters import Adapters, AdapterSource, Claim
-from burnish.serve.failures import EngineStopped, QueueFull, failure_of, form_not_kept
+from burnish.serve.failures import EngineStopped, failure_of, form_not_kept
+from burnish.serve.line import Line
 from burnish.serve.recent_prompts import RecentPrompts
 from burnish.serve.request import Embedding, Load, Request
 from burnish.serve.stream import End, Stream
-
-Asked = TypeVar("Asked", Request, Embedding)
 
 PASSES = 32
 """So many later requests may begin before one that waits for a slot for its adapter; then the others wait for it."""
@@ -69,7 +66,7 @@ class Engine:
         self.vocabulary: int = model.config.vocab_size
         self.hidden_size: int = model.config.hidden_size
         self._model = model
-        self._rows, self._queue = rows, queue
+        self._rows = rows
         graphs = graphs and model.device.type == "cuda"
         self._banked = BankedModel(model, tiled=graphs)
         try:
@@ -84,8 +81,7 @@ class Engine:
         )
         self._recent = RecentPrompts()
         self._changed = threading.Condition()
-        self._waiting: deque[Request] = deque()
-        self._embeddings: deque[Embedding] = deque()
+        self._line = Line(queue)
         self._running: dict[Stream, Request] = {}
         self._in_decoder: dict[int, Request] = {}
         self._cancelled: list[Stream] = []
@@ -108,10 +104,9 @@ class Engine:
         self._adapters.check(adapter)
         check_fits(len(token_ids), sampling.max_new_tokens, self.context_tokens)
         check_tokens([*token_ids, *sampling.logit_bias], self.vocabulary)
-        self._check_open()
         claim = self._claim(adapter)
         request = Request(Stream(len(token_ids), self._cancel), list(token_ids), claim, sampling, constraint)
-        self._take(request, self._waiting)
+        self._take(request)
         return request.stream
 
     def embed(self, prompts: Sequence[Sequence[int]], adapter: str | None) -> Future[Tensor]:
@@ -123,25 +118,29 @@ class Engine:
         for prompt in prompts:
             check_reads(len(prompt), self.context_tokens)
             check_tokens(prompt, self.vocabulary)
-        self._check_open()
         claim = self._claim(adapter)
         asked = Embedding([list(prompt) for prompt in prompts], claim, Future())
-        self._take(asked, self._embeddings)
+        self._take(asked)
         return asked.vectors
 
     def _claim(self, adapter: str | None) -> Claim | None:
+        """Raise as `_check_open` and `Adapters.claim` do."""
+        with self._changed:
+            self._check_open()
+            self._line.reading += 1
         try:
             return None if adapter is None else self._adapters.claim(adapter)
-        except BurnishError:
-            self._wake()  # an adapter that was taken out while it was read can go now
-            raise
+        finally:
+            with self._changed:
+                self._line.reading -= 1
+                self._changed.notify_all()  # an adapter that was taken out while it was read may be able to go now
 
-    def _take(self, asked: Asked, line: deque[Asked]) -> None:
+    def _take(self, asked: Request | Embedding) -> None:
         """Let a request wait for the engine's thread. Raises as `_check_open` does; then its claim has ended."""
         try:
             with self._changed:
                 self._check_open()
-                line.append(asked)
+                self._line.add(asked)
                 self._changed.notify_all()
         except ServeError:
             self._drop(asked.claim, started=False)
@@ -158,9 +157,7 @@ class Engine:
                 raise EngineStopped(f"the engine has stopped: {self._failure}. Start the server again.")
             if not self._accepting:
                 raise EngineStopped("the engine is closing and takes no new requests")
-            waiting = len(self._waiting) + len(self._embeddings)
-            if waiting >= self._queue:
-                raise QueueFull(f"{waiting} requests wait already, which is the limit; try again later")
+            self._line.check_room()
 
     @property
     def adapters(self) -> tuple[str, ...]:
@@ -199,8 +196,7 @@ class Engine:
         """Return what the engine is doing now."""
         with self._changed:
             accepting = self._accepting and self._failure is None
-            waiting = len(self._waiting) + len(self._embeddings)
-            return Load(len(self._running), waiting, self._rows, accepting, self._queue)
+            return Load(len(self._running), len(self._line), self._rows, accepting, self._line.limit)
 
     def stop_accepting(self) -> None:
         """Refuse new requests from now on; those that were taken are answered."""
@@ -213,11 +209,10 @@ class Engine:
         self.stop_accepting()
         if not drain:
             with self._changed:
-                streams = [request.stream for request in (*self._waiting, *self._running.values())]
-                vectors = list(self._embeddings)
-                self._embeddings.clear()
-            for stream in streams:
-                stream.cancel()
+                requests, vectors = self._line.leave()
+                running = list(self._running.values())
+            for request in (*requests, *running):
+                request.stream.cancel()
             for asked in vectors:
                 asked.fail(EngineStopped("the engine closed before the vectors were computed"))
         if threading.current_thread() is not self._thread:
@@ -239,9 +234,9 @@ class Engine:
         """Called by the stream, in any thread, after it ended as cancelled."""
         with self._changed:
             self._cancelled.append(stream)
-            waiting = next((request for request in self._waiting if request.stream is stream), None)
+            waiting = next((request for request in self._line.requests if request.stream is stream), None)
             if waiting is not None:
-                self._waiting.remove(waiting)
+                self._line.requests.remove(waiting)
                 self._drop(waiting.claim, started=False)
             self._changed.notify_all()
 
@@ -282,23 +277,23 @@ class Engine:
             for key in self._adapters.settle():
                 self._decoder.forget_adapter(key)
             self._admit()
-            return bool(self._running or self._embeddings or self._accepting)
+            return bool(self._running or self._line.embeddings or self._accepting)
 
     def _has_work(self) -> bool:
-        waiting = self._waiting or self._running or self._embeddings or self._cancelled
+        waiting = self._line.requests or self._running or self._line.embeddings or self._cancelled
         return bool(waiting) or not self._accepting or self._adapters.unsettled
 
     def _admit(self) -> None:
         """Let waiting requests run as rows and slots allow. One whose adapter finds no slot is passed by others, for a while."""
         blocked: Request | None = None
-        for request in list(self._waiting):
+        for request in list(self._line.requests):
             if len(self._running) >= self._rows or (blocked is not None and blocked.passed >= PASSES):
                 break
             placed = self._place(request, "this answer")
             if placed is False:
                 blocked = blocked or request
                 continue
-            self._waiting.remove(request)
+            self._line.requests.remove(request)
             if placed is True:
                 self._start(request)
                 if blocked is not None:
@@ -330,10 +325,10 @@ class Engine:
     def _embed(self) -> None:
         """Compute the vectors that are asked for, those first whose adapters find a slot."""
         with self._changed:
-            outcomes = [(asked, self._place(asked, "the vectors")) for asked in self._embeddings]
+            outcomes = [(asked, self._place(asked, "the vectors")) for asked in self._line.embeddings]
             for asked, placed in outcomes:
                 if placed:
-                    self._embeddings.remove(asked)
+                    self._line.embeddings.remove(asked)
         for asked, placed in outcomes:
             if placed is True:
                 self._compute(asked)
@@ -388,12 +383,10 @@ class Engine:
     def _stop_with(self, error: ServeError) -> None:
         with self._changed:
             self._failure = error
-            left = [*self._waiting, *self._running.values()]
-            vectors = list(self._embeddings)
-            self._waiting.clear()
+            requests, vectors = self._line.leave()
+            requests += self._running.values()
             self._running.clear()
-            self._embeddings.clear()
-        for request in left:
+        for request in requests:
             request.stream.finish(error)
         for asked in vectors:
             asked.fail(error)
