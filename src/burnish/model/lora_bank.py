@@ -195,6 +195,12 @@ class LoraBank:
         if not stack.keys:
             del self.stacks[rank]
 
+    def clear(self) -> None:
+        """Forget every adapter. Takes no memory and asks nothing of the device, which may be what failed."""
+        self.stacks.clear()
+        self._rank_of.clear()
+        self.moves += 1
+
     def packed(self, key: Hashable) -> PackedAdapter:
         """Return a copy on the CPU of an adapter, from which it can be loaded again. Raises OutOfMemory."""
         rank = self._rank_of[key]

@@ -245,8 +245,7 @@ class Adapters:
     def close(self) -> None:
         """Give the memory of all adapters back, for good. Nobody waits any longer for one to leave."""
         with self._changed:
-            for key in self._recent:
-                self._bank.unload(key)
+            self._bank.clear()
             self._recent.clear()
             for known in (*self._known.values(), *self._gone):
                 known.packed = None
