@@ -354,8 +354,9 @@ class Exchange:
     async def _with_body(self, key: Key, method: str, path: str) -> None:
         """Answer what comes with a body."""
         body = await read_body(self.receive, self.headers, self.settings.caps.body_bytes, self.settings.timeouts.body_s)
-        query = dict(parse_qsl(self.scope["query_string"].decode("latin-1"))) if method == "GET" else {}
-        value: dict[str, Any] = parse_body(body) if body else query
+        value: dict[str, Any] = parse_body(body) if body else {}
+        if method == "GET" and not body:
+            value = dict(parse_qsl(self.scope["query_string"].decode("latin-1"), keep_blank_values=True))
         if path.startswith("/admin/"):
             if method == "POST" and path.startswith("/admin/routes/"):
                 await check_route(self.gateway.parts, value)
