@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from burnish.core.artifacts import EvalReport, FileRef, Score
+from burnish.core.artifacts import Comparison, EvalReport, FileRef, Score
 from burnish.registry.gate import decide
 
 
@@ -83,3 +83,41 @@ def test_the_verdict_is_the_comparison_and_a_gap_is_never_shown_as_zero(value: f
 
 def test_thresholds_are_kept_in_the_verdict(family: dict[str, Any]) -> None:
     assert decide(family["report"], {"exact_match": 0.65}).thresholds == {"exact_match": 0.65}
+
+
+def moved(metric: str, difference: float, p: float = 0.001, b: str = "base", task: str = "test") -> Comparison:
+    low, high = difference - 0.1, difference + 0.1
+    return Comparison(task=task, metric=metric, a="tuned", b=b, difference=difference, low=low, high=high, p=p)
+
+
+@pytest.mark.parametrize("thresholds", [{}, {"exact_match": 0.5}])
+def test_what_became_worse_is_told_of_a_model_that_is_let_through(thresholds: dict[str, float]) -> None:
+    lost = report(tuned("exact_match", 0.6)).model_copy(
+        update={"comparisons": (moved("token_loss", 1.2), moved("field_f1", -0.3), moved("exact_match", 0.4))}
+    )
+    verdict = decide(lost, thresholds)
+    assert verdict.passed
+    assert [reason.split(" changed")[0] for reason in verdict.reasons[1:]] == [
+        "Worse than base: token_loss",
+        "Worse than base: field_f1",
+    ]
+    assert "+1.200 (95% interval +1.100 to +1.300)" in verdict.reasons[1]
+
+
+@pytest.mark.parametrize(
+    "comparisons",
+    [
+        (moved("token_loss", -1.2), moved("field_f1", 0.3)),  # better
+        (moved("token_loss", 1.2, p=0.2),),  # chance
+        (moved("token_loss", 1.2, task="general"),),  # not the split that the gate looks at
+        (moved("token_loss", 1.2), moved("token_loss", -0.1, b="start")),  # better than what training began as
+        (moved("token_loss", 1.2), moved("preference_accuracy", 0.2)),  # preferences may cost likelihood
+    ],
+)
+def test_what_is_not_worse_is_not_told(comparisons: tuple[Comparison, ...]) -> None:
+    assert len(decide(report().model_copy(update={"comparisons": comparisons}), {}).reasons) == 1
+
+
+def test_what_the_gate_asks_for_is_told_once() -> None:
+    lost = report(tuned("exact_match", 0.6)).model_copy(update={"comparisons": (moved("exact_match", -0.2),)})
+    assert len(decide(lost, {"exact_match": 0.5}).reasons) == 1

@@ -10,6 +10,10 @@ TASK = "test"
 """The gate looks at the test split,"""
 SUBJECT = "tuned"
 """and at the tuned model."""
+CHANCE = 0.05
+"""A difference with a p value under this is said to be more than chance."""
+LOSS = "token_loss"
+"""The metric of which less is better."""
 
 
 def decide(report: EvalReport, thresholds: Mapping[str, float]) -> GateVerdict:
@@ -17,18 +21,48 @@ def decide(report: EvalReport, thresholds: Mapping[str, float]) -> GateVerdict:
 
     `reasons` holds one sentence for each metric that falls short or, when none does, one for each that was asked. A
     metric that the report does not have fails: what was not measured was not shown. The value decides, not its
-    interval.
+    interval. A verdict that lets the model through also says what became worse than before, for which nothing was asked.
     """
     if not thresholds:
-        return GateVerdict(passed=True, thresholds={}, reasons=("No gate was asked: the recipe names no threshold.",))
+        reasons = ("No gate was asked: the recipe names no threshold.", *_worse(report, thresholds))
+        return GateVerdict(passed=True, thresholds={}, reasons=reasons)
     scores = {score.metric: score for score in report.scores if score.task == TASK and score.subject == SUBJECT}
     judged = [_judge(metric, minimum, scores) for metric, minimum in sorted(thresholds.items())]
     passed = all(reached for reached, _ in judged)
     return GateVerdict(
         passed=passed,
         thresholds={metric: float(minimum) for metric, minimum in sorted(thresholds.items())},
-        reasons=tuple(reason for reached, reason in judged if reached == passed),
+        reasons=(
+            *(reason for reached, reason in judged if reached == passed),
+            *(_worse(report, thresholds) if passed else ()),
+        ),
     )
+
+
+def _worse(report: EvalReport, thresholds: Mapping[str, float]) -> list[str]:
+    """Say which metrics of the test split became worse by more than chance, where the gate asks for none of them.
+
+    Preferences may cost likelihood, which is no fault there: of pairs the loss is not told.
+    """
+    compared = [c for c in report.comparisons if c.task == TASK and c.a == SUBJECT]
+    before = "start" if any(c.b == "start" for c in compared) else "base"
+    of_pairs = any(c.metric == "preference_accuracy" for c in compared)
+    found: list[str] = []
+    for c in compared:
+        worse = c.difference > 0 if c.metric == LOSS else c.difference < 0
+        if (
+            c.b == before
+            and worse
+            and c.p < CHANCE
+            and c.metric not in thresholds
+            and not (of_pairs and c.metric == LOSS)
+        ):
+            found.append(
+                f"Worse than {before}: {c.metric} changed by {c.difference:+.3f} (95% interval {c.low:+.3f} to {c.high:+.3f}), "
+                f"and no gate asks for it. Before people rely on it, read the answers in the report; fewer epochs, a lower rate or "
+                f"more rows may help."
+            )
+    return found
 
 
 def _judge(metric: str, minimum: float, scores: Mapping[str, Score]) -> tuple[bool, str]:
