@@ -222,6 +222,30 @@ def test_a_replica_starts_beside_a_transaction_of_another(postgres: str, tmp_pat
         assert not started.is_alive()
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_changes_of_one_key_at_the_same_moment_are_all_kept(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    database = open_database(request.getfixturevalue("postgres") if kind == "postgres" else None, tmp_path)
+    store, begin = KeyStore(database, SECRET), threading.Barrier(4)
+    names = ("requests_per_minute", "tokens_per_minute", "concurrency", "tokens_per_day")
+
+    def change(key: Key, name: str) -> None:
+        begin.wait(10)
+        store.limit(key.id, {name: 5})
+
+    for _ in range(5):
+        key, _text = store.create("one", "user")
+        threads = [threading.Thread(target=change, args=(key, name)) for name in names]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        assert store.find(key.id).limits.as_json() == dict.fromkeys(names, 5)
+    assert len(entries(database, SECRET)) >= 25
+    database.close()
+
+
 def test_postgres_keeps_keys_and_the_audit_too(postgres: str, tmp_path: Path) -> None:
     database = open_database(postgres, tmp_path)
     store = KeyStore(database, SECRET)

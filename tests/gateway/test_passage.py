@@ -38,6 +38,9 @@ async def crashing(request: Request) -> StreamingResponse:
             raise ZeroDivisionError("the engine's own fault, with a secret in it")
         if how == "tells":
             yield b'data: {"error": {"message": "this answer failed", "type": "server_error"}}\n\ndata: [DONE]\n\n'
+        if how == "starves":
+            error = {"message": "memory ran out", "type": "server_error", "code": "overloaded"}
+            yield b"data: " + json.dumps({"error": error}).encode() + b"\n\ndata: [DONE]\n\n"
         if how == "no-last-line":
             yield b"data: [DONE]"
 
@@ -48,7 +51,9 @@ async def crashing(request: Request) -> StreamingResponse:
 def inner(tmp_path: Path) -> Iterator[Running]:
     """A gateway in front of an application in its own process."""
     app = Starlette(routes=[Route("/v1/chat/completions", crashing, methods=["POST"])])
-    settings = Settings.model_validate({"routes": {"new": {"champion": "good", "targets": [{"model": "tells"}]}}})
+    routes = {"new": {"champion": "good", "targets": [{"model": "tells"}]}}
+    routes["hungry"] = {"champion": "good", "targets": [{"model": "starves"}]}
+    settings = Settings.model_validate({"routes": routes})
     running = Running("http://127.0.0.1:1", tmp_path, settings, upstream=app)
     yield running
     running.close()
@@ -85,6 +90,14 @@ def test_an_error_within_a_stream_takes_a_version_out_of_traffic(inner: Running)
         assert time.monotonic() < until
         time.sleep(0.01)
     assert "failed" in out["tells"]
+
+
+def test_no_version_is_to_blame_for_memory_that_ran_out_in_the_middle_of_its_answer(inner: Running) -> None:
+    key = inner.key()
+    for _ in range(21):
+        found = events(inner.ask(key, "hungry", stream=True))
+        assert found[-2]["error"]["code"] == "overloaded"
+    assert inner.gateway.parts.router.out_of_traffic("hungry") == {}
 
 
 def test_events_in_pieces_tell_errors_and_the_end() -> None:

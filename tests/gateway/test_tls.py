@@ -41,6 +41,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
             folder, "ca", "-selfsign", "-batch", "-notext", "-in", "request", "-keyfile", "one.key", "-config", "ca.conf",
             "-startdate", f"{begins}0101000000Z", "-enddate", f"{ends}0101000000Z", "-out", f"{name}.pem",
         )  # fmt: skip
+    for name, kind in (("short", ["rsa:1024"]), ("odd", ["ec", "-pkeyopt", "ec_paramgen_curve:secp256k1"])):
+        openssl(
+            folder, "req", "-x509", "-newkey", *kind, "-nodes", "-days", "30", "-keyout", f"{name}.key", "-out", f"{name}.pem",
+            "-subj", "/CN=localhost",
+        )  # fmt: skip
     (folder / "text.pem").write_text("no certificate\n")
     (folder / "chain.pem").write_text((folder / "one.pem").read_text() + (folder / "two.pem").read_text())
     return folder
@@ -55,6 +60,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("text.pem", "one.key", "text.pem holds no certificate in PEM format"),
         ("one.pem", "text.pem", "text.pem holds no private key in PEM format"),
         ("one.key", "one.pem", "one.key holds no certificate"),
+        ("short.pem", "short.key", r"short.pem or its key is too weak \(EE_KEY_TOO_SMALL\)"),
     ],
 )
 def test_files_that_cannot_be_used_are_told_by_name(files: Path, certificate: str, key: str, words: str) -> None:
@@ -68,6 +74,7 @@ def test_a_certificate_that_clients_would_refuse_is_told(files: Path) -> None:
     assert check_tls(files / "chain.pem", files / "one.key") is None
     for name, words in (("old.pem", "has expired: clients will refuse it"), ("early.pem", "is not valid yet")):
         assert words in (check_tls(files / name, files / "one.key") or "")
+    assert "no client with usual settings can speak to" in (check_tls(files / "odd.pem", files / "odd.key") or "")
 
 
 def test_the_files_are_looked_at_before_anything_is_loaded(files: Path, tmp_path: Path) -> None:

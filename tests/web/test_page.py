@@ -300,7 +300,16 @@ def test_everything_has_a_name_and_the_keyboard_reaches_it(page: Page) -> None:
     assert nameless == []
     tree = page.call("Accessibility.getFullAXTree")["nodes"]
     roles = {node["role"]["value"] for node in tree if not node.get("ignored")}
-    assert {"log", "status", "button", "combobox", "textbox", "banner"} <= roles
+    assert {"main", "log", "status", "button", "combobox", "textbox", "banner"} <= roles
+    choose(page, "#model", "ok")
+    page.say("Hi")
+    page.wait("document.querySelector('.assistant .tools')")
+    page.idle()
+    tree = page.call("Accessibility.getFullAXTree")["nodes"]
+    headings = [
+        node["name"]["value"] for node in tree if node["role"]["value"] == "heading" and not node.get("ignored")
+    ]
+    assert headings == ["Chat", "You", "ok"], "a conversation stands below the heading of its page"
     reached = set()
     page.run("document.body.focus()")
     for _ in range(25):

@@ -191,6 +191,7 @@ def test_logging_out_leaves_nothing_to_the_next_person(page: Page, running: Runn
     kept = "[...document.querySelectorAll('input, textarea')].map(e => e.type === 'checkbox' ? e.checked : e.value)"
     assert not any(page.run(kept))
     assert page.run("document.querySelectorAll('.turn').length") == 0
+    assert "world" not in page.run("document.documentElement.textContent"), "nor what a screen reader was told"
 
 
 @pytest.mark.parametrize("button", ["#fresh", "#log-out"])

@@ -91,7 +91,8 @@ class EventReader:
     """Takes a stream of server-sent events in pieces of any size and gives back whole events.
 
     begun: a part of the answer has come; engines tell the role of who speaks before they work on it. done: its last
-    word has come. failed: an event told an error that is the engine's, as one does whose answer breaks off.
+    word has come. failed: an event told an error that is the engine's, as one does whose answer breaks off, and code: the
+    code of that error.
     """
 
     def __init__(self, usage: Usage, *, keep_usage: bool) -> None:
@@ -101,6 +102,7 @@ class EventReader:
         self.begun = False
         self.done = False
         self.failed = False
+        self.code: str | None = None
 
     def add(self, piece: bytes) -> bytes:
         """Return what may be passed on now."""
@@ -137,7 +139,8 @@ class EventReader:
         self._usage.read(value)
         error: Any = cast("dict[str, Any]", value).get("error") if isinstance(value, dict) else None
         asked_wrong = isinstance(error, dict) and cast("dict[str, Any]", error).get("type") == "invalid_request_error"
-        self.failed |= error is not None and not asked_wrong
+        if error is not None and not asked_wrong:
+            self.failed, self.code = True, error_code(data)
         for where, text, more in _texts(value, "delta"):
             self.begun = self.begun or (text or more) != ""
             self._usage.hear(where, text, more)

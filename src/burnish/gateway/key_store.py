@@ -129,6 +129,8 @@ class KeyStore:
     ) -> Key:  # fmt: skip
         """Change limits of a key (None takes one away) and the models it may ask; what is not named stays as it was."""
         with self._database.transaction() as cursor:
+            # Holds the row, so that of two changes at once each finds what the other left.
+            cursor.execute("UPDATE gateway_keys SET limits = limits WHERE id = ?", (identifier,))
             key = _find(cursor, identifier)
             limits = replace(key.limits, **changed)
             allowed = key.models if isinstance(models, Kept) else check_models(models)

@@ -79,6 +79,11 @@ class Passage:
         """Whether the upstream itself told an error within its stream."""
         return self._reader.failed
 
+    @property
+    def failed_code(self) -> str | None:
+        """The code of that error."""
+        return self._reader.code
+
     async def __call__(self, message: Message) -> None:
         """Take one ASGI message of the upstream. Raises Halted when it need not go on."""
         if self.refusal is not None:

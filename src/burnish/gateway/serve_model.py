@@ -26,7 +26,7 @@ LEASE_SPARE_S = 30
 """A reservation outlives the longest answer by this."""
 MOST_SHADOWS = 32
 ENGINE_WIDE = frozenset({"overloaded", "upstream_unreachable"})
-"""Codes of what an engine refuses to all alike, too many waiting or nobody there: no version is to blame for it."""
+"""Codes of what befalls all alike, too many waiting, no memory or nobody there: no version is to blame for it."""
 FREE = Price()
 
 
@@ -156,6 +156,7 @@ class ModelCalls:
             settle = gateway.settle(key, granted, sum(spent), nano)
             gateway.start(asyncio.get_running_loop().create_task(settle))
             self._count(exchange, choice, passage, status, spent)
+            everyones = everyones or passage.failed_code in ENGINE_WIDE
             missing = status == 404  # the alias is known, so what it leads to is not there
             if status != 499 and not everyones and not passage.sending and (missing or not 400 <= status < 500):
                 good = not failed and not missing and not passage.failed

@@ -9,6 +9,8 @@ from burnish.core.errors import UsageError
 
 EXPIRED, NOT_YET = 10, 9
 """OpenSSL's codes (X509_V_ERR_CERT_HAS_EXPIRED, X509_V_ERR_CERT_NOT_YET_VALID)."""
+TOO_WEAK = frozenset({"EE_KEY_TOO_SMALL", "CA_KEY_TOO_SMALL", "CA_MD_TOO_WEAK"})
+"""OpenSSL's reasons not to take a certificate at its level of security."""
 
 
 class _LockedKey(Exception):
@@ -47,6 +49,11 @@ def _what_is_wrong(certificate: Path, key: Path, error: OSError) -> str:
         return f"the TLS files {certificate} and {key} may not both be read: {error.strerror}."
     if isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH":
         return f"the TLS key {key} is not the one that {certificate} was made for; name the two that belong together."
+    if isinstance(error, ssl.SSLError) and error.reason in TOO_WEAK:
+        return (
+            f"the TLS certificate {certificate} or its key is too weak ({error.reason}); clients refuse it too. Make one of RSA "
+            "with 2048 bits or more, or of the curve P-256, signed with SHA-256."
+        )
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(certificate)
     except OSError:
@@ -55,7 +62,7 @@ def _what_is_wrong(certificate: Path, key: Path, error: OSError) -> str:
 
 
 def _objection(server: ssl.SSLContext, certificate: Path) -> str | None:
-    """Say that a certificate has expired, or is not valid yet, as a client that trusts it would find out."""
+    """Say what a client that trusts a certificate would find out: it has expired, is not valid yet, or cannot be spoken to."""
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname = False
     client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
@@ -71,4 +78,9 @@ def _objection(server: ssl.SSLContext, certificate: Path) -> str | None:
             except ssl.SSLCertVerificationError as error:
                 when = {EXPIRED: "has expired", NOT_YET: "is not valid yet"}.get(error.verify_code)
                 return None if when is None else f"the TLS certificate {certificate} {when}: clients will refuse it"
+            except ssl.SSLError as error:
+                return (
+                    f"no client with usual settings can speak to the TLS certificate {certificate} ({error.reason}): make one of "
+                    "the curve P-256, or of RSA"
+                )
     return None

@@ -7,7 +7,7 @@ import datetime
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -100,7 +100,7 @@ async def _chat(request: Request) -> Watched:
     asked = parse_request(ChatRequest, await request.body())
     model = _find(service, asked.model)
     # Rendering takes milliseconds for long conversations, and an adapter may have to be read: not in the event loop.
-    streams, reader = await _in_thread(service, _submit_chat, service, model, asked)
+    streams, reader = await _in_thread(service, lambda given: _cancel(given[0]), _submit_chat, service, model, asked)
     named = isinstance(asked.tool_choice, NamedTool)
     choices = [
         Choice(index, stream, _text_of(service, asked), reader=reader(), named=named)
@@ -115,7 +115,7 @@ async def _completions(request: Request) -> Watched:
     asked = parse_request(CompletionRequest, await request.body())
     model = _find(service, asked.model)
     prompts = [_ids(service, prompt) for prompt in asked.prompts]
-    streams = await _in_thread(service, _submit_texts, service, model, asked, prompts)
+    streams = await _in_thread(service, _cancel, _submit_texts, service, model, asked, prompts)
     choices: list[Choice] = []
     for index, stream in enumerate(streams):
         before = service.tokenizer.decode(prompts[index // asked.choices]) if asked.echo else ""
@@ -133,7 +133,7 @@ async def _embeddings(request: Request) -> Response:
     if asked.dimensions not in (None, size):
         raise Refusal(400, f"this model's embeddings have {size} dimensions", param="dimensions", code="invalid_value")
     with _refusing("input"):
-        computed = await _in_thread(service, service.engine.embed, prompts, model.adapter)
+        computed = await _in_thread(service, Future.cancel, service.engine.embed, prompts, model.adapter)
     try:
         means_NH = await asyncio.wrap_future(computed)
     except ServeError as error:
@@ -188,8 +188,26 @@ def _find(service: Service, name: str) -> ServedModel:
 # --------------------------------------------------------------------------------------------------------- submitting
 
 
-async def _in_thread(service: Service, work: Callable[P, T], *arguments: P.args, **more: P.kwargs) -> T:
-    return await asyncio.get_running_loop().run_in_executor(service.threads, partial(work, *arguments, **more))
+async def _in_thread(
+    service: Service, drop: Callable[[T], object], work: Callable[P, T], *arguments: P.args, **more: P.kwargs
+) -> T:
+    """Run work in a thread. A request that is cancelled meanwhile cannot stop it, and drops what it gives once it is there."""
+    given = service.threads.submit(work, *arguments, **more)
+    try:
+        return await asyncio.wrap_future(given)
+    except asyncio.CancelledError:
+        given.add_done_callback(partial(_dropped, drop))
+        raise
+
+
+def _dropped(drop: Callable[[T], object], given: Future[T]) -> None:
+    if not given.cancelled() and given.exception() is None:
+        drop(given.result())
+
+
+def _cancel(streams: Sequence[Stream]) -> None:
+    for stream in streams:
+        stream.cancel()
 
 
 def _submit_chat(
@@ -232,8 +250,7 @@ def _submit_texts(
         complete = True
     finally:
         if not complete:
-            for stream in streams:
-                stream.cancel()
+            _cancel(streams)
     return streams
 
 

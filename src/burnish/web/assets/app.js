@@ -136,6 +136,7 @@ function fresh() {
   running?.abort();
   exchanges.flatMap((each) => each.nodes).forEach((node) => node.remove());
   exchanges = [];
+  tell(""); // it holds the last answer, for screen readers
   at("empty").hidden = false;
   field.focus();
 }

@@ -1,0 +1,94 @@
+"""The engine's API within a gateway: what the gateway cancels or times out leaves nothing in the engine."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import PreTrainedModel
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "gateway"))
+
+from gateway_running import Running
+
+from burnish.gateway.settings import Settings, Timeouts
+from burnish.model.lora import read_adapter
+from burnish.serve.answer import ServedModel
+from burnish.serve.api import Service, create_app
+from burnish.serve.engine import Engine
+from burnish.text.tokenizer import Tokenizer
+
+USER = {"role": "user", "content": "hi"}
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 10) -> None:
+    until = time.monotonic() + seconds
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.002)
+    assert condition()
+
+
+class Reading:
+    """Reading adapters as ever, but that it waits until it may go on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun, self.go_on = threading.Event(), threading.Event()
+        monkeypatch.setattr("burnish.serve.adapters.read_adapter", self.read)
+
+    def read(self, *arguments: Any, **more: Any) -> Any:
+        self.begun.set()
+        assert self.go_on.wait(30)
+        return read_adapter(*arguments, **more)
+
+
+@pytest.fixture
+def reading(monkeypatch: pytest.MonkeyPatch) -> Iterator[Reading]:
+    reading = Reading(monkeypatch)
+    yield reading
+    reading.go_on.set()
+
+
+@pytest.mark.parametrize("how", ["hangs up", "is too late"])
+@pytest.mark.parametrize(
+    ("path", "more"),
+    [
+        ("chat/completions", {"messages": [USER], "max_tokens": 400, "n": 2}),
+        ("completions", {"prompt": [[20, 21], [22, 23]], "max_tokens": 400}),
+    ],
+)
+def test_a_call_that_ends_while_its_adapter_is_read_never_runs(
+    varied_model: PreTrainedModel, adapter_folders: dict[str, Path], tokenizer: Tokenizer, reading: Reading,
+    tmp_path: Path, path: str, more: dict[str, Any], how: str,
+) -> None:  # fmt: skip
+    engine = Engine(varied_model, rows=4)
+    engine.add_adapter("x", adapter_folders["a"], lazy=True)
+    app = create_app(Service(engine, tokenizer, {"x": ServedModel("x", None)}))
+    timeouts = Timeouts(total_s=1) if how == "is too late" else Timeouts()
+    running = Running("http://127.0.0.1:1", tmp_path, Settings(timeouts=timeouts), upstream=app)
+    steps: list[int] = []
+    hook = varied_model.get_input_embeddings().register_forward_pre_hook(lambda *_: steps.append(1))
+    try:
+        key = running.key()
+        body = json.dumps({"model": "x", **more}).encode()
+        with socket.create_connection(("127.0.0.1", running.port)) as connection:
+            head = f"POST /v1/{path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {key}\r\n"
+            connection.sendall(head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+            assert reading.begun.wait(10)
+            if how == "is too late":
+                assert connection.recv(1000).startswith(b"HTTP/1.1 503")
+        wait_for(lambda: not running.gateway.at_work)
+        reading.go_on.set()
+        wait_for(lambda: not engine.load.waiting)
+        wait_for(lambda: engine._adapters._known["x"].pending == engine._adapters._known["x"].running == 0)
+        assert len(steps) <= 8, "it was computed for nobody"
+    finally:
+        hook.remove()
+        running.close()
+        engine.close()
