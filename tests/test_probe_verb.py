@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 from burnish.cli import main
 from burnish.core.artifacts import Adapter, Plan, Probe
+from burnish.model.lora_bank import Group
+from burnish.model.lora_parts import PlainPart
 from burnish.store.home import Home
 
 SHORT = ("--set", "train.epochs=30", "--set", "train.tokens_per_step=256", "--set", "train.row_tokens=256")
@@ -70,6 +73,22 @@ def test_a_probe_is_kept_and_plans_of_its_shape_go_by_it(said: Said, project: Pa
     assert again["time"] == probed["time"]
     other = said("plan", "--set", "method.rank=4")
     assert "a probe here" not in other["because"]["time.train"]
+
+
+def test_answering_and_reading_are_timed_with_an_adapter_as_of_a_tuned_model(
+    said: Said, project: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    down, tokens = PlainPart.down, list[int]()
+
+    def counted(part: PlainPart, x_NI: Tensor, group: Group) -> Tensor:
+        tokens.append(x_NI.shape[0])
+        return down(part, x_NI, group)
+
+    monkeypatch.setattr(PlainPart, "down", counted)
+    said("plan", "--probe")
+    [probe] = Home(project / ".burnish").all(Probe)
+    groups = 4 * json.loads((tiny_base / "config.json").read_text())["num_hidden_layers"]  # q k v, o, gate up, down
+    assert sum(tokens) >= groups * (probe.measured.generated_tokens + probe.measured.read_tokens)
 
 
 def test_a_run_goes_by_the_probe_and_is_held_against_it(said: Said, project: Path) -> None:

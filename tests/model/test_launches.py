@@ -126,3 +126,29 @@ def test_adapters_are_copied_all_at_once_and_only_when_they_have_changed(make_ti
         with adapter_as(model, started), torch.no_grad():  # as a reference of preferences is asked
             assert model(input_ids=IDS, labels=IDS).loss.item() == first
         assert loss_and_gradients(model)[0] != first
+
+
+class RunsOut(TorchDispatchMode):
+    """Lets memory run out where adapters are copied for the first time."""
+
+    ran_out = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.name().startswith("aten::_foreach_copy_") and not self.ran_out:
+            self.ran_out = True
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return func(*args, **(kwargs or {}))
+
+
+def test_where_memory_runs_out_while_adapters_are_copied_the_next_pass_copies_them(
+    make_tiny: Tiny, method: MethodPlan
+) -> None:
+    model = adapted(make_tiny(), method)
+    with fused(model):
+        with RunsOut(), pytest.raises(torch.OutOfMemoryError):
+            loss_and_gradients(model)
+        loss, gradients = loss_and_gradients(model)
+    with fused(model):
+        expected = loss_and_gradients(model)
+    assert loss == expected[0]
+    assert torch.equal(gradients, expected[1])

@@ -112,7 +112,7 @@ def _adapters(plan: Plan, base: Base, start: Path | None, tuned: Path, emit: Emi
         return on_layers(model, start, tuned)
 
     def answering(key: str | None) -> Lender:
-        return lambda: _lent(model, banked.answering(key))
+        return lambda: lent(model, banked.answering(key))
 
     found = {"base": answering(None)}
     for name, folder in (("start", start), ("tuned", tuned)):
@@ -136,15 +136,16 @@ def on_layers(model: PreTrainedModel, start: Path | None, tuned: Path) -> dict[s
     from burnish.model.lora import adaptable_layers, adapter_as, adapter_off, biases, load_adapter, read_adapter
 
     load_adapter(model, tuned)
-    found: dict[str, Lender] = {"base": lambda: _lent(model, adapter_off(model))}
+    found: dict[str, Lender] = {"base": lambda: lent(model, adapter_off(model))}
     if start is not None:
         read = read_adapter(start, adaptable_layers(model), biases=biases(model))[1]
         weights = {name: value.to(model.device) for name, value in read.items()}
-        found["start"] = lambda: _lent(model, adapter_as(model, weights))
+        found["start"] = lambda: lent(model, adapter_as(model, weights))
     return {**found, "tuned": lambda: nullcontext(model)}
 
 
 @contextmanager
-def _lent(model: PreTrainedModel, as_it_shall_answer: AbstractContextManager[None]) -> Iterator[PreTrainedModel]:
+def lent(model: PreTrainedModel, as_it_shall_answer: AbstractContextManager[None]) -> Iterator[PreTrainedModel]:
+    """Within the block lend a model in the state in which it shall answer."""
     with as_it_shall_answer:
         yield model

@@ -11,12 +11,15 @@ from burnish.core.artifacts import Manifest, Plan, Probe, ProbeMeasured
 from burnish.core.events import Emit, Progress
 from burnish.store.home import Home
 from burnish.wiring.base import Base, load_for_serving
-from burnish.wiring.evaluating import with_bank
+from burnish.wiring.evaluating import lent, with_bank
 from burnish.wiring.training import begin, interruptible, planned_objective
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from burnish.core.packing import Length
     from burnish.core.rows import TokenRow
+    from burnish.wiring.evaluating import Lender
 
 READ_ROWS = 32
 """Rows whose losses are timed."""
@@ -69,18 +72,9 @@ def _evaluated(trained: ProbeMeasured, plan: Plan, base: Base, rows: Sequence[To
     if not rows:
         return trained
     from burnish.core.packing import packed_tokens
-    from burnish.model.lora import attach_lora
-    from burnish.model.lora_bank import pack
     from burnish.subjects import ModelSubject
 
-    model = load_for_serving(base, plan, emit)
-    banked = with_bank(model, plan)
-    if plan.method.kind != "full":
-        if banked is None:
-            attach_lora(model, plan.method, seed=plan.train.seed)
-        else:
-            banked.bank.load("tuned", pack(banked.layout, plan.method, {}, banked.bank.dtype))
-    subject = ModelSubject(lambda: nullcontext(model), frozenset())
+    subject = ModelSubject(_tuned(plan, load_for_serving(base, plan, emit)), frozenset())
     prompts = [row.ids[: row.prompt] for row in rows]
 
     def seconds_of(new_tokens: int) -> float:
@@ -108,3 +102,17 @@ def _evaluated(trained: ProbeMeasured, plan: Plan, base: Base, rows: Sequence[To
             "generate_seconds": max(1e-9, answered - prompts_alone),
         }
     )
+
+
+def _tuned(plan: Plan, model: PreTrainedModel) -> Lender:
+    """Return a model as the tuned one will be evaluated; the products of a new adapter take as long as those of a trained one."""
+    from burnish.model.lora import attach_lora
+    from burnish.model.lora_bank import pack
+
+    banked = with_bank(model, plan)
+    if plan.method.kind != "full" and banked is not None:
+        banked.bank.load("tuned", pack(banked.layout, plan.method, {}, banked.bank.dtype))
+        return lambda: lent(model, banked.answering("tuned"))
+    if plan.method.kind != "full":
+        attach_lora(model, plan.method, seed=plan.train.seed)
+    return lambda: nullcontext(model)

@@ -37,6 +37,8 @@ class Copies:
                 sources += group.sides
         for targets, sources in by_device.values():
             torch._foreach_copy_(targets, sources)
+        for group in self.groups:
+            group.note_copied()
 
 
 class Run(NamedTuple):
@@ -139,14 +141,19 @@ class AdaptedGroup:
             self.copies.refresh(dtype)
 
     def places(self, dtype: torch.dtype) -> list[Tensor]:
-        """Return where the copies of `sides` lie, which are about to be written."""
+        """Return where the copies of `sides` lie, which are about to be written; until `note_copied` they are none."""
+        self._copied = []
         if self._dtype != dtype:
+            self._dtype = None  # memory may run out on the way
             first, b = self.sides[0], self.sides[len(self.ranks) :]
             self._a_RI = first.new_empty(sum(self.ranks), first.shape[1], dtype=dtype)
             self._b = [first.new_empty(run.count, *b[run.members.start].shape, dtype=dtype) for run in self.runs]
             self._dtype = dtype
-        self._copied = self._state()
         return [*self._a_RI.split(self.ranks), *(b_OR for b_NOR in self._b for b_OR in b_NOR.unbind())]
+
+    def note_copied(self) -> None:
+        """Take note that the copies are those of the adapters as they are now."""
+        self._copied = self._state()
 
     def _state(self) -> list[tuple[int, int]]:
         return [(side.data_ptr(), side._version) for side in self.sides]
