@@ -305,6 +305,12 @@ def test_auto_is_listed_where_there_is_a_choice(tmp_path: Path) -> None:
                 own = {"authorization": f"Bearer {running.key()}"}
                 data = running.client.get("/v1/models", headers=own).json()["data"]
                 assert ("auto" in {card["id"] for card in data}) == listed
+                if listed:
+                    own = {"authorization": f"Bearer {(alone_key := running.key(models=['auto']))}"}
+                    assert running.client.get("/v1/models", headers=own).json()["data"] == [], "it could pick nothing"
+                    refused = running.ask(alone_key, "auto")
+                    assert refused.status_code == 403
+                    assert "base" not in refused.text
             finally:
                 running.close()
     finally:

@@ -102,10 +102,12 @@ def test_no_version_is_to_blame_for_memory_that_ran_out_in_the_middle_of_its_ans
 
 def test_events_in_pieces_tell_errors_and_the_end() -> None:
     reader = EventReader(Usage(), keep_usage=True)
-    whole = PIECE + b'data: {"error": {"message": "x"}}\n\ndata: [DONE]'
+    whole = PIECE + b'data: {"error": {"message": "secret"}}\n\ndata: [DONE]'
     passed = b"".join(reader.add(whole[at : at + 1]) for at in range(len(whole)))
     assert (reader.failed, reader.done) == (True, False)
-    assert passed + reader.finish() == whole
+    assert passed.startswith(PIECE + b'data: {"error": {"message": "the engine failed')
+    assert b"secret" not in passed
+    assert reader.finish() == b"data: [DONE]"
     assert reader.done
 
 
@@ -127,7 +129,8 @@ def test_what_is_kept_of_choices_and_calls_that_come_in_turns_is_whole() -> None
 
 def test_an_error_that_is_the_requests_is_not_held_against_a_version() -> None:
     reader = EventReader(Usage(), keep_usage=True)
-    reader.add(b'data: {"error": {"message": "x", "type": "invalid_request_error"}}\n\n')
+    event = b'data: {"error": {"message": "x", "type": "invalid_request_error"}}\n\n'
+    assert reader.add(event) == event
     assert (reader.failed, reader.begun) == (False, True)
 
 

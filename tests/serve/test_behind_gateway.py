@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import sys
 import threading
@@ -92,3 +93,36 @@ def test_a_call_that_ends_while_its_adapter_is_read_never_runs(
         hook.remove()
         running.close()
         engine.close()
+
+
+ASKED: dict[str, dict[str, Any]] = {
+    "chat/completions": {"messages": [USER], "max_tokens": 2},
+    "completions": {"prompt": [20, 21], "max_tokens": 2},
+    "embeddings": {"input": [[20, 21]]},
+}
+
+
+def test_what_an_engine_in_the_process_refuses_tells_no_names_and_no_paths(
+    varied_model: PreTrainedModel, adapter_folders: dict[str, Path], tokenizer: Tokenizer, tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    broken = tmp_path / "secret-folder"
+    shutil.copytree(adapter_folders["a"], broken)
+    (broken / "adapter_config.json").write_text("{")
+    models = {"x": ServedModel("x", None), "secret-model": ServedModel(None, None)}
+    with Engine(varied_model, rows=4) as engine:
+        engine.add_adapter("x", broken, lazy=True)
+        running = Running("http://127.0.0.1:1", tmp_path, upstream=create_app(Service(engine, tokenizer, models)))
+        try:
+            own = {"authorization": f"Bearer {running.key(models=['x*'])}"}
+            streamed = [(path, {**body, "stream": True}) for path, body in ASKED.items() if path != "embeddings"]
+            for path, body in (*ASKED.items(), *streamed):
+                gone = running.client.post(f"/v1/{path}", json={"model": "x-typo", **body}, headers=own)
+                assert (gone.status_code, gone.json()["error"]["code"]) == (404, "model_not_found")
+                damaged = running.client.post(f"/v1/{path}", json={"model": "x", **body}, headers=own)
+                assert (damaged.status_code, damaged.json()["error"]["code"]) == (503, "adapter_unusable")
+                assert damaged.headers["retry-after"] == "60"
+                assert "secret" not in gone.text + damaged.text
+            assert "secret-folder" in caplog.text, "the log says what to mend"
+        finally:
+            running.close()

@@ -363,9 +363,24 @@ def test_with_one_model_there_is_nothing_to_compare(browser: Browser, upstream: 
             page.say("Hi")
             page.wait(f"document.querySelectorAll('.assistant .tools').length === {count}")
             page.idle()
+        upstream.models = ["ok", "base"]
+        log_in_again(page, running)
+        page.click("#compare")
+        upstream.models = ["ok"]
+        log_in_again(page, running)
+        page.say("Hi")
+        page.wait("document.querySelectorAll('.assistant .tools').length === 1")
+        assert page.run("document.querySelectorAll('.pair').length") == 0, "a comparison that nobody could turn off"
         page.close()
     finally:
         upstream.models = before
+
+
+def log_in_again(page: Page, running: Running) -> None:
+    page.click("#log-out")
+    page.type("#key", running.key("chat"))
+    page.press("Enter")
+    page.wait("!document.getElementById('message').disabled")
 
 
 def test_an_answer_that_breaks_off_is_told_and_not_taken_for_a_whole_one(page: Page, upstream: BadUpstream) -> None:

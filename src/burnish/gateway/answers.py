@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any, cast
 
@@ -10,6 +11,16 @@ import jiter
 _END_OF_EVENT = re.compile(rb"\r?\n\r?\n")
 MOST_HELD = 1 << 20
 """Bytes of one event that are held at most."""
+
+
+def _said(message: str, code: str) -> bytes:
+    error = {"message": message, "type": "server_error", "param": None, "code": code}
+    return b"data: " + json.dumps({"error": error}).encode() + b"\n\n"
+
+
+BUSY = _said("the engine ran out of room for this answer; come again", "overloaded")
+FAILED = _said("the engine failed before this answer was whole", "upstream_failed")
+"""What a client is told of an error within a stream, as it is told of one before it."""
 
 
 class Usage:
@@ -112,8 +123,7 @@ class EventReader:
         for found in _END_OF_EVENT.finditer(self._rest):
             event = self._rest[start : found.end()]
             start = found.end()
-            if self._read(event):
-                out.append(event)
+            out.append(self._read(event))
         self._rest = self._rest[start:]
         if len(self._rest) > MOST_HELD:
             raise ValueError("an event of the upstream has no end")
@@ -122,31 +132,32 @@ class EventReader:
     def finish(self) -> bytes:
         """Return what came after the last blank line; it may be the last event."""
         rest, self._rest = self._rest, b""
-        return rest if self._read(rest) else b""
+        return self._read(rest)
 
-    def _read(self, event: bytes) -> bool:
-        """Read one event; returns whether it is for the client."""
+    def _read(self, event: bytes) -> bytes:
+        """Read one event; returns what of it is for the client. What failed in the engine is for the engine's log alone."""
         if not event.startswith(b"data:"):
-            return True
+            return event
         data = event[5:].strip()
         if data == b"[DONE]":
             self.begun = self.done = True
-            return True
+            return event
         try:
             value = jiter.from_json(data)
         except ValueError:
-            return True
+            return event
         self._usage.read(value)
         error: Any = cast("dict[str, Any]", value).get("error") if isinstance(value, dict) else None
         asked_wrong = isinstance(error, dict) and cast("dict[str, Any]", error).get("type") == "invalid_request_error"
         if error is not None and not asked_wrong:
             self.failed, self.code = True, error_code(data)
+            event = BUSY if self.code == "overloaded" else FAILED
         for where, text, more in _texts(value, "delta"):
             self.begun = self.begun or (text or more) != ""
             self._usage.hear(where, text, more)
         self.begun = self.begun or error is not None or _says_more(value)
         alone = isinstance(value, dict) and cast("dict[str, Any]", value).get("choices") == [] and "usage" in value
-        return self._keep_usage or not alone
+        return event if self._keep_usage or not alone else b""
 
 
 def _choices(value: Any) -> list[dict[str, Any]]:

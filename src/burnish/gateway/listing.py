@@ -24,8 +24,8 @@ async def askable(parts: Parts, key: Key) -> list[dict[str, Any]]:
     names = {card["id"] for card in found}
     own = [alias for alias in parts.router.routes if alias not in names]
     own += [AUTO] if parts.pick is not None and len(names) + len(own) > 1 else []
-    cards = [*found, *(model_card(name) for name in own)]
-    return [card for card in cards if key.may_ask(card["id"])]
+    cards = [card for card in (*found, *map(model_card, own)) if key.may_ask(card["id"])]
+    return cards if parts.pick is None or [card["id"] for card in cards] != [AUTO] else []  # it could pick nothing
 
 
 async def means(parts: Parts, name: str) -> bool:

@@ -290,11 +290,18 @@ async def pass_through(
 
 
 def _check_end(failed: BaseException | None, passage: Passage) -> None:
-    """Raise Refusal unless the upstream ended well and its answer is whole."""
+    """Raise Refusal unless the upstream ended well and its answer is whole.
+
+    What the passage made of an answer goes before what an engine in this process raised when it made it: that holds names and
+    paths which are for the log alone.
+    """
     cause = failed.__context__ if isinstance(failed, Halted) else failed
     if isinstance(cause, Refusal):
-        raise cause
-    if cause is not None:
+        if passage.refusal is None:
+            raise cause
+        if cause.status >= 500 and cause.code != "overloaded":
+            log.warning("the engine cannot answer: %s", cause)
+    elif cause is not None:
         log.error("the engine failed", exc_info=cause)
     if passage.refusal is not None:
         raise passage.refusal from cause

@@ -50,7 +50,8 @@ class ModelCalls:
             intent = await self._intent(value, key)
             alias = model_name(value)
             if not key.may_ask(alias):
-                raise Refusal(403, f"this key may not ask for {alias[:100]!r}", param="model", code="model_not_allowed")
+                what = "the model that auto falls back to; name another" if intent else repr(alias[:100])
+                raise Refusal(403, f"this key may not ask for {what}", param="model", code="model_not_allowed")
             choice = gateway.parts.router.choose(alias, self._sticky(exchange, value, key), self._override(exchange))
             asked = await self._ask(exchange.scope["path"], choice.model, value, key)
             price = price_of(settings.prices, choice)

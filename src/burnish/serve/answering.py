@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from burnish.serve.tools import ToolReader
 from burnish.text.messages import ToolCall
 from burnish.text.tokenizer import Tokenizer
 
+log = logging.getLogger("burnish.serve")
 MEMORY_AFTER_S = 5
 """Seconds after which a request for which there was no memory may come again."""
 
@@ -295,6 +297,7 @@ def refusal_of(error: BurnishError) -> Refusal:
         return Refusal(503, str(error), code="overloaded", retry_after_s=MEMORY_AFTER_S)
     if isinstance(error, (QueueFull, EngineStopped)):
         return Refusal(503, str(error), code="overloaded")
+    log.error("an answer failed: %s", error)
     return Refusal(500, str(error))
 
 

@@ -175,6 +175,7 @@ async function logIn(text) {
   fill(model, names, names.includes(chosen) ? chosen : tuned[0] ?? names[0]);
   fill(other, names.filter((name) => name !== "auto"), names.includes("base") ? "base" : names[0]);
   at("compare").disabled = model.options.length < 2;
+  if (at("compare").disabled) at("compare").setAttribute("aria-pressed", "false"); // nobody could turn it off
   loggedIn = true;
   field.disabled = at("send").disabled = false;
   at("log-out").hidden = false;
