@@ -51,6 +51,8 @@ PROMPTS = [[5 + i, *range(20, 60), *range(100 + 7 * i, 104 + 8 * i)] for i in ra
 ]
 NEW = 12
 TIE = 1e-4
+LONG = 3000
+"""Tokens of an answer that is not to end before it is cancelled or its engine is killed, also beside other work."""
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +64,7 @@ def base(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=400, hidden_size=256, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-            num_key_value_heads=2, max_position_embeddings=512, bos_token_id=1, eos_token_id=2, pad_token_id=2,
+            num_key_value_heads=2, max_position_embeddings=4096, bos_token_id=1, eos_token_id=2, pad_token_id=2,
             tie_word_embeddings=True,
         )
     ).float()  # fmt: skip
@@ -174,7 +176,7 @@ def test_a_stop_token_ends_the_answer_and_is_not_part_of_it(
 
 
 def test_a_cancelled_answer_gives_its_row_back(engine: AnsweringEngine) -> None:
-    streams = [engine.submit(prompt, "a", greedy(400)) for prompt in PROMPTS]
+    streams = [engine.submit(prompt, "a", greedy(LONG)) for prompt in PROMPTS]
     next(iter(streams[0]))
     for stream in streams:
         stream.cancel()
@@ -191,7 +193,7 @@ def test_a_cancelled_answer_gives_its_row_back(engine: AnsweringEngine) -> None:
     [
         ([1, 2], "nobody", 'no adapter "nobody" here. Known: a, b'),
         ([1, 2], "../a", "no adapter"),
-        ([1] * 500, None, "context holds 512"),
+        ([1] * 4090, None, "context holds 4096"),
         ([], None, "must be 1 or more"),
         ([1, 400], None, "between 0 and 399"),
         ([-1], None, "between 0 and 399"),
@@ -314,7 +316,7 @@ def test_a_process_that_is_killed_fails_its_answers_and_comes_back(
         pytest.skip("the own engine is no process")
     want = expected(models["a"], PROMPTS[0])
     assert_same(models["a"], PROMPTS[0], list(engine.submit(PROMPTS[0], "a", greedy())), want)
-    stream = engine.submit(PROMPTS[0], "a", greedy(400))
+    stream = engine.submit(PROMPTS[0], "a", greedy(LONG))
     next(iter(stream))
     os.killpg(engine._process._process.pid, signal.SIGKILL)
     with pytest.raises(ServeError, match="vLLM"):
