@@ -9,6 +9,7 @@ from shutil import copytree
 
 import pytest
 import torch
+from slow_reading import Reading
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from burnish.core.artifacts import MethodPlan
@@ -158,3 +159,10 @@ def scripted_engine(scripted_base: Path) -> Iterator[Engine]:
     with Engine(load_base(scripted_base), rows=4) as engine:
         yield engine
         engine.close(drain=False)
+
+
+@pytest.fixture
+def reading(monkeypatch: pytest.MonkeyPatch) -> Iterator[Reading]:
+    reading = Reading(monkeypatch)
+    yield reading
+    reading.go_on.set()

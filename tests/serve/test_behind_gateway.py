@@ -6,9 +6,6 @@ import json
 import shutil
 import socket
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,42 +15,15 @@ from transformers import PreTrainedModel
 sys.path.insert(0, str(Path(__file__).parents[1] / "gateway"))
 
 from gateway_running import Running
+from slow_reading import Reading, wait_for
 
 from burnish.gateway.settings import Settings, Timeouts
-from burnish.model.lora import read_adapter
 from burnish.serve.answer import ServedModel
 from burnish.serve.api import Service, create_app
 from burnish.serve.engine import Engine
 from burnish.text.tokenizer import Tokenizer
 
 USER = {"role": "user", "content": "hi"}
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 10) -> None:
-    until = time.monotonic() + seconds
-    while not condition() and time.monotonic() < until:
-        time.sleep(0.002)
-    assert condition()
-
-
-class Reading:
-    """Reading adapters as ever, but that it waits until it may go on."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.begun, self.go_on = threading.Event(), threading.Event()
-        monkeypatch.setattr("burnish.serve.adapters.read_adapter", self.read)
-
-    def read(self, *arguments: Any, **more: Any) -> Any:
-        self.begun.set()
-        assert self.go_on.wait(30)
-        return read_adapter(*arguments, **more)
-
-
-@pytest.fixture
-def reading(monkeypatch: pytest.MonkeyPatch) -> Iterator[Reading]:
-    reading = Reading(monkeypatch)
-    yield reading
-    reading.go_on.set()
 
 
 @pytest.mark.parametrize("how", ["hangs up", "is too late"])

@@ -10,17 +10,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 import torch
+from slow_reading import Reading, wait_for
 from test_api import DAY, USER, Running
 from transformers import PreTrainedModel
 
 from burnish.core.errors import BaseModelError, ServeError
 from burnish.core.ids import file_sha256
-from burnish.model.lora import CONFIG, WEIGHTS, read_adapter
+from burnish.model.lora import CONFIG, WEIGHTS
 from burnish.model.lora_bank import LoraBank
 from burnish.model.sampling import Sampling
 from burnish.serve.adapters import AdapterSource
@@ -37,34 +37,6 @@ PROMPT = [*START, 7]
 
 def ask(engine: Engine, name: str | None, prompt: list[int] = PROMPT, new_tokens: int = 8) -> Stream:
     return engine.submit(prompt, name, Sampling(max_new_tokens=new_tokens))
-
-
-def wait_for(condition: Any, seconds: float = 10) -> None:
-    until = time.monotonic() + seconds
-    while not condition() and time.monotonic() < until:
-        time.sleep(0.002)
-    assert condition()
-
-
-class Reading:
-    """Reading adapters as ever, but that it waits until it may go on."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.begun, self.go_on, self.times = threading.Event(), threading.Event(), 0
-        monkeypatch.setattr("burnish.serve.adapters.read_adapter", self.read)
-
-    def read(self, *arguments: Any, **more: Any) -> Any:
-        self.times += 1
-        self.begun.set()
-        assert self.go_on.wait(30)
-        return read_adapter(*arguments, **more)
-
-
-@pytest.fixture
-def reading(monkeypatch: pytest.MonkeyPatch) -> Iterator[Reading]:
-    reading = Reading(monkeypatch)
-    yield reading
-    reading.go_on.set()
 
 
 @contextmanager

@@ -263,6 +263,10 @@ class Score(Record):
     n: Count
 
 
+CHANCE = 0.05
+"""A difference with a p value under this is said to be more than chance."""
+
+
 class Comparison(Record):
     """The paired difference a - b of two subjects on the same rows, with its 95% interval and two-sided p value."""
 
@@ -274,6 +278,11 @@ class Comparison(Record):
     low: float
     high: float
     p: float
+
+    @property
+    def sure(self) -> bool:
+        """Whether the difference is more than chance."""
+        return self.p < CHANCE
 
 
 class Example(Record):
@@ -307,6 +316,11 @@ class EvalReport(Artifact):
     measured_seconds: Seconds = 0.0
     peak_rss_bytes: Count = 0
     machine: str | None = None
+
+    @property
+    def before(self) -> str:
+        """The subject that the tuned one is held against: what its training began as, where that was not the base."""
+        return "start" if any(comparison.b == "start" for comparison in self.comparisons) else "base"
 
 
 # ----------------------------------------------------------------------------------------------------------------- Release

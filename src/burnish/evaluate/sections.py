@@ -42,8 +42,6 @@ LABELS = {
     "token_loss": "token loss",
 }
 """What people read for each metric."""
-CHANCE = 0.05
-"""A difference with a p value under this is said to be more than chance."""
 
 
 class SummaryRow(NamedTuple):
@@ -54,14 +52,9 @@ class SummaryRow(NamedTuple):
     paired: Comparison
 
 
-def before_of(report: EvalReport) -> str:
-    """Return the subject that the tuned one is held against: what its training began as, where that was not the base."""
-    return "start" if any(comparison.b == "start" for comparison in report.comparisons) else "base"
-
-
 def summary_table(report: EvalReport) -> list[SummaryRow]:
     """Return one row for each task and metric, tasks as evaluated, metrics in the order of `METRICS`."""
-    before = before_of(report)
+    before = report.before
     scores = {(score.task, score.metric, score.subject): score for score in report.scores}
     tasks = list(dict.fromkeys(score.task for score in report.scores))
     rows = [
@@ -123,7 +116,7 @@ def tiles(report: EvalReport) -> list[dict[str, str]]:
     found: list[dict[str, str]] = []
     for score in report.scores:
         if score.task == "test" and score.metric in ("reward_accuracy", "reward_margin"):
-            says = f"against {before_of(report)}" + (", nats a pair" if score.metric in MARGINS else "")
+            says = f"against {report.before}" + (", nats a pair" if score.metric in MARGINS else "")
             interval = f"95%: {score.low:.3f} to {score.high:.3f}"
             found.append(
                 {"label": LABELS[score.metric], "value": f"{score.value:.3f}", "note": says, "interval": interval}
@@ -152,7 +145,7 @@ def tiles(report: EvalReport) -> list[dict[str, str]]:
 
 def scores(report: EvalReport) -> dict[str, Any]:
     """Return the dot plots of shares and of losses with titles that say what they show."""
-    before = before_of(report)
+    before = report.before
     share_groups = list(_dot_groups(report, SHARES))
     loss_groups = list(_dot_groups(report, ("token_loss",)))
     return {
@@ -186,8 +179,8 @@ def _dot_groups(report: EvalReport, metrics: Sequence[str]) -> Iterable[DotGroup
 
 
 def _scores_title(compared: Sequence[Comparison]) -> str:
-    better = sum(c.difference > 0 and c.p < CHANCE for c in compared)
-    worse = sum(c.difference < 0 and c.p < CHANCE for c in compared)
+    better = sum(c.difference > 0 and c.sure for c in compared)
+    worse = sum(c.difference < 0 and c.sure for c in compared)
     if not compared:
         return "Scores before and after tuning"
     said = f"{better} of {len(compared)} scores are better after tuning by more than chance"
@@ -195,13 +188,13 @@ def _scores_title(compared: Sequence[Comparison]) -> str:
 
 
 def _loss_title(report: EvalReport) -> str:
-    of_general = (c for c in report.comparisons if c.task == forgetting.TASK and c.b == before_of(report))
+    of_general = (c for c in report.comparisons if c.task == forgetting.TASK and c.b == report.before)
     general = next(of_general, None)
     if general is None:
         return "Token loss before and after tuning (general text was not measured)"
     change = f"{abs(general.difference):.3f} nats per token"
     perplexity = f"perplexity {math.expm1(general.difference):+.1%}".replace("-", "\u2212")
-    if general.p >= CHANCE:
+    if not general.sure:
         return f"No forgetting beyond chance: general text changed by {change} ({perplexity})"
     way = "harder" if general.difference > 0 else "easier"
     return f"General text became {way} to predict by {change} ({perplexity})"
@@ -210,7 +203,7 @@ def _loss_title(report: EvalReport) -> str:
 def _difference_row(row: SummaryRow) -> dict[str, Any]:
     lower_is_better = row.paired.metric == "token_loss"
     better = (row.paired.difference < 0) if lower_is_better else (row.paired.difference > 0)
-    sure = row.paired.p < CHANCE
+    sure = row.paired.sure
     return {
         "task": row.paired.task,
         "metric": LABELS[row.paired.metric],

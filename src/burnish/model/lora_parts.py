@@ -1,9 +1,9 @@
 """Tokens of a step that get their low-rank product together, and how a CPU's decoding tokens are sorted into such parts.
 
-Neighbouring tokens of one adapter are one plain product, tokens of many adapters one batched product. What a GPU does with many
-adapters stands in lora_parts_gpu.py. See lora_bank.py for where the matrices lie. Shapes: N tokens of the step, I inputs and O
-outputs of a layer, M members of a group, S members times the padded rank, R the padded rank; U units of W outputs, into which the
-B matrices of a group are cut where it is one product.
+Neighbouring tokens of one adapter are one plain product; tokens of many adapters one batched product with A, then sums of rows
+of B. What a GPU does with many adapters stands in lora_parts_gpu.py. See lora_bank.py for where the matrices lie. Shapes: N
+tokens of the step, I inputs and O outputs of a layer, M members of a group, S members times the padded rank, R the padded rank; U
+units of W outputs, into which the B matrices of a group are cut where it is one product.
 """
 
 from __future__ import annotations

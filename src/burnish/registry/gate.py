@@ -10,8 +10,6 @@ TASK = "test"
 """The gate looks at the test split,"""
 SUBJECT = "tuned"
 """and at the tuned model."""
-CHANCE = 0.05
-"""A difference with a p value under this is said to be more than chance."""
 LOSS = "token_loss"
 """The metric of which less is better."""
 
@@ -44,23 +42,18 @@ def _worse(report: EvalReport, thresholds: Mapping[str, float]) -> list[str]:
 
     Preferences may cost likelihood, which is no fault there: of pairs the loss is not told.
     """
-    compared = [c for c in report.comparisons if c.task == TASK and c.a == SUBJECT]
-    before = "start" if any(c.b == "start" for c in compared) else "base"
+    compared = [c for c in report.comparisons if (c.task, c.a, c.b) == (TASK, SUBJECT, report.before)]
     of_pairs = any(c.metric == "preference_accuracy" for c in compared)
     found: list[str] = []
     for c in compared:
+        if c.metric in thresholds or (of_pairs and c.metric == LOSS):
+            continue
         worse = c.difference > 0 if c.metric == LOSS else c.difference < 0
-        if (
-            c.b == before
-            and worse
-            and c.p < CHANCE
-            and c.metric not in thresholds
-            and not (of_pairs and c.metric == LOSS)
-        ):
+        if worse and c.sure:
             found.append(
-                f"Worse than {before}: {c.metric} changed by {c.difference:+.3f} (95% interval {c.low:+.3f} to {c.high:+.3f}), "
-                f"and no gate asks for it. Before people rely on it, read the answers in the report; fewer epochs, a lower rate or "
-                f"more rows may help."
+                f"Worse than {report.before}: {c.metric} changed by {c.difference:+.3f} "
+                f"(95% interval {c.low:+.3f} to {c.high:+.3f}), and no gate asks for it. "
+                "Before people rely on it, read the answers in the report; fewer epochs, a lower rate or more rows may help."
             )
     return found
 
