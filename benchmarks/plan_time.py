@@ -11,9 +11,10 @@ RUN_SECONDS; where its halves are further apart than the bar, the machine wander
 
 The plain configurations are 48 of the 108 of plan_memory.py, four of each model and method, drawn by hash; the first 24 hold two
 of each. The own ones are the 36 of own_loop_memory.py, so that these rows can be fitted to as well (fit_constants.py own).
---part: every second group of them; --seconds: begins no configuration after that; --way: how the process is placed
-(steady_steps.py), `turns`: as it is and then pinned, for the configurations that the host's launching decides. A row is written as
-soon as it is there. On an H200 a configuration takes 5 to 15 s. The rows of plan_memory.jsonl have no probe and are scored without.
+--known: rows whose configurations are left out; --part: every second group of the others; --seconds: begins no configuration
+after that; --way: how the process is placed (steady_steps.py), `turns`: as it is and then pinned, for the configurations that
+the host's launching decides. A row is written as soon as it is there. On an H200 a configuration takes 5 to 15 s. The rows of
+plan_memory.jsonl have no probe and are scored without.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from __future__ import annotations
 import argparse
 import gc
 import hashlib
+import itertools
 import json
 import statistics
 import tempfile
@@ -72,14 +74,20 @@ def _drawn(cell: dict[str, Any]) -> str:
     return hashlib.sha256(f"time {sorted(cell.items())}".encode()).hexdigest()
 
 
-def cells(loop: str, part: int, parts: int) -> Iterator[dict[str, Any]]:
-    """Yield the configurations of a loop that belong to a part: plain ones of one turn together."""
+def cells(loop: str, part: int, parts: int, known: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the configurations of a loop of a part that are not among the known rows: plain ones of one turn together."""
+    chosen = own_cells() if loop == "own" else plain_cells()
+    chosen = [cell for cell in chosen if not any(cell.items() <= row.items() for row in known)]
+    turns = [list(turn) for _, turn in itertools.groupby(chosen, key=lambda cell: (cell["base"], cell.get("method")))]
     if loop == "own":
-        yield from own_cells()[part - 1 :: parts]
-        return
-    for number, cell in enumerate(plain_cells()):
-        if number // AT_ONCE % parts == part - 1:
-            yield cell
+        turns = [[cell] for cell in chosen]
+    for turn in turns[part - 1 :: parts]:
+        yield from turn
+
+
+def read_rows(paths: list[Path]) -> list[dict[str, Any]]:
+    """Return the rows of files of JSON lines."""
+    return [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 class Course:
@@ -239,12 +247,13 @@ def run(options: argparse.Namespace) -> None:
     import transformers
 
     began, (part, parts) = time.perf_counter(), map(int, options.part.split("/"))
+    known = [row for row in read_rows(options.known) if row.get("loop") == options.loop]
     gpu, plain = torch.cuda.get_device_name(), Plain()
     versions = {"torch": torch.__version__, "transformers": transformers.__version__, "gpu": gpu}
     versions["launch_seconds"] = launch_seconds()
     ways = ("free", "pinned") if options.way == "turns" else (options.way,)
     with options.out.open("a", encoding="utf-8") as file:
-        for cell in cells(options.loop, part, parts):
+        for cell in cells(options.loop, part, parts, known):
             for way in ways:
                 if time.perf_counter() - began > options.seconds:
                     return
@@ -313,7 +322,7 @@ def share_within(found: list[float], limit: float) -> str:
 
 def score(paths: list[Path]) -> None:
     """Print how far predictions were off."""
-    rows = [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = read_rows(paths)
     for part in ("fit", "held-out"):
         chosen = [row for row in rows if row.get("part") == part and "loop" not in row]
         if chosen:
@@ -358,6 +367,7 @@ def main() -> None:
     running.add_argument("out", type=Path)
     running.add_argument("--loop", choices=("plain", "own"), default="plain")
     running.add_argument("--part", default="1/1")
+    running.add_argument("--known", type=Path, nargs="*", default=[])
     running.add_argument("--seconds", type=float, default=float("inf"))
     running.add_argument("--way", choices=("free", "frozen", "pinned", "one core", "turns"), default="free")
     scoring.add_argument("rows", type=Path, nargs="+")
