@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from triton.testing import do_bench
 
 from burnish.model.attention import KERNELS, Attending, PackedLayout, Segment, fits
+from burnish.model.fused import formulas as written
 from burnish.model.fused.formulas import AS_WRITTEN, COMPILED
 
 T, D, WIDTH, V, R = 8192, 4096, 14336, 128256, 16
@@ -219,7 +220,8 @@ def loss() -> None:
     hidden, head = new(T, D, scale=1).requires_grad_(), new(V, D)
     targets = torch.randint(0, V, (T,), device="cuda")
     for chunk in (1024, 2048, 4096):
-        for name, formula in (("compiled", COMPILED.likelihood), ("as written", likelihood)):
+        compiled = torch.compile(written.likelihood)
+        for name, formula in (("our kernel", COMPILED.likelihood), ("compiled", compiled), ("as written", likelihood)):
             with losses_as(LossForm(chunk, formula)):
                 say(f"loss, chunks of {chunk}, {name}", lambda: target_loss(hidden, head, targets), 4 * T * D * V)
     try:
@@ -244,6 +246,9 @@ def formulas() -> None:
         q, k, v = forms.heads(qkv, cos, sin, (32, 8))
         say(f"heads {name}", lambda: forms.heads(qkv, cos, sin, (32, 8)), 0, 4 * qkv.numel())
         say(f"heads_backward {name}", lambda: forms.heads_backward(q, k, v, cos, sin), 0, 4 * qkv.numel())
+    turn, turn_back = torch.compile(written.heads), torch.compile(written.heads_backward)
+    say("heads by the compiler", lambda: turn(qkv, cos, sin, (32, 8)), 0, 4 * qkv.numel())
+    say("heads_backward by the compiler", lambda: turn_back(q, k, v, cos, sin), 0, 4 * qkv.numel())
 
 
 PARTS = {

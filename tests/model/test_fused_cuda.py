@@ -214,6 +214,44 @@ def test_rows_are_rounded_as_the_formula_says(width: int) -> None:
     assert relative(found.float() * scale, x.float()) < 0.04
 
 
+@pytest.mark.parametrize(("heads", "key_heads", "size", "tokens"), [(32, 8, 128, 300), (9, 3, 64, 33), (14, 2, 80, 7)])
+def test_heads_are_turned_there_and_back_as_the_formula_says(
+    heads: int, key_heads: int, size: int, tokens: int
+) -> None:
+    from burnish.model.fused import kernels
+
+    torch.manual_seed(0)
+    for dtype, limit in ((torch.float32, 1e-6), (torch.bfloat16, 4e-3), (torch.float16, 1e-3)):
+        cos, sin = (torch.randn(tokens, size, device=CUDA).to(dtype) for _ in range(2))
+        qkv = torch.randn(tokens, (heads + 2 * key_heads) * size, device=CUDA).to(dtype)
+        found = kernels.heads(qkv, cos, sin, (heads, key_heads))
+        expected = formulas.heads(qkv.double(), cos.double(), sin.double(), (heads, key_heads))
+        assert all(relative(a, b) < limit for a, b in zip(found, expected, strict=True))
+        assert torch.equal(found[2], expected[2].to(dtype)), "values are not turned"
+        # Gradients come as attention's backward leaves them: a head's tokens beside each other, or a token's heads.
+        turned = [part.transpose(0, 1).contiguous().transpose(0, 1) for part in found]
+        expected = formulas.heads_backward(*(part.double() for part in found), cos.double(), sin.double())
+        for gradients in (found, turned):
+            assert relative(kernels.heads_backward(*gradients, cos, sin), expected) < limit
+
+
+@pytest.mark.parametrize("width", [100, 8192, 128_256])
+def test_a_row_of_logits_has_the_likelihood_of_the_formula(width: int) -> None:
+    from burnish.model.fused import kernels
+
+    torch.manual_seed(0)
+    for dtype, limit in ((torch.float32, 1e-6), (torch.bfloat16, 4e-3)):
+        logits = (torch.randn(37, width, device=CUDA) * 5).to(dtype)
+        logits[0, : width // 2] = -torch.inf
+        logits[1, -1] = 80.0
+        targets = torch.randint(width // 2, width, (37,), device=CUDA)
+        nats, gradient = formulas.likelihood(logits.double(), targets)
+        found, written = kernels.likelihood(logits, targets)
+        assert written is logits
+        torch.testing.assert_close(found.double(), nats, rtol=1e-5, atol=1e-5)
+        assert relative(written, gradient) < limit
+
+
 @pytest.mark.parametrize("chunk", [100, 1000])
 def test_the_compiled_loss_equals_cross_entropy(chunk: int) -> None:
     torch.manual_seed(0)

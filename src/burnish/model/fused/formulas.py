@@ -200,10 +200,37 @@ def _gate_backward(da_TI: Tensor, g_TI: Tensor, u_TI: Tensor, activation: Activa
 
 
 _likelihood_in_place = torch.compile(likelihood_in_place, fullgraph=True)
+_heads_compiled = torch.compile(heads, fullgraph=True)
+_heads_backward_compiled = torch.compile(heads_backward, fullgraph=True)
+
+
+def _has_kernel(x: Tensor) -> bool:
+    """Return whether kernels.py takes it: Triton comes with torch for CUDA alone, and its kernels compute in float32."""
+    return x.is_cuda and x.dtype != torch.float64
 
 
 def _likelihood(logits_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
-    return _likelihood_in_place(logits_NV, targets_N), logits_NV
+    if not _has_kernel(logits_NV):
+        return _likelihood_in_place(logits_NV, targets_N), logits_NV
+    from burnish.model.fused import kernels
+
+    return kernels.likelihood(logits_NV, targets_N)
+
+
+def _heads(qkv_TO: Tensor, cos_TD: Tensor, sin_TD: Tensor, sizes: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    if not _has_kernel(qkv_TO):
+        return _heads_compiled(qkv_TO, cos_TD, sin_TD, sizes)
+    from burnish.model.fused import kernels
+
+    return kernels.heads(qkv_TO, cos_TD, sin_TD, sizes)
+
+
+def _heads_backward(dq: Tensor, dk: Tensor, dv: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
+    if not _has_kernel(dq):
+        return _heads_backward_compiled(dq, dk, dv, cos_TD, sin_TD)
+    from burnish.model.fused import kernels
+
+    return kernels.heads_backward(dq, dk, dv, cos_TD, sin_TD)
 
 
 _rounded_compiled = torch.compile(rounded, fullgraph=True)
@@ -216,22 +243,18 @@ def _rounded(x_TI: Tensor) -> tuple[Tensor, Tensor]:
 
 
 COMPILED = Formulas(
-    *(
-        torch.compile(formula, fullgraph=True)
-        for formula in (
-            norm,
-            add_norm,
-            norm_backward,
-            heads,
-            heads_backward,
-            normed_heads,
-            normed_heads_backward,
-            gate,
-        )
-    ),
+    norm=torch.compile(norm, fullgraph=True),
+    add_norm=torch.compile(add_norm, fullgraph=True),
+    norm_backward=torch.compile(norm_backward, fullgraph=True),
+    heads=_heads,
+    heads_backward=_heads_backward,
+    normed_heads=torch.compile(normed_heads, fullgraph=True),
+    normed_heads_backward=torch.compile(normed_heads_backward, fullgraph=True),
+    gate=torch.compile(gate, fullgraph=True),
     gate_backward=_gate_backward,
     rounded=_rounded,
     likelihood=_likelihood,
     norm_weight_gradient=torch.compile(norm_weight_gradient, fullgraph=True),
 )
-"""Nothing is compiled before its first call; a second number of tokens compiles a kernel for any number."""
+"""Nothing is compiled before its first call; a second number of tokens compiles a kernel for any number. On a GPU what the compiler
+reads twice is a kernel of our own (kernels.py)."""
