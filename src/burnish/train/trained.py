@@ -29,13 +29,14 @@ class Trained:
 
     They are the same objects, but where the model computes in fewer bits: then each step works on `exact`, and `own` are copies
     of them (Micikevicius et al. 2018, arXiv:1710.03740, section 3.1). `embeddings`: names of those that embed tokens or predict
-    them. `save` writes what was trained into the folder of a run.
+    them. `save` writes what was trained into the folder of a run. `small`: they are many and small, as an adapter's are.
     """
 
     own: Parameters
     exact: Parameters
     save: Callable[[Path], None]
     embeddings: frozenset[str] = field(default_factory=frozenset[str])
+    small: bool = False
 
     @torch.no_grad()
     def show(self, name: str) -> None:
@@ -52,7 +53,10 @@ def trained_of(model: PreTrainedModel, plan: Plan) -> Trained:
     if not parameters:
         raise TrainingError("the model has no adapter to train; call attach_lora(model, plan.method, seed=...) first.")
     return Trained(
-        parameters, parameters, lambda folder: save_adapter(model, folder / ADAPTER, plan.method, plan.base.name)
+        parameters,
+        parameters,
+        lambda folder: save_adapter(model, folder / ADAPTER, plan.method, plan.base.name),
+        small=True,
     )
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from burnish.core.artifacts import TrainPlan
+from burnish.train.joined import join, note_changed
 from burnish.train.optim import make_steps, optimizers, put_states, states_of, update
 from burnish.train.trained import Trained
 
@@ -56,16 +57,20 @@ class AtEnd:
     """All weights at the end of a step, their gradients clipped to a global norm.
 
     Gradients are held from the start: if they came and went between the activations, they would leave holes in the heap of a CPU
-    which nothing fits. Where the model computes in fewer bits, its gradients are added up in float32.
+    which nothing fits. Where the model computes in fewer bits, its gradients are added up in float32. AdamW takes the hundreds of
+    small weights of an adapter as one, whose states are still kept for each.
     """
 
     holds_gradients = True
 
     def __init__(self, plan: TrainPlan, trained: Trained) -> None:
         self.trained, self.limit = trained, plan.max_gradient_norm
-        self.optimizers = optimizers(plan, trained.exact, trained.embeddings)
-        for weight in trained.exact.values():
-            weight.grad = torch.zeros_like(weight)
+        self.joined = join(trained.exact) if trained.small and plan.optimizer is None else []
+        self.optimised = {str(number): each.whole for number, each in enumerate(self.joined)} or trained.exact
+        self.optimizers = optimizers(plan, self.optimised, trained.embeddings)
+        if not self.joined:
+            for weight in trained.exact.values():
+                weight.grad = torch.zeros_like(weight)
 
     def listening(self) -> ExitStack:
         """Return a context in which gradients of fewer bits are added to the float32 ones as they come."""
@@ -87,7 +92,7 @@ class AtEnd:
 
     def restart(self) -> bool:
         """Forget the gradients of this step."""
-        torch._foreach_zero_([weight.grad for weight in self.trained.exact.values()])
+        torch._foreach_zero_([weight.grad for weight in self.optimised.values()])
         for name, own in self.trained.own.items():
             if own is not self.trained.exact[name]:
                 own.grad = None
@@ -95,19 +100,29 @@ class AtEnd:
 
     def finish(self, loss_scale: float) -> Tensor:
         """Clip, update, and begin new gradients."""
-        norm = update(self.optimizers, self.trained.exact.values(), self.limit, loss_scale)
-        torch._foreach_zero_([weight.grad for weight in self.trained.exact.values()])
+        norm = update(self.optimizers, self.optimised.values(), self.limit, loss_scale)
+        torch._foreach_zero_([weight.grad for weight in self.optimised.values()])
+        note_changed(self.joined)
         for name in self.trained.own:
             self.trained.show(name)
         return norm
 
     def states(self) -> dict[str, Tensor]:
         """Return the states of the optimizers."""
-        return states_of(self.optimizers, self.trained.exact)
+        found = states_of(self.optimizers, self.optimised)
+        for number, each in enumerate(self.joined):
+            own = {key.partition(".")[2]: found.pop(key) for key in list(found) if key.startswith(f"{number}.")}
+            found |= each.states_of_each(own)
+        return found
 
     def put_back(self, states: Mapping[str, Tensor]) -> None:
         """Go on from these states."""
-        put_states(self.optimizers, self.trained.exact, states)
+        wholes = {
+            f"{number}.{state}": value
+            for number, each in enumerate(self.joined)
+            for state, value in each.states_of_whole(states).items()
+        }
+        put_states(self.optimizers, self.optimised, wholes if self.joined else states)
         for name in self.trained.own:
             self.trained.show(name)
 

@@ -193,8 +193,9 @@ def _turned(joined_TO: Tensor, apart: list[Tensor], cos_TD: Tensor, sin_TD: Tens
     grid = triton.cdiv(tokens, TURNED_AT_ONCE // together), (heads + 2 * key_heads) // together
     with torch.cuda.device_of(joined_TO):
         _turn[grid](
-            joined_TO, *apart, cos_TD, sin_TD, tokens, joined_TO.stride(0), size, *(part.stride(0) for part in apart), cos_TD.stride(0),
-            Q=heads, K=key_heads, TOGETHER=together, ROWS=TURNED_AT_ONCE, HALF=triton.next_power_of_2(size // 2), BACK=back,
+            joined_TO, *apart, cos_TD, sin_TD, tokens, joined_TO.stride(0), size, *(part.stride(0) for part in apart),
+            cos_TD.stride(0), Q=heads, K=key_heads, TOGETHER=together, ROWS=TURNED_AT_ONCE,
+            HALF=triton.next_power_of_2(size // 2), BACK=back,
         )  # fmt: skip
 
 
