@@ -214,6 +214,24 @@ def test_rows_are_rounded_as_the_formula_says(width: int) -> None:
     assert relative(found.float() * scale, x.float()) < 0.04
 
 
+@pytest.mark.parametrize("offset", [False, True])
+@pytest.mark.parametrize("width", [64, 576, 4096, 28672])
+def test_rows_are_normed_as_the_formula_says(width: int, offset: bool) -> None:
+    from burnish.model.fused.kernels import norm
+
+    torch.manual_seed(0)
+    x, weight = (torch.randn(*shape, device=CUDA) for shape in ((9, width + 8), (width,)))
+    for dtype, limit in ((torch.float32, 1e-6), (torch.bfloat16, 4e-3)):
+        rows, by = x.to(dtype)[:, :width], weight.to(dtype)
+        (found, inverse), (expected, exact) = (
+            norm(rows, by, 1e-5, offset),
+            formulas.norm(rows.double(), by.double(), 1e-5, offset),
+        )
+        assert relative(found, expected) < limit
+        assert inverse.shape == (9, 1)
+        assert relative(inverse, exact) < 1e-6
+
+
 @pytest.mark.parametrize(("heads", "key_heads", "size", "tokens"), [(32, 8, 128, 300), (9, 3, 64, 33), (14, 2, 80, 7)])
 def test_heads_are_turned_there_and_back_as_the_formula_says(
     heads: int, key_heads: int, size: int, tokens: int

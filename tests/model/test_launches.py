@@ -98,7 +98,9 @@ def test_gradients_that_are_added_in_place_are_those_that_autograd_gets(
             assert found == pytest.approx(expected[0], rel=1e-6)
             assert ((gradients - rows * expected[1]).abs().max() / expected[1].abs().max()).item() < 1e-5
     assert all(parameter.grad is there for parameter, there in zip(parameters, held, strict=True))
-    assert bool(asked) == (way == "beside" and case in ("all", "four bits", "biases")), "the gate takes plain adapters alone"
+    assert bool(asked) == (way == "beside" and case in ("all", "four bits", "biases")), (
+        "the gate takes plain adapters alone"
+    )
 
 
 def test_neighbours_of_one_width_and_rank_are_one_batch_where_weights_are_joined(

@@ -242,6 +242,7 @@ def _gate_backward(da_TI: Tensor, g_TI: Tensor, u_TI: Tensor, activation: Activa
 
 
 _likelihood_in_place = torch.compile(likelihood_in_place, fullgraph=True)
+_norm_compiled = torch.compile(norm, fullgraph=True)
 _heads_compiled = torch.compile(heads, fullgraph=True)
 _heads_backward_compiled = torch.compile(heads_backward, fullgraph=True)
 
@@ -249,6 +250,14 @@ _heads_backward_compiled = torch.compile(heads_backward, fullgraph=True)
 def _has_kernel(x: Tensor) -> bool:
     """Return whether kernels.py takes it: Triton comes with torch for CUDA alone, and its kernels compute in float32."""
     return x.is_cuda and x.dtype != torch.float64
+
+
+def _norm(x: Tensor, weight_D: Tensor, eps: float, offset: bool) -> tuple[Tensor, Tensor]:
+    if not _has_kernel(x) or x.ndim != 2 or x.stride(1) != 1:
+        return _norm_compiled(x, weight_D, eps, offset)
+    from burnish.model.fused import kernels
+
+    return (kernels.norm if x.shape[1] <= kernels.WIDEST else _norm_compiled)(x, weight_D, eps, offset)
 
 
 def _likelihood(logits_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
@@ -293,7 +302,7 @@ def _rounded(x_TI: Tensor) -> tuple[Tensor, Tensor]:
 
 
 COMPILED = Formulas(
-    norm=torch.compile(norm, fullgraph=True),
+    norm=_norm,
     add_norm=torch.compile(add_norm, fullgraph=True),
     norm_backward=torch.compile(norm_backward, fullgraph=True),
     heads=_heads,

@@ -38,11 +38,39 @@ def rounded(x_TI: Tensor) -> tuple[Tensor, Tensor]:
     out_TI = torch.empty(tokens, width, device=x_TI.device, dtype=torch.float8_e4m3fn)
     scale_T1 = torch.empty(tokens, 1, device=x_TI.device, dtype=torch.float32)
     block = triton.next_power_of_2(width)
-    with torch.cuda.device(x_TI.device):  # Triton launches on the current one
+    with torch.cuda.device_of(x_TI):  # Triton launches on the current one
         _round_rows[(tokens,)](
             x_TI, out_TI, scale_T1, width, x_TI.stride(0), BLOCK=block, num_warps=16 if block > 8192 else 8
         )
     return out_TI, scale_T1
+
+
+@triton.jit
+def _norm_rows(x, weight, out, inverses, width, stride, eps, OFFSET: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    inside = column < width
+    value = tl.load(x + row * stride + column, mask=inside, other=0.0).to(tl.float32)
+    inverse = tl.rsqrt(tl.sum(value * value) / width + eps)
+    tl.store(inverses + row, inverse)
+    by = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
+    kind = out.dtype.element_ty
+    normed = value * inverse * (1.0 + by) if OFFSET else (value * inverse).to(kind).to(tl.float32) * by
+    tl.store(out + row * width + column, normed.to(kind), mask=inside)
+
+
+def norm(x_TD: Tensor, weight_D: Tensor, eps: float, offset: bool) -> tuple[Tensor, Tensor]:
+    """Return what `formulas.norm` gives of rows (T, D), each of which is read once. D at most WIDEST."""
+    rows, width = x_TD.shape
+    out_TD = torch.empty(rows, width, device=x_TD.device, dtype=x_TD.dtype)
+    inverse_T1 = torch.empty(rows, 1, device=x_TD.device, dtype=torch.float32)
+    block = triton.next_power_of_2(width)
+    with torch.cuda.device_of(x_TD):
+        _norm_rows[(rows,)](
+            x_TD, weight_D, out_TD, inverse_T1, width, x_TD.stride(0), eps,
+            OFFSET=offset, BLOCK=block, num_warps=min(16, max(1, block // 512)),
+        )  # fmt: skip
+    return out_TD, inverse_T1
 
 
 @triton.jit
@@ -63,7 +91,7 @@ def unpack(weight: Tensor, state, out_OI: Tensor) -> None:
     """Write an NF4 weight with doubly quantised scales (bitsandbytes' QuantState) into `out_OI`, in one pass."""
     count = weight.numel()
     nested = state.state2
-    with torch.cuda.device(out_OI.device):
+    with torch.cuda.device_of(out_OI):
         _unpack[(triton.cdiv(count, UNPACKED_AT_ONCE),)](
             weight,
             state.absmax,
