@@ -263,7 +263,7 @@ def gate() -> None:
     beside = written.BesideGate(dh, h, *b.unbind(), a_down, *b_gradients.unbind(), 1.0, 1.0)
 
     def apart() -> None:
-        dg, du, a = COMPILED.gate_backward(da, g, u, "silu")
+        *_, a = COMPILED.gate_backward(da, g, u, "silu")
         torch.mm(dh.t(), a, out_dtype=torch.float32)
         torch.bmm(both, b)
         torch.bmm(both.transpose(1, 2), h.view(T, 2, R).transpose(0, 1), out_dtype=torch.float32)
