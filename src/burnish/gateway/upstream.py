@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import base64
+import re
+from urllib.parse import quote, unquote, urlsplit
 
-import aiohttp
 from starlette.types import Receive, Scope, Send
-from yarl import URL
 
-from burnish.core.refusal import Refusal
+from burnish.core.errors import UsageError
+from burnish.core.refusal import Headers, Refusal
+from burnish.gateway.connections import BrokeOff, Connection, Connections
 
 PASSED_ON = frozenset({b"content-type", b"accept", b"x-request-id", b"traceparent", b"tracestate"})
 """Request headers that the upstream gets. The client's key is not among them."""
 PASSED_BACK = frozenset({b"content-type", b"retry-after", b"cache-control", b"x-burnish-model", b"x-burnish-intent"})
 RETRY_PAUSE_S = 0.05
-CHUNK_BYTES = 1 << 16
+_BREAKS = re.compile(rb"[\x00\r\n]")
+_IN_PATH = "/:@!$&'()*+,;=~"
 
 
 class HttpUpstream:
@@ -27,11 +30,27 @@ class HttpUpstream:
     def __init__(
         self, url: str, *, key: str | None = None, connect_s: float = 5, retries: int = 2, pool: int = 512
     ) -> None:
-        self._url = url.rstrip("/").removesuffix("/v1")
-        self._headers: Mapping[str, str] = {} if key is None else {"authorization": f"Bearer {key}"}
+        """Raises UsageError for what is no address of an HTTP server, or a key that no header can hold."""
+        parts, default = urlsplit(url.rstrip("/").removesuffix("/v1")), {"http": 80, "https": 443}
+        try:
+            port = parts.port
+        except ValueError:
+            port = -1
+        if parts.scheme not in default or not parts.hostname or port == -1:
+            raise UsageError(f"{url!r} is no address of an engine; write http://127.0.0.1:8000")
+        self._host, self._port = parts.hostname, port or default[parts.scheme]
+        self._tls, self._prefix = parts.scheme == "https", parts.path
         self._connect_s, self._retries, self._pool = connect_s, retries, pool
-        self._session: aiohttp.ClientSession | None = None
-        self._urls: dict[str, URL] = {}
+        name = f"[{self._host}]" if ":" in self._host else self._host
+        self._own = f"host: {name}{'' if self._port == default[parts.scheme] else f':{self._port}'}\r\n".encode()
+        if key is not None:
+            if not key.isascii() or not key.isprintable():
+                raise UsageError("the key of the upstream has characters that no header can hold.")
+            self._own += f"authorization: Bearer {key}\r\n".encode()
+        elif parts.username is not None:
+            login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+            self._own += b"authorization: Basic " + base64.b64encode(login.encode()) + b"\r\n"
+        self._connections: Connections | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request. Raises Refusal (503) when the upstream cannot be had or breaks off before its first byte.
@@ -39,57 +58,71 @@ class HttpUpstream:
         A client that hangs up is for the caller to notice: cancelling this call closes the upstream's connection.
         """
         body = (await receive()).get("body", b"")
-        headers = {name.decode(): value.decode("latin-1") for name, value in scope["headers"] if name in PASSED_ON}
-        response = await self._request(scope, body, {**headers, **self._headers})
-        async with response:
-            kept = [(name.lower(), value) for name, value in response.raw_headers if name.lower() in PASSED_BACK]
-            await send({"type": "http.response.start", "status": response.status, "headers": kept})
-            try:
-                async for piece in response.content.iter_any():
-                    await send({"type": "http.response.body", "body": piece, "more_body": True})
-            except aiohttp.ClientError as error:
-                raise Refusal(503, "the engine behind this gateway broke off", code="upstream_broke_off") from error
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        if self._connections is None:
+            self._connections = Connections(
+                self._host, self._port, tls=self._tls, connect_s=self._connect_s, most=self._pool
+            )
+        connections = self._connections
+        connection, status, headers = await self._ask(connections, self._head(scope, len(body)) + body)
+        try:
+            kept = [(name, value) for name, value in headers if name in PASSED_BACK]
+            await send({"type": "http.response.start", "status": status, "headers": kept})
+            more = True
+            while more:
+                piece, more = await connection.read()
+                await send({"type": "http.response.body", "body": piece, "more_body": more})
+        except BrokeOff as error:
+            raise _broke_off() from error
+        finally:
+            connections.give_back(connection)
 
-    async def _request(self, scope: Scope, body: bytes, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
-        """Return the response once its head is there, after as many tries as it may take."""
+    async def _ask(self, connections: Connections, request: bytes) -> tuple[Connection, int, Headers]:
+        """Return a connection with the head of its answer, after as many tries as it may take."""
         attempt = 0
         while True:
             try:
-                return await self._open().request(
-                    scope["method"],
-                    self._place(scope["path"]),
-                    data=body or None,
-                    headers=headers,
-                    allow_redirects=False,
-                )
-            except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                if attempt == self._retries:
-                    says = "the engine behind this gateway cannot be reached"
-                    raise Refusal(503, says, code="upstream_unreachable") from error
+                return await _try(connections, request)
+            except BrokeOff as error:
+                if error.begun:
+                    raise _broke_off() from error
+                why: Exception = error
+            except (OSError, TimeoutError) as error:
+                why = error
+            if attempt == self._retries:
+                says = "the engine behind this gateway cannot be reached"
+                raise Refusal(503, says, code="upstream_unreachable") from why
             await asyncio.sleep(RETRY_PAUSE_S * 2**attempt)
             attempt += 1
 
-    def _place(self, path: str) -> URL:
-        """Return the URL of a path; those of the few that are asked often are kept."""
-        if path.startswith("/v1/models/"):
-            return URL(self._url + path)
-        if path not in self._urls:
-            self._urls[path] = URL(self._url + path)
-        return self._urls[path]
-
-    def _open(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=self._pool, keepalive_timeout=60, ttl_dns_cache=60),
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_s),
-                cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False, skip_auto_headers=("User-Agent", "Accept-Encoding"),
-                read_bufsize=CHUNK_BYTES, max_line_size=16384,
-            )  # fmt: skip
-        return self._session
+    def _head(self, scope: Scope, length: int) -> bytes:
+        """Return what goes before the body. Raises Refusal (400) for a header that would be two."""
+        place = quote(self._prefix + scope["path"], safe=_IN_PATH)
+        lines = [f"{scope['method']} {place} HTTP/1.1\r\n".encode(), self._own]
+        for name, value in scope["headers"]:
+            if name in PASSED_ON:
+                if _BREAKS.search(value):
+                    raise Refusal(400, f"the header {name.decode()} has a line break", code="invalid_header")
+                lines += (name, b": ", value, b"\r\n")
+        if length or scope["method"] != "GET":
+            lines.append(b"content-length: %d\r\n" % length)
+        return b"".join((*lines, b"\r\n"))
 
     async def close(self) -> None:
-        """Close the pool."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        """Close the connections that nobody uses."""
+        if self._connections is not None:
+            self._connections.close()
+            self._connections = None
+
+
+async def _try(connections: Connections, request: bytes) -> tuple[Connection, int, Headers]:
+    """Ask once. A connection that gives no head is given back, whatever ended the wait."""
+    connection = await connections.take()
+    try:
+        return connection, *await connection.ask(request)
+    except BaseException:
+        connections.give_back(connection)
+        raise
+
+
+def _broke_off() -> Refusal:
+    return Refusal(503, "the engine behind this gateway broke off", code="upstream_broke_off")
