@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ from burnish.gateway.tls import check_tls
 HEAD_BYTES = 32 << 10
 HEADERS = 100
 CONNECTIONS = 4096
+HEAD_TICKS = 5
+"""Tenths of a second between two looks for heads that do not end. A timer for each head would cost every request something."""
 UNREAD_TICKS = 20
 """Tenths of a second that a closed connection has for what is left in it, once or twice."""
 TIDY_TICKS = 6_000
@@ -38,6 +41,37 @@ async def _head_too_large(scope: Scope, receive: Receive, send: Send) -> None:
     await send_json(send, refusal.status, refusal.body, [(b"connection", b"close")])
 
 
+class _Joined:
+    """A transport that sends the head of an answer with what follows it: two writes cost twice and wake the client twice.
+
+    A head that nothing follows at once goes out in the next turn of the event loop.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop, self._held = transport, loop, b""
+        self.is_closing = transport.is_closing
+
+    def write(self, data: bytes) -> None:
+        """Send, unless it begins an answer."""
+        if self._held:
+            data, self._held = self._held + data, b""
+        elif data.startswith(b"HTTP/1.1 "):
+            self._held = data
+            self._loop.call_soon(self._send_held)
+            return
+        self._transport.write(data)
+
+    def _send_held(self) -> None:
+        if self._held:
+            held, self._held = self._held, b""
+            self._transport.write(held)
+
+    def close(self) -> None:
+        """Close, once all is sent."""
+        self._send_held()
+        self._transport.close()
+
+
 class BoundedHttp(HttpToolsProtocol):
     """uvicorn's HTTP protocol with bounds on the head of a request, in bytes, headers and seconds.
 
@@ -48,20 +82,17 @@ class BoundedHttp(HttpToolsProtocol):
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
-        self._timer: asyncio.TimerHandle | None = None
         self._in_head, self._size = True, 0
+        self.head_ends = math.inf
+        """When the head that is waited for must be whole, by the event loop's clock."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a head."""
         super().connection_made(transport)
+        self._joined = _Joined(transport, self.loop)
+        self.head_ends = self.loop.time() + self.head_s
         if len(self.connections) > CONNECTIONS:
             transport.abort()
-        self._arm()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the clock."""
-        self._disarm()
-        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Count bytes until a head is whole."""
@@ -75,31 +106,19 @@ class BoundedHttp(HttpToolsProtocol):
         """A request begins."""
         super().on_message_begin()
         self._in_head = True
-        self._arm()
+        self.head_ends = self.loop.time() + self.head_s
 
     def on_headers_complete(self) -> None:
         """A head is whole: pass it on, or refuse it."""
-        self._disarm()
+        self.head_ends = math.inf
         self._in_head, self._size = False, 0
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
         app = self.app
         if size > HEAD_BYTES or len(self.headers) > HEADERS:
             self.app = _head_too_large  # type: ignore[assignment]
         super().on_headers_complete()
+        self.cycle.transport = self._joined  # type: ignore[assignment]
         self.app = app
-
-    def _arm(self) -> None:
-        self._disarm()
-        self._timer = self.loop.call_later(self.head_s, self._expire)
-
-    def _disarm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _expire(self) -> None:
-        self._timer = None
-        self.transport.abort()
 
 
 class Server(uvicorn.Server):
@@ -121,10 +140,15 @@ class Server(uvicorn.Server):
         self._told()
 
     async def on_tick(self, counter: int) -> bool:
-        """Now and then end connections that were closed and cannot be, because their client does not read what is left.
+        """Now and then look what is over: heads that do not end, and what was kept for its time.
 
-        And remove what was kept for its time.
+        And connections that were closed and cannot be, because their client does not read what is left.
         """
+        if counter % HEAD_TICKS == 0:
+            now = asyncio.get_running_loop().time()
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, BoundedHttp) and connection.head_ends < now:
+                    connection.transport.abort()
         if counter % UNREAD_TICKS == 0:
             closing = {each for each in self.server_state.connections if each.transport.is_closing()}  # type: ignore[union-attr]
             for connection in closing & self._unread:
