@@ -96,7 +96,7 @@ class Gateway:
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
-        self.metrics = Metrics(parts.settings.metrics_models)
+        self.metrics = Metrics(parts.settings.metrics_models, lambda: self.at_work)
         self.keys = KeyStore(parts.database, parts.secret)
         self.failed_keys = FailedKeys(parts.settings.caps.failed_keys_per_minute)
         self.admin = Admin(parts.database, parts.secret, parts.ledger, parts.router)

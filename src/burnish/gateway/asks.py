@@ -23,6 +23,7 @@ CountTokens = Callable[[str, Mapping[str, Any]], "Sequence[int] | None"]
 """count(model, body) -> tokens of each of its prompts, exactly; None when it cannot tell."""
 COMPLETION_TOKENS = 16
 """Length limit of a text completion that names none, as OpenAI and engines have it."""
+_ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
 
 
@@ -45,7 +46,7 @@ class Asked:
     def body(self, model: str) -> bytes:
         """Return the body that goes upstream, for this version of the model."""
         try:
-            return json.dumps({**self.sent, "model": model}, allow_nan=False, separators=(",", ":")).encode()
+            return _ENCODER.encode({**self.sent, "model": model}).encode()
         except ValueError as error:
             raise Refusal(400, "a number in the body is too large", code="invalid_value") from error
 

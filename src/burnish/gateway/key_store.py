@@ -164,12 +164,13 @@ def _find(cursor: Cursor, identifier: str) -> Key:
     return _key(found[0])
 
 
-def _key(row: Sequence[Any]) -> Key:
+@lru_cache(maxsize=4096)  # a key that asks again has the same row, and a Key of nine parts costs more than to look
+def _key(row: tuple[Any, ...]) -> Key:
     identifier, account, name, scope, models, limits, created, expires, revoked = row
     return Key(identifier, account, name, scope, _models(models), _limits(limits), created, expires, revoked)
 
 
-@lru_cache(maxsize=4096)  # keys share few texts, and reading one costs as much as finding a key
+@lru_cache(maxsize=4096)  # keys share few texts
 def _limits(text: str) -> Limits:
     return Limits(**json.loads(text))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from burnish import __version__
@@ -12,7 +14,8 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120,
 class Metrics:
     """Counters of one gateway process."""
 
-    def __init__(self, models: int) -> None:
+    def __init__(self, models: int, at_work: Callable[[], int]) -> None:
+        """at_work: how many requests are being answered, asked whenever somebody looks."""
         self.registry = CollectorRegistry()
         self._models = models
         self.known: set[str] = set()
@@ -40,7 +43,7 @@ class Metrics:
         self.feedback = Counter(
             "burnish_feedback", "Votes, thumbs and corrections", ["model", "kind"], registry=self.registry
         )
-        self.at_work = Gauge("burnish_requests_at_work", "Requests that are being answered", registry=self.registry)
+        Gauge("burnish_requests_at_work", "Requests that are being answered", registry=self.registry).set_function(at_work)
         Gauge("burnish_build", "Version", ["version"], registry=self.registry).labels(__version__).set(1)
 
     def label(self, model: str) -> str:

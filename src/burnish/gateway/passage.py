@@ -147,19 +147,28 @@ class Passage:
             self._halt(Refusal(503, says, code=code, retry_after_s=wait))
         body = b"".join(self._whole)
         if self.status == 200:
-            read_answer(body, self.usage)
-        elif self.status == 404 and not self._all_models and error_code(body) == "model_not_found":
+            await self._send_whole(body)
+            return
+        if self.status == 404 and not self._all_models and error_code(body) == "model_not_found":
             self._halt(unknown_model())  # an engine tells all the names it knows
         elif not is_error(body):
             self._halt(Refusal(self.status, f"the engine refused this (status {self.status})", code="upstream_refused"))
         if self.status == 429 and b"retry-after" not in dict(self._kept):
             self._kept.append((b"retry-after", b"1"))
+        await self._send_whole(body)
+
+    async def _send_whole(self, body: bytes) -> None:
+        """Send an answer, and read what it used once it is on its way: also when nobody takes it."""
         length = (b"content-length", str(len(body)).encode())
         self.started = self.ended = True
-        await self._send(
-            {"type": "http.response.start", "status": self.status, "headers": [*self._kept, length, *self._own]}
-        )
-        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+        try:
+            await self._send(
+                {"type": "http.response.start", "status": self.status, "headers": [*self._kept, length, *self._own]}
+            )
+            await self._send({"type": "http.response.body", "body": body, "more_body": False})
+        finally:
+            if self.status == 200:
+                read_answer(body, self.usage)
 
     def _halt(self, refusal: Refusal) -> NoReturn:
         self.refusal = refusal

@@ -45,7 +45,6 @@ class ModelCalls:
         if gateway.at_work >= settings.caps.at_once:
             raise Refusal(503, f"{gateway.at_work} requests are at work, which is the limit", code="overloaded")
         gateway.at_work += 1
-        gateway.metrics.at_work.inc()
         try:
             intent = await self._intent(value, key)
             alias = model_name(value)
@@ -69,7 +68,6 @@ class ModelCalls:
             await self._pass(exchange, key, asked, choice, price, body, granted, told)
         finally:
             gateway.at_work -= 1
-            gateway.metrics.at_work.dec()
 
     async def reserve(self, key: Key, tokens: int, nano_usd: int) -> Granted:
         """Reserve what a request may use. Raises Refusal that names the limit in its way."""
@@ -214,6 +212,8 @@ class ModelCalls:
 
 def price_of(prices: Mapping[str, Price], choice: Choice) -> Price:
     """Return the price of what answers: of that version, of the name it was asked by, of the release, or the default."""
+    if not prices:
+        return FREE
     release = re.split("[:@]", choice.model, maxsplit=1)[0]
     names = (choice.model, choice.alias, release, "default")
     return next((prices[name] for name in names if name in prices), FREE)

@@ -48,9 +48,11 @@ class SqliteLedger:
     def reserve(self, account: str, limits: Limits, ask: Ask, *, wait: bool = True) -> Granted | Refused:
         """Reserve what a request may use, or say which limit stands in the way."""
         with self._database.transaction(account, wait=wait) as cursor:
-            now, counted = _bring_up_to_date(cursor, account)
+            now, counted, dropped = _bring_up_to_date(cursor, account)
             met = first_met(limits, ask, counted)
             if met is not None:
+                if dropped:
+                    _keep(cursor, account, now, counted)
                 retry = None if never_fits(limits, ask) else _free_in(cursor, account, met[0], met[1], now)
                 where = standing(limits, counted.requests, counted.tokens, _newest(cursor, account), now)
                 return Refused(met[0], retry, where)
@@ -61,31 +63,26 @@ class SqliteLedger:
                 (hold, account, now + ask.lease_us, ask.tokens, ask.nano_usd, day),
             )
             cursor.execute("INSERT INTO gateway_spent VALUES (?, ?, 1, 0)", (account, now))
-            cursor.execute(
-                "UPDATE gateway_accounts SET latest_us = ?, requests = requests + 1, tokens = tokens + ?, "
-                "running = running + 1 WHERE account = ?",
-                (now, ask.tokens, account),
-            )
+            _keep(cursor, account, now, counted, requests=1, tokens=ask.tokens, running=1)
             _add_to_budgets(cursor, account, day, month, ask.tokens, ask.nano_usd)
         return Granted(hold, standing(limits, counted.requests + 1, counted.tokens + ask.tokens, now, now))
 
     def settle(self, account: str, hold: str, tokens: int, nano_usd: int, *, wait: bool = True) -> None:
         """Count what was used in place of what was held."""
         with self._database.transaction(account, wait=wait) as cursor:
-            now, _ = _bring_up_to_date(cursor, account)
+            now, counted, dropped = _bring_up_to_date(cursor, account)
             cursor.execute(
                 "DELETE FROM gateway_holds WHERE id = ? AND account = ? RETURNING tokens, nano_usd, day",
                 (hold, account),
             )
             found = cursor.rows()
             if not found:
+                if dropped:
+                    _keep(cursor, account, now, counted)
                 return
             held_tokens, held_money, day = found[0]
             cursor.execute("INSERT INTO gateway_spent VALUES (?, ?, 0, ?)", (account, now, tokens))
-            cursor.execute(
-                "UPDATE gateway_accounts SET latest_us = ?, tokens = tokens + ?, running = running - 1 WHERE account = ?",
-                (now, tokens - held_tokens, account),
-            )
+            _keep(cursor, account, now, counted, tokens=tokens - held_tokens, running=-1)
             _add_to_budgets(cursor, account, day, day[:7], tokens - held_tokens, nano_usd - held_money)
 
     def used(self, account: str) -> dict[str, tuple[int, int]]:
@@ -105,8 +102,12 @@ def used_budgets(database: Database, account: str) -> dict[str, tuple[int, int]]
         return {period: (tokens, money) for period, tokens, money in cursor.rows()}
 
 
-def _bring_up_to_date(cursor: Cursor, account: str) -> tuple[int, Counted]:
-    """Drop what is older than the window, let lapsed holds go, and return the time and the counters."""
+def _bring_up_to_date(cursor: Cursor, account: str) -> tuple[int, Counted, bool]:
+    """Drop what is older than the window and let lapsed holds go.
+
+    Returns the time, the counters, and whether anything was dropped: then they must be written (`_keep`), which whoever counts
+    something does in any case.
+    """
     now = cursor.now_us()
     row = _look(cursor, account, now)
     if row is None:
@@ -126,16 +127,22 @@ def _bring_up_to_date(cursor: Cursor, account: str) -> tuple[int, Counted]:
             (account, now - WINDOW_US),
         )
         gone = cursor.rows()
-    if gone or lapsed:
-        requests -= sum(row[0] for row in gone)
-        tokens -= sum(row[1] for row in gone)
-        running -= len(lapsed)
-        cursor.execute(
-            "UPDATE gateway_accounts SET requests = ?, tokens = ?, running = ? WHERE account = ?",
-            (requests, tokens, running, account),
-        )
+    requests -= sum(row[0] for row in gone)
+    tokens -= sum(row[1] for row in gone)
+    running -= len(lapsed)
     day_tokens, day_money, month_tokens, month_money = (each or 0 for each in budgets)
-    return now, Counted(requests, tokens, running, (day_tokens, day_money), (month_tokens, month_money))
+    counted = Counted(requests, tokens, running, (day_tokens, day_money), (month_tokens, month_money))
+    return now, counted, bool(gone or lapsed)
+
+
+def _keep(
+    cursor: Cursor, account: str, now: int, counted: Counted, *, requests: int = 0, tokens: int = 0, running: int = 0
+) -> None:
+    """Write an account's counters: what was counted, and what a request adds."""
+    cursor.execute(
+        "UPDATE gateway_accounts SET latest_us = ?, requests = ?, tokens = ?, running = ? WHERE account = ?",
+        (now, counted.requests + requests, counted.tokens + tokens, counted.running + running, account),
+    )
 
 
 def _look(cursor: Cursor, account: str, now: int) -> tuple[Any, ...] | None:
