@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import secrets
 import time
@@ -116,10 +115,12 @@ class Gateway:
 
     async def in_ledger(self, work: Callable[..., R], *given: Any) -> R:
         """Run a ledger's work: here when it takes microseconds and nobody else is at it, else in a thread that may wait."""
-        if self.parts.ledger.local:
-            with contextlib.suppress(Busy):
-                return work(*given, wait=False)
-        return await self.in_thread(work, *given)
+        if not self.parts.ledger.local:
+            return await self.in_thread(work, *given)
+        try:
+            return work(*given, wait=False)
+        except Busy:
+            return await self.in_thread(work, *given)
 
     async def settle(self, key: Key, granted: Granted, tokens: int, nano_usd: int) -> None:
         """Count what was used, in threads of its own where it may wait: what gives back stands behind nobody who wants."""
@@ -353,7 +354,9 @@ class Exchange:
 
     async def _with_body(self, key: Key, method: str, path: str) -> None:
         """Answer what comes with a body."""
-        body = await read_body(self.receive, self.headers, self.settings.caps.body_bytes, self.settings.timeouts.body_s)
+        most, seconds = self.settings.caps.body_bytes, self.settings.timeouts.body_s
+        here = "body_is_here" in self.scope.get("state", ())
+        body = await read_body(self.receive, self.headers, most, seconds, here=here)
         value: dict[str, Any] = parse_body(body) if body else {}
         if method == "GET" and not body:
             value = dict(parse_qsl(self.scope["query_string"].decode("latin-1"), keep_blank_values=True))

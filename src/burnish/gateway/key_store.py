@@ -16,6 +16,7 @@ from burnish.gateway.keys import SCOPES, Key, Scope, check_models, check_name, k
 from burnish.gateway.limits import Limits
 
 COLUMNS = "id, account, name, scope, models, limits, created_us, expires_us, revoked_us"
+FIND = f"SELECT hash, {COLUMNS} FROM gateway_keys WHERE id = ?"
 ROTATION_GRACE_US = 24 * 3600 * 1_000_000
 
 
@@ -60,7 +61,7 @@ class KeyStore:
         if identifier is None:
             return None
         with self._database.reading() as cursor:
-            cursor.execute(f"SELECT hash, {COLUMNS} FROM gateway_keys WHERE id = ?", (identifier,))
+            cursor.execute(FIND, (identifier,))
             found = cursor.rows()
             now = cursor.now_us()
         kept, row = (bytes(found[0][0]), found[0][1:]) if found else (None, None)

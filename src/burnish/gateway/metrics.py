@@ -43,7 +43,9 @@ class Metrics:
         self.feedback = Counter(
             "burnish_feedback", "Votes, thumbs and corrections", ["model", "kind"], registry=self.registry
         )
-        Gauge("burnish_requests_at_work", "Requests that are being answered", registry=self.registry).set_function(at_work)
+        Gauge("burnish_requests_at_work", "Requests that are being answered", registry=self.registry).set_function(
+            at_work
+        )
         Gauge("burnish_build", "Version", ["version"], registry=self.registry).labels(__version__).set(1)
 
     def label(self, model: str) -> str:

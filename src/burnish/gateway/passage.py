@@ -325,29 +325,40 @@ async def _hung_up(receive: Receive) -> None:
         continue
 
 
-async def read_body(receive: Receive, headers: dict[bytes, bytes], most: int, seconds: float) -> bytes:
-    """Return the whole body. Raises Refusal when it is too large, or too slow to come."""
+async def read_body(
+    receive: Receive, headers: dict[bytes, bytes], most: int, seconds: float, *, here: bool = False
+) -> bytes:
+    """Return the whole body. Raises Refusal when it is too large, or too slow to come.
+
+    here: all of it is known to have come, so that no clock need run.
+    """
     length = headers.get(b"content-length", b"0")
     if not length.isdigit() or len(length) > 12 or int(length) > most:
         raise Refusal(413, f"the body may have {most} bytes at most", code="request_too_large")
-    pieces: list[bytes] = []
-    size = 0
+    if here:
+        return await _whole_body(receive, most)
     try:
         async with asyncio.timeout(seconds):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientGone
-                pieces.append(message.get("body", b""))
-                size += len(pieces[-1])
-                if size > most:
-                    raise Refusal(413, f"the body may have {most} bytes at most", code="request_too_large")
-                if not message.get("more_body", False):
-                    return b"".join(pieces)
+            return await _whole_body(receive, most)
     except TimeoutError as error:
         raise Refusal(
             408, "the body took too long to come", code="request_timeout", headers=[(b"connection", b"close")]
         ) from error
+
+
+async def _whole_body(receive: Receive, most: int) -> bytes:
+    pieces: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        pieces.append(message.get("body", b""))
+        size += len(pieces[-1])
+        if size > most:
+            raise Refusal(413, f"the body may have {most} bytes at most", code="request_too_large")
+        if not message.get("more_body", False):
+            return b"".join(pieces)
 
 
 async def call_for_json(upstream: ASGIApp, path: str, seconds: float) -> tuple[int, bytes]:

@@ -120,6 +120,11 @@ class BoundedHttp(HttpToolsProtocol):
         self.cycle.transport = self._joined  # type: ignore[assignment]
         self.app = app
 
+    def on_message_complete(self) -> None:
+        """A request is whole: whoever has not begun to read its body need not wait for it."""
+        super().on_message_complete()
+        self.scope["state"]["body_is_here"] = True
+
 
 class Server(uvicorn.Server):
     """Ends in order: new calls get 503 while those at work finish, then the listener closes. A second signal ends at once."""

@@ -25,7 +25,8 @@ from burnish.gateway.limits import (
 LOOK = (
     "SELECT a.latest_us, a.requests, a.tokens, a.running, "
     "(SELECT min(at_us) FROM gateway_spent WHERE account = a.account), "
-    "(SELECT min(ends_us) FROM gateway_holds WHERE account = a.account), d.tokens, d.nano_usd, m.tokens, m.nano_usd "
+    "(SELECT min(ends_us) FROM gateway_holds WHERE account = a.account), ifnull(d.tokens, 0), ifnull(d.nano_usd, 0), "
+    "ifnull(m.tokens, 0), ifnull(m.nano_usd, 0) "
     "FROM gateway_accounts AS a LEFT JOIN gateway_budgets AS d ON d.account = a.account AND d.period = ? "
     "LEFT JOIN gateway_budgets AS m ON m.account = a.account AND m.period = ? WHERE a.account = ?"
 )
@@ -118,21 +119,21 @@ def _bring_up_to_date(cursor: Cursor, account: str) -> tuple[int, Counted, bool]
         now = row[0]
         row = _look(cursor, account, now)
         assert row is not None
-    _, requests, tokens, running, oldest, first_end, *budgets = row
+    _, requests, tokens, running, oldest, first_end, day_tokens, day_money, month_tokens, month_money = row
     lapsed = [] if first_end is None or first_end > now else _lapse(cursor, account, now)
-    gone: list[tuple[Any, ...]] = []
+    dropped = bool(lapsed)
     if lapsed or (oldest is not None and oldest < now - WINDOW_US):
         cursor.execute(
             "DELETE FROM gateway_spent WHERE account = ? AND at_us < ? RETURNING requests, tokens",
             (account, now - WINDOW_US),
         )
         gone = cursor.rows()
-    requests -= sum(row[0] for row in gone)
-    tokens -= sum(row[1] for row in gone)
-    running -= len(lapsed)
-    day_tokens, day_money, month_tokens, month_money = (each or 0 for each in budgets)
+        requests -= sum(row[0] for row in gone)
+        tokens -= sum(row[1] for row in gone)
+        running -= len(lapsed)
+        dropped = dropped or bool(gone)
     counted = Counted(requests, tokens, running, (day_tokens, day_money), (month_tokens, month_money))
-    return now, counted, bool(gone or lapsed)
+    return now, counted, dropped
 
 
 def _keep(
