@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import socket
@@ -10,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -19,6 +21,7 @@ from gateway_storage import REDIS
 from burnish.gateway.redis_ledger import RedisLedger
 from burnish.gateway.redis_server import RedisServer
 from burnish.gateway.route import Router
+from burnish.gateway.server import _Joined
 from burnish.gateway.settings import Settings, Timeouts
 
 ANSWER = "".join(WORDS)
@@ -602,6 +605,48 @@ def test_slowloris_heads_and_bodies_are_cut_off(running: Running) -> None:
         assert raw.recv(1000).split()[1] == b"408"
     with socket.create_connection(("127.0.0.1", running.port), timeout=6) as raw:
         assert raw.recv(1000) == b"", "a connection that says nothing is closed"
+
+
+def test_an_answer_is_one_write_and_a_head_that_nothing_follows_does_not_wait() -> None:
+    class Written(asyncio.Transport):
+        def __init__(self) -> None:
+            super().__init__()
+            self.writes: list[bytes] = []
+
+        def write(self, data: Any) -> None:
+            self.writes.append(data)
+
+        def close(self) -> None:
+            self.writes.append(b"closed")
+
+    async def run() -> list[bytes]:
+        written = Written()
+        joined = _Joined(written, asyncio.get_running_loop())
+        for data in (b"HTTP/1.1 200 OK\r\n\r\n", b"a", b"b"):
+            joined.write(data)
+        joined.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        await asyncio.sleep(0)
+        for data in (b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 is what I spoke of", b"c"):
+            joined.write(data)
+        joined.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        joined.close()
+        await asyncio.sleep(0)
+        return written.writes
+
+    assert asyncio.run(run()) == [
+        b"HTTP/1.1 200 OK\r\n\r\na", b"b", b"HTTP/1.1 100 Continue\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n\r\nHTTP/1.1 is what I spoke of", b"c", b"HTTP/1.1 204 No Content\r\n\r\n", b"closed",
+    ]  # fmt: skip
+
+
+def test_a_client_that_asks_before_it_sends_its_body_is_told_to_go_on(running: Running) -> None:
+    body = b'{"model": "ok", "messages": [{"role": "user", "content": "hi"}]}'
+    with socket.create_connection(("127.0.0.1", running.port), timeout=6) as raw:
+        raw.sendall(f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {running.admin}\r\n"
+                    f"Expect: 100-continue\r\nContent-Length: {len(body)}\r\n\r\n".encode())  # fmt: skip
+        assert raw.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        raw.sendall(body)
+        assert raw.recv(65536).split()[1] == b"200"
 
 
 @pytest.mark.parametrize(

@@ -33,13 +33,14 @@ from burnish.gateway.edge import (
 )
 from burnish.gateway.failed_keys import FailedKeys, network_of, too_many
 from burnish.gateway.feedback import keep_feedback, parse_feedback
+from burnish.gateway.inner import call_for_json
 from burnish.gateway.key_store import KeyStore
 from burnish.gateway.keys import Key, split_key
 from burnish.gateway.limits import SECOND, Granted, Ledger
 from burnish.gateway.listing import askable, check_route, means, model_card, not_there
 from burnish.gateway.metrics import Metrics
 from burnish.gateway.openapi import OPENAPI
-from burnish.gateway.passage import ClientGone, call_for_json, read_body, unknown_model
+from burnish.gateway.passage import ClientGone, read_body, unknown_model
 from burnish.gateway.route import Router
 from burnish.gateway.sending import send_bytes, send_json
 from burnish.gateway.serve_model import ModelCalls

@@ -189,15 +189,16 @@ class Connections:
         await self._places.acquire()
         if self._idle:
             return self._idle.pop()
+        connection = None
         try:
             async with asyncio.timeout(self._connect_s):
                 _, connection = await asyncio.get_running_loop().create_connection(
                     lambda: Connection(self._idle), self._host, self._port, ssl=self._tls
                 )
-        except BaseException:
-            self._places.release()
-            raise
-        return connection
+            return connection
+        finally:
+            if connection is None:
+                self._places.release()
 
     def give_back(self, connection: Connection) -> None:
         """Take a connection back, whatever became of it."""

@@ -10,8 +10,8 @@ import jiter
 from pydantic import ValidationError
 
 from burnish.core.refusal import Refusal
+from burnish.gateway.inner import call_for_json
 from burnish.gateway.keys import Key
-from burnish.gateway.passage import call_for_json
 from burnish.gateway.settings import AUTO, NAME_IN_PATH, Route
 
 if TYPE_CHECKING:

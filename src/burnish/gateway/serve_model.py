@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, cast
 from burnish.core.refusal import Headers, Refusal
 from burnish.gateway.answers import Usage
 from burnish.gateway.asks import Asked, model_name, price_nano, read_ask
+from burnish.gateway.inner import inner_scope, throw_away
 from burnish.gateway.keys import Key
 from burnish.gateway.limits import NANO, SECOND, Ask, Granted, Reason, Refused, Standing
-from burnish.gateway.passage import ClientGone, Passage, inner_scope, pass_through, throw_away
+from burnish.gateway.passage import ClientGone, Passage, pass_through
 from burnish.gateway.route import Choice
 from burnish.gateway.settings import AUTO, Price
 

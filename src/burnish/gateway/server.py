@@ -123,7 +123,7 @@ class BoundedHttp(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """A request is whole: whoever has not begun to read its body need not wait for it."""
         super().on_message_complete()
-        self.scope["state"]["body_is_here"] = True
+        self.scope.setdefault("state", {})["body_is_here"] = True
 
 
 class Server(uvicorn.Server):

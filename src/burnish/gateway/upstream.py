@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import re
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from starlette.types import Receive, Scope, Send
 
@@ -16,6 +16,7 @@ from burnish.gateway.connections import BrokeOff, Connection, Connections
 PASSED_ON = frozenset({b"content-type", b"accept", b"x-request-id", b"traceparent", b"tracestate"})
 """Request headers that the upstream gets. The client's key is not among them."""
 PASSED_BACK = frozenset({b"content-type", b"retry-after", b"cache-control", b"x-burnish-model", b"x-burnish-intent"})
+PORTS = {"http": 80, "https": 443}
 RETRY_PAUSE_S = 0.05
 _BREAKS = re.compile(rb"[\x00\r\n]")
 _IN_PATH = "/:@!$&'()*+,;=~"
@@ -31,18 +32,13 @@ class HttpUpstream:
         self, url: str, *, key: str | None = None, connect_s: float = 5, retries: int = 2, pool: int = 512
     ) -> None:
         """Raises UsageError for what is no address of an HTTP server, or a key that no header can hold."""
-        parts, default = urlsplit(url.rstrip("/").removesuffix("/v1")), {"http": 80, "https": 443}
-        try:
-            port = parts.port
-        except ValueError:
-            port = -1
-        if parts.scheme not in default or not parts.hostname or port == -1:
-            raise UsageError(f"{url!r} is no address of an engine; write http://127.0.0.1:8000")
-        self._host, self._port = parts.hostname, port or default[parts.scheme]
-        self._tls, self._prefix = parts.scheme == "https", parts.path
+        parts, self._host = _address(url)
+        default = PORTS[parts.scheme]
+        self._tls, self._port = parts.scheme == "https", parts.port or default
+        self._prefix = quote(parts.path, safe=_IN_PATH + "%")
         self._connect_s, self._retries, self._pool = connect_s, retries, pool
         name = f"[{self._host}]" if ":" in self._host else self._host
-        self._own = f"host: {name}{'' if self._port == default[parts.scheme] else f':{self._port}'}\r\n".encode()
+        self._own = f"host: {name}{'' if self._port == default else f':{self._port}'}\r\n".encode()
         if key is not None:
             if not key.isascii() or not key.isprintable():
                 raise UsageError("the key of the upstream has characters that no header can hold.")
@@ -96,7 +92,7 @@ class HttpUpstream:
 
     def _head(self, scope: Scope, length: int) -> bytes:
         """Return what goes before the body. Raises Refusal (400) for a header that would be two."""
-        place = quote(self._prefix + scope["path"], safe=_IN_PATH)
+        place = self._prefix + quote(scope["path"], safe=_IN_PATH)
         lines = [f"{scope['method']} {place} HTTP/1.1\r\n".encode(), self._own]
         for name, value in scope["headers"]:
             if name in PASSED_ON:
@@ -114,14 +110,30 @@ class HttpUpstream:
             self._connections = None
 
 
+def _address(url: str) -> tuple[SplitResult, str]:
+    """Return the parts of an engine's address, and its host as names are looked up. Raises UsageError when it is none."""
+    says = f"{url!r} is no address of an engine; write http://127.0.0.1:8000"
+    try:
+        parts = urlsplit(url.rstrip("/").removesuffix("/v1"))
+        host = (parts.hostname or "").encode("idna").decode()
+        whole = parts.scheme in PORTS and host and parts.port != 0
+    except ValueError as error:
+        raise UsageError(says) from error
+    if not whole:
+        raise UsageError(says)
+    return parts, host
+
+
 async def _try(connections: Connections, request: bytes) -> tuple[Connection, int, Headers]:
     """Ask once. A connection that gives no head is given back, whatever ended the wait."""
-    connection = await connections.take()
+    connection, answered = await connections.take(), False
     try:
-        return connection, *await connection.ask(request)
-    except BaseException:
-        connections.give_back(connection)
-        raise
+        status, headers = await connection.ask(request)
+        answered = True
+        return connection, status, headers
+    finally:
+        if not answered:
+            connections.give_back(connection)
 
 
 def _broke_off() -> Refusal:
