@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from burnish.core.errors import UsageError
+from burnish.core.listen import listen
 from burnish.core.refusal import Refusal
 from burnish.gateway import connections
 from burnish.gateway.inner import inner_scope
@@ -263,6 +264,20 @@ def test_who_gives_up_closes_the_connection_and_leaves_the_place_to_others() -> 
 
     against(server, work, pool=1)
     assert server.connections == 3
+
+
+def test_connections_that_cannot_be_opened_take_no_places() -> None:
+    with listen("127.0.0.1", 0) as taken:  # a port where nobody listens once this is over
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+
+    async def run() -> None:
+        upstream = HttpUpstream(url, pool=1, retries=0)
+        for _ in range(3):
+            with pytest.raises(Refusal) as refused:
+                await asyncio.wait_for(ask(upstream), 5)
+            assert refused.value.code == "upstream_unreachable"
+
+    asyncio.run(run())
 
 
 def test_connections_that_nobody_uses_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
