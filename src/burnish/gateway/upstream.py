@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import re
+from functools import lru_cache
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from starlette.types import Receive, Scope, Send
@@ -92,8 +93,7 @@ class HttpUpstream:
 
     def _head(self, scope: Scope, length: int) -> bytes:
         """Return what goes before the body. Raises Refusal (400) for a header that would be two."""
-        place = self._prefix + quote(scope["path"], safe=_IN_PATH)
-        lines = [f"{scope['method']} {place} HTTP/1.1\r\n".encode(), self._own]
+        lines = [f"{scope['method']} {self._prefix}{_quoted(scope['path'])} HTTP/1.1\r\n".encode(), self._own]
         for name, value in scope["headers"]:
             if name in PASSED_ON:
                 if _BREAKS.search(value):
@@ -108,6 +108,11 @@ class HttpUpstream:
         if self._connections is not None:
             self._connections.close()
             self._connections = None
+
+
+@lru_cache(maxsize=64)  # few are asked often
+def _quoted(path: str) -> str:
+    return quote(path, safe=_IN_PATH)
 
 
 def _address(url: str) -> tuple[SplitResult, str]:
