@@ -260,6 +260,26 @@ def test_log_probabilities_are_the_models_own(engine: AnsweringEngine, models: d
         assert [value for _, value in likelihood.best] == pytest.approx(best.values.tolist(), abs=1e-3)
 
 
+@pytest.mark.parametrize("new_tokens", [0, 3])
+def test_log_probabilities_of_a_prompt_are_the_models_own(
+    engine: AnsweringEngine, models: dict[str | None, Any], new_tokens: int
+) -> None:
+    prompts = [PROMPTS[0], [5 + place * 7 % 380 for place in range(700)], PROMPTS[0][:1]]
+    beside = engine.submit(PROMPTS[1], "b", greedy(60))
+    asked = [(name, prompt) for name in (None, "a") for prompt in prompts]
+    streams = [engine.submit(prompt, name, greedy(new_tokens, prompt_logprobs=3)) for name, prompt in asked]
+    for (name, prompt), stream in zip(asked, streams, strict=True):
+        assert len(list(stream)) == new_tokens
+        assert stream.end is End.LENGTH
+        with torch.no_grad():
+            logprobs = torch.log_softmax(models[name](input_ids=torch.tensor([prompt])).logits[0], dim=-1)
+        assert len(stream.prompt_likelihoods) == len(prompt) - 1
+        for row, token, told in zip(logprobs, prompt[1:], stream.prompt_likelihoods, strict=False):
+            assert told.logprob == pytest.approx(float(row[token]), abs=1e-3)
+            assert [value for _, value in told.best] == pytest.approx(torch.topk(row, 3).values.tolist(), abs=1e-3)
+    assert_same(models["b"], PROMPTS[1], list(beside), expected(models["b"], PROMPTS[1], 60))
+
+
 def test_forms_are_kept(engine: AnsweringEngine, tokenizer: Tokenizer) -> None:
     constraints = Constraints(tokenizer, engine.vocabulary)
     stops = tokenizer.stop_ids
@@ -305,6 +325,16 @@ def test_openais_client_gets_whole_and_streamed_answers_and_calls_of_tools(
         assert json.loads(call.function.arguments)["days"] in (1, 2)
         texts = await client.completions.create(model="base", prompt=[[20, 21], [23, 24]], max_tokens=3, logprobs=1)
         assert len(texts.choices) == 2
+        echoed = await client.completions.create(
+            model="tuned", prompt=[[20, 21, 22], [23, 24]], max_tokens=1, logprobs=1, echo=True
+        )
+        told = [choice.logprobs.token_logprobs for choice in echoed.choices if choice.logprobs is not None]
+        assert [len(each or []) for each in told] == [4, 3]
+        alone = await client.completions.create(model="tuned", prompt=[20, 21, 22], max_tokens=0, logprobs=1, echo=True)
+        assert alone.choices[0].logprobs is not None
+        assert alone.choices[0].logprobs.token_logprobs == pytest.approx((told[0] or [])[:3], abs=1e-3)
+        assert alone.usage is not None
+        assert alone.usage.completion_tokens == 0
 
     asyncio.run(ask())
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import stat
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,11 @@ from burnish.core.errors import BaseModelError, ServeError
 from burnish.core.ids import file_sha256
 from burnish.model.load import load_base
 from burnish.model.lora import CONFIG, WEIGHTS, adaptable_layers
-from burnish.model.sampling import Sampling
+from burnish.model.sampling import Likelihood, Sampling
 from burnish.serve.adapters import AdapterSource
 from burnish.serve.stream import End
 from burnish.serve.vllm.shelf import Shelf
-from burnish.serve.vllm.wire import body_of, read_event
+from burnish.serve.vllm.wire import Events, body_of, lines_of
 
 
 def source_of(folder: Path) -> AdapterSource:
@@ -86,14 +88,72 @@ def test_events_are_read_as_tokens() -> None:
         "token_logprobs": [-0.5, -0.1],
         "top_logprobs": [{"token_id:8": -0.5, "token_id:3": -0.2}, {"token_id:2": -0.1}],
     }
-    piece = read_event(event(token_ids=[8, 2], logprobs=told, finish_reason="stop"), asked)
+    events = Events(asked, 2)
+    piece = events.read(event(token_ids=[8, 2], logprobs=told, finish_reason="stop"))
     assert piece is not None
     assert (piece.tokens, piece.end) == ([8], End.STOP)
-    assert piece.likelihoods[0].best == ((3, -0.2),)
-    assert len(piece.likelihoods) == 1
-    assert read_event(b"data: [DONE]\n", asked) is None
-    assert read_event(b": ping\n", asked) is None
+    assert piece.likelihoods == [Likelihood(-0.5, ((3, -0.2),))]
+    assert piece.stop == (2, Likelihood(-0.1, ((2, -0.1),)))
+    assert events.read(b"data: [DONE]\n") is None
+    assert events.read(b": ping\n") is None
     with pytest.raises(ServeError, match="no room"):
-        read_event(b'data: {"error": {"message": "no room"}}\n', asked)
+        events.read(b'data: {"error": {"message": "no room"}}\n')
     with pytest.raises(ServeError, match="abort"):
-        read_event(event(token_ids=[], finish_reason="abort"), asked)
+        events.read(event(token_ids=[], finish_reason="abort"))
+
+
+@pytest.mark.parametrize(("new_tokens", "logprobs"), [(0, None), (2, 0), (2, None)])
+def test_what_is_told_of_a_prompt_comes_before_its_answer(new_tokens: int, logprobs: int | None) -> None:
+    """vLLM's first event tells the prompt and the first token in one list; with max_tokens 0 it makes a token all the same."""
+    asked = Sampling(max_new_tokens=new_tokens, logprobs=logprobs, prompt_logprobs=1)
+    body = body_of("base", [4, 5, 6], asked, None)
+    assert (body["echo"], body["logprobs"], body["max_tokens"]) == (True, 1, new_tokens)
+    answer = [-0.1] if new_tokens else []
+    told = {
+        "token_logprobs": [None, -3.5, -0.2, *answer],
+        "top_logprobs": [
+            None,
+            {"token_id:5": -3.5, "token_id:9": -0.3},
+            {"token_id:6": -0.2},
+            *({"token_id:7": -0.1} for _ in answer),
+        ],
+    }  # fmt: skip
+    events = Events(asked, 3)
+    first = events.read(event(token_ids=[7], logprobs=told, finish_reason=None if new_tokens else "length"))
+    assert first is not None
+    assert first.prompt == [Likelihood(-3.5, ((9, -0.3),)), Likelihood(-0.2, ((6, -0.2),))]
+    assert first.likelihoods == ([] if logprobs is None else [Likelihood(-0.1, ())])
+    assert (first.tokens, first.end) == (([7], None) if new_tokens else ([], End.LENGTH))
+    if new_tokens:
+        later = {"token_logprobs": [-0.4], "top_logprobs": [{"token_id:8": -0.4}]}
+        second = events.read(event(token_ids=[8], logprobs=later, finish_reason="length"))
+        assert second is not None
+        assert (second.tokens, second.prompt, second.end) == ([8], [], End.LENGTH)
+
+
+def test_without_log_probabilities_a_prompt_is_read_alone() -> None:
+    asked = Sampling(max_new_tokens=0)
+    assert "logprobs" not in body_of("base", [4], asked, None)
+    assert body_of("base", [4], asked, None)["echo"] is True
+    assert "echo" not in body_of("base", [4], Sampling(max_new_tokens=1, logprobs=1), None)
+    piece = Events(asked, 1).read(event(token_ids=[7], finish_reason="stop"))
+    assert piece is not None
+    assert (piece.tokens, piece.end) == ([], End.LENGTH)
+
+
+def test_lines_are_whole_however_they_come() -> None:
+    async def read(pieces: list[bytes]) -> list[bytes]:
+        async def come() -> AsyncIterator[bytes]:
+            for piece in pieces:
+                yield piece
+
+        return [line async for line in lines_of(come())]
+
+    long = b"x" * (5 << 20)
+    assert asyncio.run(read([long[:7], long[7:] + b"\n\nda", b"ta\n", b"", b"e\nnd"])) == [
+        long,
+        b"",
+        b"data",
+        b"e",
+        b"nd",
+    ]

@@ -116,12 +116,14 @@ def _prompts(path: str, value: dict[str, Any]) -> int:
 
 def _given_tokens(value: dict[str, Any], path: str, caps: Caps) -> int | None:
     """Return how many tokens the request says that one answer may have, or None."""
-    names = ("max_completion_tokens", "max_tokens") if path == "/v1/chat/completions" else ("max_tokens",)
-    given = [name for name in names if value.get(name) is not None]
-    for name in given:
-        if _whole(value, name, 1) > caps.new_tokens:
+    chat = path == "/v1/chat/completions"
+    names = ("max_completion_tokens", "max_tokens") if chat else ("max_tokens",)
+    least = 1 if chat else 0  # a text that is echoed need not go on
+    given = {name: _whole(value, name, least, least) for name in names if value.get(name) is not None}
+    for name, tokens in given.items():
+        if tokens > caps.new_tokens:
             raise Refusal(422, f"{name} may be {caps.new_tokens} at most here", param=name, code="invalid_value")
-    return max((_whole(value, name, 1) for name in given), default=None)  # engines differ in which of two they follow
+    return max(given.values(), default=None)  # engines differ in which of two they follow
 
 
 def _default_tokens(path: str, prompt: int, key: Key, caps: Caps, answers: int, room: int | None) -> int:
@@ -137,12 +139,12 @@ def _default_tokens(path: str, prompt: int, key: Key, caps: Caps, answers: int, 
     return fitting if room is None else min(fitting, max(room, 1))
 
 
-def _whole(value: dict[str, Any], name: str, default: int) -> int:
+def _whole(value: dict[str, Any], name: str, default: int, least: int = 1) -> int:
     found = value.get(name)
     if found is None:
         return default
-    if isinstance(found, bool) or not isinstance(found, int) or not 1 <= found < 2**31:
-        raise Refusal(422, f"{name} must be a whole number of 1 or more", param=name, code="invalid_value")
+    if isinstance(found, bool) or not isinstance(found, int) or not least <= found < 2**31:
+        raise Refusal(422, f"{name} must be a whole number of {least} or more", param=name, code="invalid_value")
     return found
 
 
@@ -160,6 +162,8 @@ def _prompt_bound(path: str, value: dict[str, Any]) -> int:
     if found is None:
         raise Refusal(422, f"{field} is missing", param=field, code="missing_required_parameter")
     parts: list[Any] = cast("list[Any]", found) if isinstance(found, list) else [found]
+    if all(isinstance(part, int) for part in parts):
+        parts = [found]  # token ids of one prompt
     beside = sum(_bytes_in(value[name]) + BESIDE_TOKENS for name in BESIDE if value.get(name))
     return _bytes_in(found) + beside + MESSAGE_TOKENS * (len(parts) + 1)
 

@@ -23,10 +23,11 @@ from burnish.model.banked_linear import BankedModel
 from burnish.model.cached_attention import Piece, Readers, StepLayout, cached_attention_on
 from burnish.model.kv_cache import PrefixStore, Rows
 from burnish.model.lora_parts_gpu import bucket
-from burnish.model.prompt_room import divide_room
+from burnish.model.prompt_room import divide_room, divide_told
 from burnish.model.sampling import Chooser, Chosen, Constraint, Sampling, choose_tokens
-from burnish.model.sequences import Batch, Emitted, Finish, SequenceState, check_fits
+from burnish.model.sequences import Batch, Emitted, Finish, SequenceState, ToldPiece, check_fits
 from burnish.model.static_steps import OWN_TOKENS, StaticSteps, has_static_steps
+from burnish.model.told_prompts import TOLD_TOKENS, tell
 
 
 class Decoder:
@@ -96,7 +97,8 @@ class Decoder:
         check_fits(len(prompt), sampling.max_new_tokens, self.context_tokens)
         chooser = Chooser(sampling, prompt, constraint)
         sequence = SequenceState(self._next, list(prompt), len(prompt), min(share, len(prompt) - 1), chooser, adapter)
-        sequence.found = self._prefixes.find(torch.tensor(sequence.tokens[:-1], dtype=torch.int64), adapter)[1]
+        if not sequence.told:
+            sequence.found = self._prefixes.find(torch.tensor(sequence.tokens[:-1], dtype=torch.int64), adapter)[1]
         self._next += 1
         self._waiting.append(sequence)
         return sequence.number
@@ -128,7 +130,7 @@ class Decoder:
     def step(self) -> list[Emitted]:
         """Compute the next token of every decoding sequence and a piece of the waiting prompts.
 
-        Returns what each sequence got; a sequence whose prompt is not finished yet gets nothing in this step.
+        Returns what each sequence got; one whose prompt is not finished yet gets at most log-probabilities of its tokens.
         """
         batch = self._plan()
         if not batch.tokens:
@@ -140,10 +142,18 @@ class Decoder:
                 logits_NV = self._run(batch)
         for prefix in self._prefixes.prefixes:
             prefix.ready = prefix.planned
-        if not batch.sequences:
-            return []
-        chosen = choose_tokens(logits_NV, [sequence.chooser for sequence in batch.sequences])
-        return [self._advance(sequence, token) for sequence, token in zip(batch.sequences, chosen, strict=True)]
+        next_tokens = len(batch.last)
+        emitted = tell(logits_NV[next_tokens:], batch.told)
+        for sequence in batch.read:
+            self._keep_start(sequence)
+        if batch.sequences:
+            chosen = choose_tokens(logits_NV[:next_tokens], [sequence.chooser for sequence in batch.sequences])
+            emitted += [self._advance(sequence, token) for sequence, token in zip(batch.sequences, chosen, strict=True)]
+        for sequence in batch.read:
+            if not sequence.answers:
+                self._free(sequence)
+                emitted.append(Emitted(sequence.number, None, Finish.LENGTH))
+        return emitted
 
     def _run(self, batch: Batch) -> Tensor:
         """Compute a step of any shape."""
@@ -153,7 +163,7 @@ class Decoder:
                 input_ids=torch.tensor([batch.tokens], device=self._device),
                 position_ids=torch.tensor([batch.positions], device=self._device),
                 use_cache=False,
-                logits_to_keep=torch.tensor(batch.last, device=self._device, dtype=torch.int64),
+                logits_to_keep=torch.tensor(batch.kept, device=self._device, dtype=torch.int64),
                 burnish_step=layout,
             ).logits
         if layout.layers_seen == 0:
@@ -180,7 +190,7 @@ class Decoder:
             return Emitted(sequence.number, None, Finish.FAILED)
         if stopped:
             self._free(sequence)
-            return Emitted(sequence.number, None, Finish.STOP)
+            return Emitted(sequence.number, None, Finish.STOP, likelihood, stop=token)
         sequence.tokens.append(token)
         finish = None
         if constraint is not None and constraint.finished:
@@ -246,21 +256,23 @@ class Decoder:
     def _plan_prompts(self, batch: Batch) -> None:
         """Add pieces of prompts to the step, of those that are being read and of as many that wait as there are rows."""
         self._reserve(0)
-        room = self.piece_tokens
+        room, told_room = self.piece_tokens, TOLD_TOKENS
         while room > 0:
             free = self.rows - self.running
             first = [*self._reading, *islice(self._waiting, free)]
             prompts = sorted((each for each in first if each.reading), key=lambda sequence: sequence.number)
             given = divide_room([sequence.unread for sequence in prompts], room)
+            given = divide_told(given, [sequence.told for sequence in prompts], told_room)
             left = room
             for sequence, tokens in zip(prompts, given, strict=True):
                 if tokens:
                     if sequence.row < 0:
                         self._begin_reading(sequence, whole=tokens == sequence.unread)
                     left = left - tokens + self._plan_prompt(batch, sequence, tokens)
+                    told_room -= tokens if sequence.told else 0
             if left == room:
                 return
-            room = left  # more than nothing when a prompt found a longer prefix than it expected
+            room = left  # more than nothing when a prompt found a longer prefix than it expected, or may not be told faster
 
     def _begin_reading(self, sequence: SequenceState, *, whole: bool) -> None:
         """Give a waiting sequence a row: the next to decode when its `whole` prompt is read in this step, else out of the way."""
@@ -326,6 +338,8 @@ class Decoder:
 
     def _find_prefix(self, sequence: SequenceState) -> None:
         """Let a new sequence read a stored prefix, or begin the one it shares with others."""
+        if sequence.told:
+            return
         body = torch.tensor(sequence.tokens[:-1], dtype=torch.int64)
         prefix, length = self._prefixes.find(body, sequence.adapter)
         if sequence.share >= length + self._prefixes.least_tokens:
@@ -350,12 +364,25 @@ class Decoder:
             return room
         piece = Piece(len(batch.tokens), taken, sequence.row, sequence.own, prefix, sequence.prefix_tokens)
         self._add_piece(batch, sequence, piece)
+        if sequence.told:
+            targets = sequence.tokens[sequence.own + 1 : sequence.own + taken + 1]
+            batch.told.append(ToldPiece(sequence, piece.first, targets))
         sequence.own += taken
         sequence.reading = sequence.pending > 0
         if not sequence.reading:
-            batch.last.append(len(batch.tokens) - 1)
-            batch.sequences.append(sequence)
+            batch.read.append(sequence)
+            if sequence.answers:
+                batch.last.append(len(batch.tokens) - 1)
+                batch.sequences.append(sequence)
         return room - taken
+
+    def _keep_start(self, sequence: SequenceState) -> None:
+        """Store what a prompt that is told shares with others, now that it is read: it lies in the sequence's own row."""
+        start = sequence.tokens[: sequence.share]
+        if sequence.told and len(start) >= self._prefixes.least_tokens:
+            stored = self._prefixes.find(torch.tensor(start, dtype=torch.int64), sequence.adapter)[1]
+            if stored < len(start):
+                self._prefixes.keep(start, sequence.adapter, self._cache, sequence.row)
 
     @staticmethod
     def _add_piece(batch: Batch, sequence: SequenceState, piece: Piece) -> None:

@@ -171,10 +171,24 @@ class PrefixStore:
         source, length = self.find(prefix.tokens, owner, ready=True)
         if source is not None:
             prefix.take_over(source, length)
-            if length == len(source) and source.users == 0:
-                self.prefixes.remove(source)
-        self.prefixes.append(prefix)
+        self._add(prefix, source, length)
         return prefix
+
+    def keep(self, tokens: Sequence[int], owner: Hashable | None, rows: Rows, row: int) -> None:
+        """Store the first tokens of a row, which are computed there, for later prompts."""
+        prefix = Prefix(tokens, owner)
+        for index, layer in rows.layers.items():
+            kept = (layer.keys[row, :, : len(prefix)].clone(), layer.values[row, :, : len(prefix)].clone())
+            prefix.layers[index] = kept
+        prefix.planned = prefix.ready = len(prefix)
+        self._add(prefix, *self.find(prefix.tokens, owner, ready=True))
+        self.trim()
+
+    def _add(self, prefix: Prefix, source: Prefix | None, length: int) -> None:
+        """Add a prefix, in place of a shorter one that is a part of it and that nobody reads."""
+        if source is not None and length == len(source) and source.users == 0:
+            self.prefixes.remove(source)
+        self.prefixes.append(prefix)
 
     def forget(self, owner: Hashable) -> None:
         """Drop the prefixes of an adapter that is gone; none of them may have readers."""

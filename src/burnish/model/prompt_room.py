@@ -27,3 +27,12 @@ def divide_room(unread: Sequence[int], room: int) -> list[int]:
                 given[place] += more
                 left -= more
     return given
+
+
+def divide_told(given: Sequence[int], told: Sequence[bool], room: int) -> list[int]:
+    """Return what is given of each prompt when those that are told may have `room` tokens together: divided among them alike."""
+    left = list(given)
+    places = [place for place, each in enumerate(told) if each]
+    for place, tokens in zip(places, divide_room([given[place] for place in places], room), strict=True):
+        left[place] = tokens
+    return left

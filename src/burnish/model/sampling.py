@@ -59,7 +59,8 @@ class Sampling:
     logit_bias:     added to the logit of a token.
     seed:           draws of the same request with the same seed are the same; None draws afresh.
     logprobs:       tell the log-probability of each token and of so many most likely ones; None tells nothing.
-    max_new_tokens: the answer's length limit in tokens.
+    prompt_logprobs: the same of each token of the prompt after the first.
+    max_new_tokens: the answer's length limit in tokens; 0 reads the prompt alone.
     stop_ids:       tokens that end the answer; they are not part of it.
     """
 
@@ -75,6 +76,7 @@ class Sampling:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     seed: int | None = None
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
 
     def generator(self) -> torch.Generator | None:
         """Return the request's own source of randomness (on the CPU), or None when it is greedy."""
@@ -95,7 +97,7 @@ class Sampling:
 
 
 class Likelihood(NamedTuple):
-    """The model's own log-probability of a chosen token, and its most likely tokens with theirs."""
+    """The model's own log-probability of a token, and its most likely tokens in that place with theirs."""
 
     logprob: float
     best: tuple[tuple[int, float], ...]
@@ -180,15 +182,23 @@ def choose_tokens(logits_NV: Tensor, choosers: Sequence[Chooser]) -> list[Chosen
     for at, row in enumerate(special):
         chosen[row] = Chosen(tokens[at], None)
     if told_NV is not None:
-        for at, logprobs_V in zip(wanted, told_NV, strict=True):
-            chosen[special[at]] = Chosen(tokens[at], _likelihood(logprobs_V, tokens[at], asking[at].sampling))
+        most = [asking[at].sampling.logprobs or 0 for at in wanted]
+        told = _likelihoods(told_NV, [tokens[at] for at in wanted], max(most))
+        for at, count, (logprob, best) in zip(wanted, most, told, strict=True):
+            chosen[special[at]] = Chosen(tokens[at], Likelihood(logprob, best[:count]))
     return chosen
 
 
-def _likelihood(logprobs_V: Tensor, token: int, sampling: Sampling) -> Likelihood:
-    best = torch.topk(logprobs_V, min(sampling.logprobs or 0, len(logprobs_V)))
-    pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    return Likelihood(float(logprobs_V[token]), tuple(pairs))
+def likelihoods(logits_NV: Tensor, tokens: Sequence[int], most: int) -> list[Likelihood]:
+    """Return what the model gives each of N tokens in its place, with the `most` most likely ones there."""
+    return _likelihoods(torch.log_softmax(logits_NV.float(), dim=-1), tokens, most)
+
+
+def _likelihoods(logprobs_NV: Tensor, tokens: Sequence[int], most: int) -> list[Likelihood]:
+    own: list[float] = logprobs_NV.gather(1, _ids(tokens, logprobs_NV)[:, None])[:, 0].tolist()
+    best = torch.topk(logprobs_NV, min(most, logprobs_NV.shape[1]))
+    rows = zip(own, best.indices.tolist(), best.values.tolist(), strict=True)
+    return [Likelihood(logprob, tuple(zip(ids, values, strict=True))) for logprob, ids, values in rows]
 
 
 def _draw(logits_NV: Tensor, choosers: Sequence[Chooser]) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
@@ -24,13 +24,16 @@ class Finish(Enum):
 class Emitted(NamedTuple):
     """What a step gave one sequence: a token, its end, or the last token together with the end.
 
-    likelihood: of the token, when the sequence's sampling asks for it.
+    likelihood: of the token, when the sequence's sampling asks for it. stop: the stop token that ended it; then the likelihood is
+    its. read: those of further tokens of the prompt, in order, when they are asked for; a step may give them alone.
     """
 
     sequence: int
     token: int | None
     finish: Finish | None
     likelihood: Likelihood | None = None
+    stop: int | None = None
+    read: Sequence[Likelihood] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -64,6 +67,25 @@ class SequenceState:
         missing = 0 if self.prefix is None else max(0, self.prefix_tokens - self.prefix.planned)
         return missing + self.pending - (self.found if self.row < 0 else 0)
 
+    @property
+    def answers(self) -> bool:
+        """Whether anything is to follow its prompt."""
+        return self.chooser.sampling.max_new_tokens > 0
+
+    @property
+    def told(self) -> bool:
+        """Whether log-probabilities of its prompt are asked for. Then every token is computed: no prefix tells them."""
+        return self.chooser.sampling.prompt_logprobs is not None
+
+
+@dataclass(frozen=True, slots=True)
+class ToldPiece:
+    """A piece of a prompt that is told: the step's token at place `first` + i predicts targets[i], the token after it."""
+
+    sequence: SequenceState
+    first: int
+    targets: list[int]
+
 
 @dataclass(slots=True)
 class Batch:
@@ -72,6 +94,7 @@ class Batch:
     rows, own: the sequences that decode by their cache row, and how many own tokens each had in the cache before the step.
     order: the rows in the order of their tokens.
     decoding: the adapter of each decoding token. pieces, owners: of prompts, and the adapter of each with its tokens.
+    told: pieces of prompts that are told. read: sequences whose prompts this step ends.
     """
 
     rows: list[SequenceState]
@@ -84,6 +107,14 @@ class Batch:
     decoding: list[Hashable | None] = field(default_factory=list)
     pieces: list[Piece] = field(default_factory=list)
     owners: list[tuple[Hashable | None, slice]] = field(default_factory=list)
+    told: list[ToldPiece] = field(default_factory=list)
+    read: list[SequenceState] = field(default_factory=list)
+
+    @property
+    def kept(self) -> list[int]:
+        """The places whose logits the step needs: those that give a next token, then those of prompts that are told."""
+        told = (range(piece.first, piece.first + len(piece.targets)) for piece in self.told)
+        return [*self.last, *(place for places in told for place in places)]
 
 
 class DoesNotFit(ServeError):
@@ -91,9 +122,11 @@ class DoesNotFit(ServeError):
 
 
 def check_fits(prompt_tokens: int, new_tokens: int, context_tokens: int) -> None:
-    """Raise ServeError when a prompt is empty or no new token is asked for, DoesNotFit when both exceed the context."""
-    if prompt_tokens < 1 or new_tokens < 1:
-        raise ServeError(f"a prompt of {prompt_tokens} tokens with {new_tokens} new tokens: both must be 1 or more")
+    """Raise ServeError when a prompt is empty or less than no new token is asked for, DoesNotFit when both exceed the context."""
+    if prompt_tokens < 1 or new_tokens < 0:
+        raise ServeError(
+            f"a prompt of {prompt_tokens} tokens with {new_tokens} new tokens: the first must be 1 or more, the second 0 or more"
+        )
     if prompt_tokens + new_tokens > context_tokens:
         raise DoesNotFit(
             f"the prompt has {prompt_tokens} tokens and {new_tokens} new ones are asked for, together "

@@ -41,8 +41,8 @@ class ServedModel:
 class Wish:
     """How an answer should be made; None leaves it to the default (greedy, as evaluated).
 
-    choices: how many answers. stop_ids: further tokens that end one. logprobs: most likely tokens to tell, None for none.
-    grammar: what each answer must look like.
+    choices: how many answers. stop_ids: further tokens that end one. logprobs: most likely tokens to tell, None for none;
+    prompt_logprobs: the same for the prompt's own tokens. grammar: what each answer must look like.
     """
 
     new_tokens: int | None = None
@@ -58,6 +58,7 @@ class Wish:
     choices: int = 1
     stop_ids: Sequence[int] = ()
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
     grammar: Grammar | None = None
 
 
@@ -119,6 +120,7 @@ def submit(
                 logit_bias=wish.logit_bias,
                 seed=None if wish.seed is None else (wish.seed + choice) % 2**63,
                 logprobs=wish.logprobs,
+                prompt_logprobs=wish.prompt_logprobs,
             )
             constraint = None if wish.grammar is None else wish.grammar.begin()
             streams.append(engine.submit(prompt, model.adapter, sampling, constraint))

@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from burnish.core.errors import BurnishError
 from burnish.core.refusal import Refusal
 from burnish.serve.bodies import Said, Told, chat_chunk, chat_completion, chat_logprobs, text_completion, usage
 from burnish.serve.bodies import tool_call_deltas as call_deltas
+from burnish.serve.echo import Echo
 from burnish.serve.failures import EngineStopped, FormNotKept, NoMemory, QueueFull
 from burnish.serve.stream import End, Stream
 from burnish.serve.text_stream import TextStream
@@ -45,7 +46,8 @@ class Choice:
     """One answer in the making.
 
     reader: tells calls from text, when there are tools. named: the request demanded one function by name, which OpenAI ends
-    with "stop". before: text that stands before the answer (the echoed prompt).
+    with "stop". echo: the prompt, when it stands before the answer. stop_told: the stop token that ended the answer is told as the
+    last one, as the completions API does (lm-eval counts on it).
     """
 
     def __init__(
@@ -56,20 +58,23 @@ class Choice:
         *,
         reader: ToolReader | None = None,
         named: bool = False,
-        before: str = "",
+        echo: Echo | None = None,
+        stop_told: bool = False,
     ) -> None:
         self.index, self.stream = index, stream
-        self._text, self._reader, self._named, self._before = text, reader, named, before
+        self._text, self._reader, self._named, self._stop_told = text, reader, named, stop_told
+        self._echo = echo
 
     async def deltas(self) -> AsyncIterator[Delta]:
         """Yield what is certain, as it comes; the last one has a finish. A stop string ends the answer and frees its row."""
         told: list[Told] = []
         count = 0
-        if self._before:
-            yield Delta(self.index, self._before)
         async for token in self.stream:
+            if not count:
+                for delta in self._echoed():
+                    yield delta
             if count < len(self.stream.likelihoods):
-                told.append(Told(token, self.stream.likelihoods[count]))
+                told.append(Told(token, self.stream.likelihoods[count], self._characters))
             count += 1
             piece = self._text.add(token)
             if self._text.stopped:
@@ -78,9 +83,25 @@ class Choice:
             if delta.text or delta.calls or told:
                 delta.told, told = told, []
                 yield delta
+        if not count:
+            for delta in self._echoed():
+                yield delta
         delta = self._delta(self._text.finish(), last=True)
+        if self._stop_told and self.stream.stopped_by is not None:
+            told.append(Told(*self.stream.stopped_by, self._characters))
         delta.told, delta.finish = told, self._finish()
         yield delta
+
+    def _echoed(self) -> Iterator[Delta]:
+        """Yield the prompt, once it is read: by then what is told of it is there."""
+        if self._echo is not None and self.stream.end is not End.CANCELLED:
+            for text, told in self._echo.pieces(self.stream.prompt_likelihoods):
+                yield Delta(self.index, text, told=told)
+
+    @property
+    def _characters(self) -> int:
+        """Length of the choice's text so far."""
+        return self._text.characters + (0 if self._echo is None else len(self._echo.text))
 
     def _delta(self, piece: str, *, last: bool) -> Delta:
         if self._reader is None:
@@ -200,13 +221,20 @@ class Whole(Watched):
 
     async def respond(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Wait for the answer and send it."""
-        answer = self.answer
         try:
-            said = await answer.whole()
+            said = await self.answer.whole()
         except BurnishError as error:
             await _refuse(error, scope, receive, send)
             return
-        await JSONResponse(self._body(answer.head, said, answer.usage, answer.tokenizer))(scope, receive, send)
+        if any(each.told for each in said):  # thousands of tokens take tenths of a second: not in the event loop
+            response = await asyncio.to_thread(self._response, said)
+        else:
+            response = self._response(said)
+        await response(scope, receive, send)
+
+    def _response(self, said: Sequence[Said]) -> JSONResponse:
+        answer = self.answer
+        return JSONResponse(self._body(answer.head, said, answer.usage, answer.tokenizer))
 
 
 class Streamed(Watched):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import datetime
 import time
 import uuid
@@ -27,6 +28,7 @@ from burnish.serve.answer import DEFAULT_NEW_TOKENS, Offer, ServedModel, Wish, p
 from burnish.serve.answering import Answer, Choice, Streamed, StreamedText, Watched, Whole, refusal_of, refused
 from burnish.serve.bodies import embeddings
 from burnish.serve.constrain import Constraints, Grammar
+from burnish.serve.echo import Echo, echo_of
 from burnish.serve.failures import EngineStopped, NoMemory, QueueFull
 from burnish.serve.guard import Guard
 from burnish.serve.interface import AnsweringEngine
@@ -115,11 +117,13 @@ async def _completions(request: Request) -> Watched:
     asked = parse_request(CompletionRequest, await request.body())
     model = _find(service, asked.model)
     prompts = [_ids(service, prompt) for prompt in asked.prompts]
-    streams = await _in_thread(service, _cancel, _submit_texts, service, model, asked, prompts)
-    choices: list[Choice] = []
-    for index, stream in enumerate(streams):
-        before = service.tokenizer.decode(prompts[index // asked.choices]) if asked.echo else ""
-        choices.append(Choice(index, stream, _text_of(service, asked), before=before))
+    streams, echoes = await _in_thread(
+        service, lambda given: _cancel(given[0]), _submit_texts, service, model, asked, prompts
+    )
+    choices = [
+        Choice(index, stream, _text_of(service, asked), echo=echoes[index // asked.choices], stop_told=True)
+        for index, stream in enumerate(streams)
+    ]
     answer = Answer(_head("cmpl", asked.model), choices, len(prompts), service.tokenizer)
     return StreamedText(answer, include_usage=asked.include_usage) if asked.stream else Whole(answer, chat=False)
 
@@ -235,23 +239,33 @@ def _submit_chat(
 
 def _submit_texts(
     service: Service, model: ServedModel, asked: CompletionRequest, prompts: Sequence[Sequence[int]]
-) -> list[Stream]:
+) -> tuple[list[Stream], list[Echo | None]]:
+    """Hand the prompts to the engine; returns its streams, and how each prompt is echoed."""
     answers, most = len(prompts) * asked.choices, service.engine.load.queue
     if answers > most:  # they would never all be taken, however often they are asked for
         message = f"{answers} answers are asked for at once; at most {most} are given"
         raise Refusal(400, message, param="prompt", code="invalid_value")
     wish = _wish(service, asked, asked.logprobs, _grammar(service, asked))
+    wish = dataclasses.replace(wish, prompt_logprobs=asked.logprobs if asked.echo else None)
     streams: list[Stream] = []
     complete = False
     try:
         for prompt in prompts:
             with _refusing("prompt"):
                 streams += submit(service.engine, prompt, model, wish, service.tokenizer.stop_ids, COMPLETION_TOKENS)
+        echoes = _echoes(service, asked, prompts)
         complete = True
     finally:
         if not complete:
             _cancel(streams)
-    return streams
+    return streams, echoes
+
+
+def _echoes(service: Service, asked: CompletionRequest, prompts: Sequence[Sequence[int]]) -> list[Echo | None]:
+    if not asked.echo:
+        return [None] * len(prompts)
+    told = asked.logprobs is not None
+    return [echo_of(service.tokenizer, *each, told=told) for each in zip(asked.prompts, prompts, strict=True)]
 
 
 def _wish(service: Service, asked: TextRequest, alternatives: int | None, grammar: Grammar | None) -> Wish:

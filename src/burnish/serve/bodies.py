@@ -14,13 +14,20 @@ from burnish.model.sampling import Likelihood
 from burnish.text.messages import ToolCall
 from burnish.text.tokenizer import Tokenizer
 
+LEAST = -9999.0
+"""What is told of a probability of 0: JSON has no infinity."""
+
 
 @dataclass(slots=True)
 class Told:
-    """A token of an answer with what its request asked to be told of it."""
+    """A token with what its request asked to be told of it: None for the first of a text, before which nothing stands.
+
+    offset: where the token begins in its choice's text, in characters.
+    """
 
     token: int
-    likelihood: Likelihood
+    likelihood: Likelihood | None
+    offset: int = 0
 
 
 @dataclass(slots=True)
@@ -91,7 +98,7 @@ def chat_logprobs(told: Sequence[Told], tokenizer: Tokenizer) -> dict[str, Any] 
 
     def entry(token: int, logprob: float) -> dict[str, Any]:
         found = tokenizer.token_bytes(token)
-        return {"token": found.decode("utf-8", "replace"), "logprob": max(logprob, -9999.0), "bytes": list(found)}
+        return {"token": found.decode("utf-8", "replace"), "logprob": max(logprob, LEAST), "bytes": list(found)}
 
     content = [
         {
@@ -99,25 +106,42 @@ def chat_logprobs(told: Sequence[Told], tokenizer: Tokenizer) -> dict[str, Any] 
             "top_logprobs": [entry(token, logprob) for token, logprob in each.likelihood.best],
         }
         for each in told
+        if each.likelihood is not None
     ]
     return {"content": content, "refusal": None}
 
 
 def text_logprobs(told: Sequence[Told], tokenizer: Tokenizer) -> dict[str, Any] | None:
-    """Return the log-probabilities of tokens as the completions API tells them; None when nothing is to be told."""
+    """Return the log-probabilities of tokens as the completions API tells them; None when nothing is to be told.
+
+    The token itself stands beside the most likely ones. Of tokens with the same text (parts of characters) the most likely is told.
+    """
     if not told:
         return None
 
     def text(token: int) -> str:
         return tokenizer.token_bytes(token).decode("utf-8", "replace")
 
-    tokens = [text(each.token) for each in told]
-    offsets = [sum(map(len, tokens[:at])) for at in range(len(tokens))]
+    tokens: list[str] = []
+    logprobs: list[float | None] = []
+    tops: list[dict[str, float] | None] = []
+    for each in told:
+        tokens.append(text(each.token))
+        if each.likelihood is None:
+            logprobs.append(None)
+            tops.append(None)
+            continue
+        logprob, best = each.likelihood
+        logprobs.append(max(logprob, LEAST))
+        top: dict[str, float] = {}
+        for token, value in (*best, (each.token, logprob)):
+            top.setdefault(text(token), max(value, LEAST))
+        tops.append(top)
     return {
         "tokens": tokens,
-        "token_logprobs": [each.likelihood.logprob for each in told],
-        "top_logprobs": [{text(token): value for token, value in each.likelihood.best} for each in told],
-        "text_offset": offsets,
+        "token_logprobs": logprobs,
+        "top_logprobs": tops,
+        "text_offset": [each.offset for each in told],
     }
 
 

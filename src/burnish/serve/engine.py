@@ -357,8 +357,11 @@ class Engine:
 
     def _deliver(self, item: Emitted) -> None:
         request = self._in_decoder[item.sequence]
+        request.stream.read(item.read)
         if item.token is not None:
             request.stream.put(item.token, item.likelihood)
+        elif item.stop is not None and item.likelihood is not None:
+            request.stream.stopped_by = (item.stop, item.likelihood)
         if item.finish is not None:
             self._end(request)
             failed = item.finish is Finish.FAILED

@@ -46,7 +46,10 @@ class AnsweringEngine(Protocol):
     def submit(
         self, token_ids: Sequence[int], adapter: str | None, sampling: Sampling, constraint: Constraint | None = None
     ) -> Stream:
-        """Ask for the continuation of `token_ids`. Raises ServeError when it cannot be given."""
+        """Ask for the continuation of `token_ids`; with max_new_tokens 0 they are only read.
+
+        Raises ServeError when it cannot be given.
+        """
         ...
 
     def embed(self, prompts: Sequence[Sequence[int]], adapter: str | None) -> Future[Tensor]:

@@ -181,6 +181,7 @@ class CompletionRequest(TextRequest):
     """The body of POST /v1/completions."""
 
     prompt: str | list[str] | list[int] | list[list[int]]
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
     logprobs: Annotated[int, Field(ge=0, le=MOST_ALTERNATIVES)] | None = None
     echo: bool | None = False
     best_of: int | None = None
@@ -189,8 +190,8 @@ class CompletionRequest(TextRequest):
     def _is_one_we_answer(self) -> CompletionRequest:
         if self.best_of is not None and self.best_of != self.choices:
             raise ValueError("best_of other than n is not supported")
-        if self.echo and self.logprobs is not None:
-            raise ValueError("echo with logprobs is not supported")
+        if self.max_tokens == 0 and not self.echo:
+            raise ValueError("max_tokens 0 is only allowed when echo is true: there would be nothing to answer")
         if not 1 <= len(self.prompts) <= 64 or not all(self.prompts):
             raise ValueError("prompt must hold 1 to 64 prompts, none of them empty")
         return self

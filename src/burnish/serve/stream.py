@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from enum import Enum
 
 from burnish.core.errors import BurnishError
@@ -24,8 +24,9 @@ class Stream:
     """Token ids of one answer, in order. Iterate with `for` in a thread or with `async for` in an event loop.
 
     After the last token `end` says how the answer ended; if it failed, iterating raises the error. An answer ends
-    exactly once, whoever comes first: the engine, or `cancel`. One reader per stream. `likelihoods[i]` belongs to the i-th
-    token, when the request asked for them.
+    exactly once, whoever comes first: the engine, or `cancel`. One reader per stream. When the request asked for them,
+    `likelihoods[i]` belongs to the i-th token and `stopped_by` is the stop token that ended the answer with its own;
+    `prompt_likelihoods` are those of the prompt from its second token on, all there when the first token or the end is.
     """
 
     def __init__(self, prompt_tokens: int, on_cancel: Callable[[Stream], None]) -> None:
@@ -34,6 +35,8 @@ class Stream:
         self.end: End | None = None
         self.error: BurnishError | None = None
         self.likelihoods: list[Likelihood] = []
+        self.prompt_likelihoods: list[Likelihood] = []
+        self.stopped_by: tuple[int, Likelihood] | None = None
         self._on_cancel = on_cancel
         self._tokens: deque[int] = deque()
         self._changed = threading.Condition()
@@ -53,6 +56,12 @@ class Stream:
                 self._tokens.append(token)
                 self.new_tokens += 1
                 self._wake()
+
+    def read(self, likelihoods: Sequence[Likelihood]) -> None:
+        """Append what is told of further tokens of the prompt (called by the engine). Ignored after the end."""
+        with self._changed:
+            if not self.ended:
+                self.prompt_likelihoods += likelihoods
 
     def finish(self, outcome: End | BurnishError) -> bool:
         """End the answer; returns False when it had ended before."""

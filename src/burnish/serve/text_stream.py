@@ -11,7 +11,8 @@ class TextStream:
     """Turns one answer's tokens into pieces of text. `stopped` is True once a stop string came up.
 
     Text that may be the beginning of a stop string is held back until the next tokens decide. The pieces together are
-    the answer's text up to the first stop string, which is not part of it.
+    the answer's text up to the first stop string, which is not part of it. `characters` is the length of all text so far, that
+    which is held back among it.
     """
 
     def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = ()) -> None:
@@ -19,6 +20,7 @@ class TextStream:
         self._stops = tuple(stops)
         self._held = ""
         self.stopped = False
+        self.characters = 0
 
     def add(self, token: int) -> str:
         """Take a token; return the text that is certain now."""
@@ -30,6 +32,7 @@ class TextStream:
 
     def _release(self, text: str, *, last: bool) -> str:
         self._held += text
+        self.characters += len(text)
         ends = [at for at in (self._held.find(stop) for stop in self._stops) if at >= 0]
         if ends:
             self.stopped = True

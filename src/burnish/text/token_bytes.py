@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 import tokenizers
 
@@ -27,11 +28,18 @@ def token_bytes(backend: tokenizers.Tokenizer, token_id: int) -> bytes:
     token = backend.id_to_token(token_id)
     if token is None:
         return b""
-    if token_id in backend.get_added_tokens_decoder():
+    added, byte_level = _kind(backend)
+    if token_id in added:
         return token.encode()
     found = _BYTE.fullmatch(token)
     if found is not None:
         return bytes([int(found[1], 16)])
-    if "ByteLevel" in repr(backend.decoder):
+    if byte_level:
         return bytes(_BYTES[character] for character in token if character in _BYTES)
     return token.replace("\u2581", " ").encode()
+
+
+@lru_cache(maxsize=16)
+def _kind(backend: tokenizers.Tokenizer) -> tuple[frozenset[int], bool]:
+    """Return the ids of added tokens, and whether the vocabulary is of bytes; the library makes both anew each time it is asked."""
+    return frozenset(backend.get_added_tokens_decoder()), "ByteLevel" in repr(backend.decoder)

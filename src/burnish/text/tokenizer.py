@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -74,9 +75,9 @@ class Tokenizer:
             return []
         return [found.ids for found in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of `ids` without special tokens."""
-        return self.backend.decode(list(ids), skip_special_tokens=True)
+    def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
+        """Return the text of `ids` without special tokens, or with them as they are written."""
+        return self.backend.decode(list(ids), skip_special_tokens=not special)
 
     def control_token_in(self, text: str) -> str | None:
         """Return a token that would break the turns apart if `text` were put into a conversation, or None."""
@@ -116,15 +117,15 @@ class Detokenizer:
     """Text of a growing list of ids, piece by piece; a character that is not complete yet is held back.
 
     The pieces and `finish()` together are `tokenizer.decode` of all ids (for byte-fallback vocabularies: of all ids
-    that make valid UTF-8).
+    that make valid UTF-8). special: show special tokens as they are written.
     """
 
     _LONGEST_WAIT = 64
     # No character needs that many tokens: what is still broken then stays broken, and waiting only grows the window.
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, special: bool = False) -> None:
         """Start an empty text."""
-        self._tokenizer = tokenizer
+        self._decode = partial(tokenizer.decode, special=special)
         self._window: list[int] = []  # the ids of the last piece, for their context, then those not shown yet
         self._shown = 0  # ids of the window that are shown
         self._shown_text = 0  # characters of the window's text that are shown
@@ -132,7 +133,7 @@ class Detokenizer:
     def add(self, token_id: int) -> str:
         """Take one id; return the text that became certain, often one word, sometimes nothing."""
         self._window.append(token_id)
-        text = self._tokenizer.decode(self._window)
+        text = self._decode(self._window)
         if text.endswith("\ufffd") and len(self._window) - self._shown < self._LONGEST_WAIT:
             certain = text.rstrip("\ufffd")
             piece = certain[self._shown_text :]
@@ -142,14 +143,14 @@ class Detokenizer:
 
     def finish(self) -> str:
         """Return what was held back; a character that never became complete shows as U+FFFD."""
-        return self._show(self._tokenizer.decode(self._window))
+        return self._show(self._decode(self._window))
 
     def _show(self, text: str) -> str:
         piece = text[self._shown_text :]
         if piece:
             self._window = self._window[self._shown :]
             self._shown = len(self._window)
-            self._shown_text = len(self._tokenizer.decode(self._window))
+            self._shown_text = len(self._decode(self._window))
         return piece
 
 

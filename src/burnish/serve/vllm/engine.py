@@ -29,7 +29,7 @@ from burnish.serve.request import Load
 from burnish.serve.stream import Stream
 from burnish.serve.vllm.process import VllmProcess
 from burnish.serve.vllm.shelf import Shelf, Shelved
-from burnish.serve.vllm.wire import body_of, read_event
+from burnish.serve.vllm.wire import Events, body_of, lines_of
 
 BASE = "base"
 RANKS = (8, 16, 32, 64, 128, 256)
@@ -165,10 +165,13 @@ class VllmEngine:
             async with self._post("/v1/completions", body) as response:
                 if response.status != 200:
                     raise ServeError(f"vLLM refused the request ({response.status}): {await _reason(response)}")
-                async for line in response.content:
-                    piece = read_event(line, sampling)
+                events = Events(sampling, stream.prompt_tokens)
+                async for line in lines_of(response.content.iter_any()):
+                    piece = events.read(line)
                     if piece is None:
                         continue
+                    stream.read(piece.prompt)
+                    stream.stopped_by = stream.stopped_by or piece.stop
                     for place, token in enumerate(piece.tokens):
                         stream.put(token, piece.likelihoods[place] if piece.likelihoods else None)
                     if piece.end is not None:
