@@ -76,7 +76,8 @@ class VllmEngine:
         self._folder = Path(tempfile.mkdtemp(prefix="burnish-vllm-"))
         with torch.device("meta"):
             shape = AutoModelForCausalLM.from_config(config)
-        self._shelf = Shelf(self._folder, adaptable_layers(shape), rank_limit)
+        layers = adaptable_layers(shape)
+        self._shelf = Shelf(self._folder, layers, rank_limit)
         self._changed = threading.Condition()
         self._running: dict[Stream, Future[None]] = {}
         self._accepting = True
@@ -85,7 +86,10 @@ class VllmEngine:
         self._session: aiohttp.ClientSession | None = None
         self._thread = threading.Thread(target=self._loop.run_forever, name="burnish-vllm-client", daemon=True)
         told = [
-            "--model", str(base), "--served-model-name", BASE, "--enable-lora", "--max-loras", str(slots),
+            "--model", str(base), "--served-model-name", BASE, "--enable-lora",
+            # No adapter has a part for the output head. With one prepared, vLLM (0.32) ends when log-probabilities of a prompt are
+            # computed beside other answers.
+            "--lora-target-modules", *sorted({name.rpartition(".")[2] for name in layers}), "--max-loras", str(slots),
             "--max-cpu-loras", str(4 * slots), "--max-lora-rank", str(rank_limit), "--max-num-seqs", str(rows),
             "--max-model-len", str(self.context_tokens), "--structured-outputs-config.backend", "guidance", *arguments,
         ]  # fmt: skip
