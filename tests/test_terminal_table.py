@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from burnish.terminal import paragraph, table
@@ -81,3 +93,61 @@ def test_a_paragraph_is_broken_between_words(
     monkeypatch.setenv("COLUMNS", "40")
     paragraph("a base that is larger than the GPU does not fit it", mark="  - ")
     assert capsys.readouterr().out.splitlines() == ["  - a base that is larger than the GPU", "    does not fit it"]
+
+
+PROGRAM = f"from burnish.terminal import paragraph, table; table('a plan', {COLUMNS!r}, {ROWS!r}); paragraph({WHY!r}, mark='  - ')"
+
+
+def run(program: Sequence[str], columns: str | None, **output: Any) -> subprocess.CompletedProcess[str]:
+    """Run Python with its output where `output` says, as a shell would: $COLUMNS is unset, or set by somebody."""
+    told = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    told |= {} if columns is None else {"COLUMNS": columns}
+    return subprocess.run(
+        [sys.executable, *program], env=told, text=True, check=True, stdin=subprocess.DEVNULL, **output
+    )
+
+
+@pytest.mark.parametrize("where", ["pipe", "file"])
+def test_a_pipe_and_a_file_take_lines_of_any_length(where: str, tmp_path: Path) -> None:
+    if where == "pipe":
+        out = run(["-c", PROGRAM], None, stdout=subprocess.PIPE).stdout
+    else:
+        with (tmp_path / "out").open("w") as file:
+            run(["-c", PROGRAM], None, stdout=file)
+        out = (tmp_path / "out").read_text()
+    title, head, *rows, last = out.splitlines()
+    assert (title, head.split()) == ("a plan", list(COLUMNS))
+    assert len(rows) == len(ROWS)
+    for row, cells in zip(rows, ROWS, strict=True):
+        assert row.startswith(cells[0])
+        assert cells[1] in row
+        assert row.endswith(cells[2])
+        assert row == row.rstrip()
+    assert last == f"  - {WHY}"
+    assert max(map(len, rows)) > 120
+
+
+def test_a_width_that_is_asked_for_holds_in_a_pipe_too() -> None:
+    lines = run(["-c", PROGRAM], "60", stdout=subprocess.PIPE).stdout.splitlines()
+    assert 50 < max(map(len, lines)) <= 60
+
+
+def test_a_terminal_is_not_written_over_its_edge() -> None:
+    reader, writer = pty.openpty()
+    fcntl.ioctl(writer, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 72, 0, 0))
+    try:
+        run(["-c", PROGRAM], None, stdout=writer, stderr=writer)
+        shown = re.sub(r"\x1b\[[\d;]*m", "", os.read(reader, 1 << 16).decode())
+    finally:
+        os.close(reader)
+        os.close(writer)
+    assert 60 < max(len(each.rstrip("\r")) for each in shown.split("\n")) <= 72
+
+
+def test_a_verbs_table_goes_whole_into_a_pipe(tmp_path: Path) -> None:
+    models = [f"{'a-long-name-of-a-model-' * 3}{number}" for number in range(3)]
+    asked = ["-m", "burnish", "keys", "create", "somebody", "--models", ",".join(models)]
+    run([*asked, "--home", str(tmp_path)], None, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    out = run(["-m", "burnish", "keys", "list", "--home", str(tmp_path)], None, stdout=subprocess.PIPE).stdout
+    (row,) = [each for each in out.splitlines() if "somebody" in each]
+    assert all(name in row for name in models)

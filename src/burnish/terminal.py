@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import time
@@ -37,8 +38,19 @@ MIDDLE, READABLE = 40, 48
 NUMBER = re.compile(r"([-+]?[\d,.]+(e[-+]?\d+)?%?( [A-Za-z]{1,3})?)|-|")
 
 
+WIDEST = 1 << 20
+"""Columns of a pipe or a file: nobody looks at its width."""
+
+
 class _Output(Console):
-    """Standard output. A pipe that is no longer read (`| head`) is left to the edge of the process; rich would exit with 1."""
+    """Standard output: as wide as the terminal or $COLUMNS says; a pipe or file takes lines of any length.
+
+    A pipe that is no longer read (`| head`) is left to the edge of the process; rich would exit with 1.
+    """
+
+    def __init__(self) -> None:
+        bounded = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()
+        super().__init__(file=sys.stdout, highlight=False, soft_wrap=True, width=None if bounded else WIDEST)
 
     def on_broken_pipe(self) -> None:
         """Pass it on."""
@@ -136,12 +148,12 @@ class Terminal:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table on stdout, as wide as the terminal at most.
+    """Print a table on stdout, as wide as the terminal at most, and as it needs in a pipe or file.
 
     The first column is left-aligned, the others right-aligned but for the last when it is text. Where little room is left for
     the sentences of the last column, each stands below its row.
     """
-    output, body = _Output(file=sys.stdout, highlight=False, soft_wrap=True), [tuple(row) for row in rows]
+    output, body = _Output(), [tuple(row) for row in rows]
     head, widths, below = tuple(columns), *_fitted(output.width, columns, body)
     right = [0 < index < len(head) - 1 or (index > 0 and _are_numbers(body)) for index in range(len(head))]
     output.print(title, style="bold", markup=False)
@@ -194,7 +206,7 @@ def _row_lines(console: Console, row: Sequence[str], widths: Sequence[int], righ
 
 def paragraph(text: str, *, mark: str = "") -> None:
     """Print a sentence on stdout, broken between words; all lines stand as far in as `mark`, which begins the first one."""
-    output = _Output(file=sys.stdout, highlight=False, soft_wrap=True)
+    output = _Output()
     for number, each in enumerate(_wrapped(output, text, cell_len(mark))):
         output.print(each if number else mark + each.lstrip(), markup=False)
 
