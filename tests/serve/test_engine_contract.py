@@ -206,6 +206,26 @@ def test_what_cannot_be_answered_is_refused_when_it_is_asked(
         engine.submit(prompt, adapter, greedy(13))
 
 
+@pytest.mark.parametrize("new_tokens", [0, 3])
+def test_log_probabilities_of_a_prompt_are_the_models_own(
+    engine: AnsweringEngine, models: dict[str | None, Any], new_tokens: int
+) -> None:
+    prompts = [PROMPTS[0], [5 + place * 7 % 380 for place in range(700)], PROMPTS[0][:1]]
+    beside = engine.submit(PROMPTS[1], "b", greedy(60))
+    asked = [(name, prompt) for name in (None, "a") for prompt in prompts]
+    streams = [engine.submit(prompt, name, greedy(new_tokens, prompt_logprobs=3)) for name, prompt in asked]
+    for (name, prompt), stream in zip(asked, streams, strict=True):
+        assert len(list(stream)) == new_tokens
+        assert stream.end is End.LENGTH
+        with torch.no_grad():
+            logprobs = torch.log_softmax(models[name](input_ids=torch.tensor([prompt])).logits[0], dim=-1)
+        assert len(stream.prompt_likelihoods) == len(prompt) - 1
+        for row, token, told in zip(logprobs, prompt[1:], stream.prompt_likelihoods, strict=False):
+            assert told.logprob == pytest.approx(float(row[token]), abs=1e-3)
+            assert [value for _, value in told.best] == pytest.approx(torch.topk(row, 3).values.tolist(), abs=1e-3)
+    assert_same(models["b"], PROMPTS[1], list(beside), expected(models["b"], PROMPTS[1], 60))
+
+
 def test_adapters_come_and_go_and_a_name_may_be_given_again(
     engine: AnsweringEngine, sources: dict[str, AdapterSource], models: dict[str | None, Any]
 ) -> None:
@@ -258,26 +278,6 @@ def test_log_probabilities_are_the_models_own(engine: AnsweringEngine, models: d
         assert likelihood.logprob == pytest.approx(float(want[17]), abs=1e-3)
         best = torch.topk(want, 3)
         assert [value for _, value in likelihood.best] == pytest.approx(best.values.tolist(), abs=1e-3)
-
-
-@pytest.mark.parametrize("new_tokens", [0, 3])
-def test_log_probabilities_of_a_prompt_are_the_models_own(
-    engine: AnsweringEngine, models: dict[str | None, Any], new_tokens: int
-) -> None:
-    prompts = [PROMPTS[0], [5 + place * 7 % 380 for place in range(700)], PROMPTS[0][:1]]
-    beside = engine.submit(PROMPTS[1], "b", greedy(60))
-    asked = [(name, prompt) for name in (None, "a") for prompt in prompts]
-    streams = [engine.submit(prompt, name, greedy(new_tokens, prompt_logprobs=3)) for name, prompt in asked]
-    for (name, prompt), stream in zip(asked, streams, strict=True):
-        assert len(list(stream)) == new_tokens
-        assert stream.end is End.LENGTH
-        with torch.no_grad():
-            logprobs = torch.log_softmax(models[name](input_ids=torch.tensor([prompt])).logits[0], dim=-1)
-        assert len(stream.prompt_likelihoods) == len(prompt) - 1
-        for row, token, told in zip(logprobs, prompt[1:], stream.prompt_likelihoods, strict=False):
-            assert told.logprob == pytest.approx(float(row[token]), abs=1e-3)
-            assert [value for _, value in told.best] == pytest.approx(torch.topk(row, 3).values.tolist(), abs=1e-3)
-    assert_same(models["b"], PROMPTS[1], list(beside), expected(models["b"], PROMPTS[1], 60))
 
 
 def test_forms_are_kept(engine: AnsweringEngine, tokenizer: Tokenizer) -> None:
