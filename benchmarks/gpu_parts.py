@@ -2,7 +2,7 @@
 """The parts of a training step on a GPU, each in several ways, at the shapes of Llama 3.1 8B: milliseconds (medians).
 
 python benchmarks/gpu_parts.py                # all
-python benchmarks/gpu_parts.py products fp8   # some: products lora fp8 nf4 attention loss formulas gate
+python benchmarks/gpu_parts.py products fp8   # some: products lora fp8 nf4 attention loss formulas
 """
 
 from __future__ import annotations
@@ -253,31 +253,6 @@ def formulas() -> None:
     say("heads_backward by the compiler", lambda: turn_back(q, k, v, cos, sin), 0, 4 * qkv.numel())
 
 
-def gate() -> None:
-    """Backward of a gate and of the adapters beside it, apart and in one pass."""
-    joined, da = new(T, 2 * WIDTH, scale=1), new(T, WIDTH)
-    dh, h, a_down = new(T, R), new(T, 2 * R), torch.zeros(R, WIDTH, device="cuda")
-    b, b_gradients = new(2, WIDTH, R), torch.zeros(2, WIDTH, R, device="cuda")
-    g, u = joined.split(WIDTH, dim=1)
-    both = joined.view(T, 2, WIDTH).transpose(0, 1)
-    beside = written.BesideGate(dh, h, *b.unbind(), a_down, *b_gradients.unbind(), 1.0, 1.0)
-
-    def apart() -> None:
-        *_, a = COMPILED.gate_backward(da, g, u, "silu")
-        torch.mm(dh.t(), a, out_dtype=torch.float32)
-        torch.bmm(both, b)
-        torch.bmm(both.transpose(1, 2), h.view(T, 2, R).transpose(0, 1), out_dtype=torch.float32)
-
-    assert COMPILED.gate_backward_beside is not None
-    say("gate_backward and its adapters, apart", apart, 0, 24 * da.numel())
-    say(
-        "gate_backward and its adapters, beside",
-        lambda: COMPILED.gate_backward_beside(da, g, u, beside),
-        0,
-        10 * da.numel(),
-    )
-
-
 PARTS = {
     "products": products,
     "lora": lora,
@@ -286,7 +261,6 @@ PARTS = {
     "attention": attention,
     "loss": loss,
     "formulas": formulas,
-    "gate": gate,
 }
 
 if __name__ == "__main__":

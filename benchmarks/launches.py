@@ -30,14 +30,7 @@ from burnish.model import attention
 from burnish.model.attention import PackedLayout, Segment
 from burnish.model.full import train_every_weight
 from burnish.model.fused import frozen, group
-from burnish.model.fused.formulas import (
-    AS_WRITTEN,
-    COMPILED,
-    Activation,
-    Formulas,
-    gate_backward_beside,
-    gate_backward_in_place,
-)
+from burnish.model.fused.formulas import AS_WRITTEN, COMPILED, Activation, Formulas, gate_backward_in_place
 from burnish.model.fused.replace import fused
 from burnish.model.load import quantise_nf4
 from burnish.model.lora import attach_lora, lora_parameters
@@ -51,8 +44,6 @@ NO_KERNEL = frozenset(
 )
 """Operations that are not views by their signature and start no kernel."""
 TOKENS = 16
-LAUNCHES = {"gate_backward_beside": 3}
-"""Kernels of a formula that has more than one."""
 
 
 class Operations(TorchDispatchMode):
@@ -69,11 +60,11 @@ class Operations(TorchDispatchMode):
             self.seen[name] += 1
         return func(*args, **(kwargs or {}))
 
-    def as_one(self, name: str, work: Callable[..., Any], launches: int = 1) -> Callable[..., Any]:
-        """Return `work`, which counts as one operation, or as so many."""
+    def as_one(self, name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        """Return `work`, which counts as one operation."""
 
         def counted(*args: Any, **kwargs: Any) -> Any:
-            self.seen[name] += 0 if self.within else launches
+            self.seen[name] += not self.within
             self.within += 1
             try:
                 return work(*args, **kwargs)
@@ -150,11 +141,8 @@ def in_place(da: Tensor, g: Tensor, u: Tensor, activation: Activation) -> tuple[
 def counted(method: Method, layers: int, again: int) -> tuple[Counter[str], Counter[str]]:
     """Return the operations of a second row's forward pass, and of its backward pass."""
     operations = Operations()
-    written = replace(AS_WRITTEN, gate_backward=in_place, gate_backward_beside=gate_backward_beside)
-    as_one = {
-        each.name: operations.as_one(each.name, getattr(written, each.name), LAUNCHES.get(each.name, 1))
-        for each in fields(Formulas)
-    }
+    written = replace(AS_WRITTEN, gate_backward=in_place)
+    as_one = {each.name: operations.as_one(each.name, getattr(written, each.name)) for each in fields(Formulas)}
     model = tiny(method, layers, "cpu")
     with as_on_a_gpu(operations), row_of(model, replace(written, **as_one), again, "cpu") as row:
         row().float().sum().backward()  # now gradients are there, to which the next row's are added

@@ -270,39 +270,6 @@ def test_a_row_of_logits_has_the_likelihood_of_the_formula(width: int) -> None:
         assert relative(written, gradient) < limit
 
 
-@pytest.mark.parametrize(
-    ("tokens", "width", "ranks"), [(700, 1500, (16, 16, 16)), (64, 512, (8, 3, 64)), (2048, 14336, (32, 16, 16))]
-)
-def test_a_gate_and_the_adapters_beside_it_get_the_gradients_of_the_formula(
-    tokens: int, width: int, ranks: tuple[int, int, int]
-) -> None:
-    from burnish.model.fused import gate_kernel
-
-    torch.manual_seed(0)
-
-    def new(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
-        return torch.randn(*shape, device=CUDA).to(dtype)
-
-    down, gate, up = ranks
-    da, (g, u), dh, h = (
-        new(tokens, width),
-        new(tokens, 2 * width).split(width, dim=1),
-        new(tokens, down),
-        new(tokens, gate + up),
-    )
-    b_gate, b_up = new(width, gate), new(width, up)
-    sides = [new(*shape, dtype=torch.float32) for shape in ((down, width), (width, gate), (width, up))]
-
-    def beside(dtype: torch.dtype, gradients: list[torch.Tensor]) -> formulas.BesideGate:
-        return formulas.BesideGate(*(x.to(dtype) for x in (dh, h, b_gate, b_up)), *gradients, down_scale=0.5, scale=2.0)
-
-    exact = [x.double() for x in (da, g, u, *sides)]
-    expected = formulas.gate_backward_beside(*exact[:3], beside(torch.float64, exact[3:]))
-    found = gate_kernel.gate_backward(da, g, u, beside(torch.bfloat16, sides))
-    for ours, theirs in zip((found, g, u, *sides), (expected, *exact[1:]), strict=True):
-        assert relative(ours, theirs) < 5e-3
-
-
 @pytest.mark.parametrize("chunk", [100, 1000])
 def test_the_compiled_loss_equals_cross_entropy(chunk: int) -> None:
     torch.manual_seed(0)

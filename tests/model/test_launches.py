@@ -14,13 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel
 
 from burnish.core.artifacts import MethodPlan
-from burnish.model.fused.formulas import (
-    AS_WRITTEN,
-    Activation,
-    BesideGate,
-    gate_backward_beside,
-    gate_backward_in_place,
-)
+from burnish.model.fused.formulas import AS_WRITTEN, Activation, gate_backward_in_place
 from burnish.model.fused.replace import fused
 from burnish.model.load import quantise_nf4
 from burnish.model.lora import adapter_as, adapter_copy, lora_parameters
@@ -67,16 +61,10 @@ CASES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("layers", [(0, 0), (3, 0), (0, 3)], ids=["kept", "whole", "halves"])
 @pytest.mark.parametrize("pieces", [None, 5])
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("way", ["apart", "joined", "beside"])
+@pytest.mark.parametrize("joined", [False, True])
 def test_gradients_that_are_added_in_place_are_those_that_autograd_gets(
-    make_tiny: Tiny, make_method: Make, case: str, pieces: int | None, layers: tuple[int, int], way: str
+    make_tiny: Tiny, make_method: Make, case: str, pieces: int | None, layers: tuple[int, int], joined: bool
 ) -> None:
-    asked = list[int]()
-
-    def beside(da: torch.Tensor, g: torch.Tensor, u: torch.Tensor, adapters: BesideGate) -> torch.Tensor:
-        asked.append(adapters.b_up.shape[1])
-        return gate_backward_beside(da, g, u, adapters)
-
     base, method = make_tiny("qwen2"), make_method(**CASES[case])
     if case == "four bits":
         quantise_nf4(base, double_quantisation=True, device="cpu", dtype=torch.float32)
@@ -87,20 +75,13 @@ def test_gradients_that_are_added_in_place_are_those_that_autograd_gets(
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
     held = [parameter.grad for parameter in parameters]
-    formulas = AS_WRITTEN if way == "apart" else replace(AS_WRITTEN, gate_backward=in_place)
-    formulas = replace(formulas, gate_backward_beside=beside if way == "beside" else None)
-    with (
-        fused(model, formulas, join_weights=way != "apart", adds=True),
-        Recomputation(model, *layers, piece_tokens=pieces),
-    ):
+    formulas = replace(AS_WRITTEN, gate_backward=in_place) if joined else AS_WRITTEN
+    with fused(model, formulas, join_weights=joined, adds=True), Recomputation(model, *layers, piece_tokens=pieces):
         for rows in (1, 2):
             found, gradients = loss_and_gradients(model, keep=True)
             assert found == pytest.approx(expected[0], rel=1e-6)
             assert ((gradients - rows * expected[1]).abs().max() / expected[1].abs().max()).item() < 1e-5
     assert all(parameter.grad is there for parameter, there in zip(parameters, held, strict=True))
-    assert bool(asked) == (way == "beside" and case in ("all", "four bits", "biases")), (
-        "the gate takes plain adapters alone"
-    )
 
 
 def test_neighbours_of_one_width_and_rank_are_one_batch_where_weights_are_joined(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -130,46 +130,6 @@ def gate_backward_in_place(da_TI: Tensor, g_TI: Tensor, u_TI: Tensor, activation
     da_TI.copy_(a)
 
 
-MOST_BESIDE = 64
-"""The largest rank of adapters that `gate_backward_beside` has a kernel for: its sums stay in registers."""
-
-
-class BesideGate(NamedTuple):
-    """The adapters on both sides of a gate. dh_down (T, R): the gradient of a A^T; h (T, R of gate + R of up): what theirs read.
-
-    b_gate, b_up (I, R): their second matrices. The gradients in float32, of a_down (R, I) and of b_gate and b_up (I, R), are added
-    to, times the scale of their adapters.
-    """
-
-    dh_down: Tensor
-    h: Tensor
-    b_gate: Tensor
-    b_up: Tensor
-    a_down_gradient: Tensor
-    b_gate_gradient: Tensor
-    b_up_gradient: Tensor
-    down_scale: float
-    scale: float
-
-
-def gate_backward_beside(da_TI: Tensor, g_TI: Tensor, u_TI: Tensor, beside: BesideGate) -> Tensor:
-    """Write the gradients of silu(g) u over g and u, add those of the adapters to theirs, and return the one of `beside.h`.
-
-    What reads the gate's matrices is done while they are there: written a product each, it reads them five times.
-    """
-    dg_TI, du_TI, a_TI = gate_backward(da_TI, g_TI, u_TI, "silu")
-    g_TI.copy_(dg_TI)
-    u_TI.copy_(du_TI)
-    h_gate, h_up = beside.h.split([beside.b_gate.shape[1], beside.b_up.shape[1]], dim=1)
-    for gradient, x, y, scale in (
-        (beside.a_down_gradient, beside.dh_down, a_TI, beside.down_scale),
-        (beside.b_gate_gradient, dg_TI, h_gate, beside.scale),
-        (beside.b_up_gradient, du_TI, h_up, beside.scale),
-    ):
-        gradient.add_(_exact(x).t() @ _exact(y), alpha=scale)
-    return torch.cat([dg_TI @ beside.b_gate, du_TI @ beside.b_up], dim=1)
-
-
 def rounded(x_TI: Tensor) -> tuple[Tensor, Tensor]:
     """Return x as float8 with one scale for each row (T, 1), so that x is about rounded * scale."""
     exact = x_TI.float()
@@ -228,8 +188,6 @@ class Formulas:
     rounded: Callable[..., tuple[Tensor, Tensor]] = rounded
     likelihood: Callable[..., tuple[Tensor, Tensor]] = likelihood
     norm_weight_gradient: Callable[..., Tensor] = norm_weight_gradient
-    gate_backward_beside: Callable[[Tensor, Tensor, Tensor, BesideGate], Tensor] | None = None
-    """None: a product each."""
 
 
 AS_WRITTEN = Formulas()
@@ -284,14 +242,6 @@ def _heads_backward(dq: Tensor, dk: Tensor, dv: Tensor, cos_TD: Tensor, sin_TD: 
     return kernels.heads_backward(dq, dk, dv, cos_TD, sin_TD)
 
 
-def _gate_backward_beside(da_TI: Tensor, g_TI: Tensor, u_TI: Tensor, beside: BesideGate) -> Tensor:
-    if not g_TI.is_cuda or g_TI.dtype.itemsize > 2:
-        return gate_backward_beside(da_TI, g_TI, u_TI, beside)
-    from burnish.model.fused import gate_kernel
-
-    return gate_kernel.gate_backward(da_TI, g_TI, u_TI, beside)
-
-
 _rounded_compiled = torch.compile(rounded, fullgraph=True)
 
 
@@ -314,7 +264,6 @@ COMPILED = Formulas(
     rounded=_rounded,
     likelihood=_likelihood,
     norm_weight_gradient=torch.compile(norm_weight_gradient, fullgraph=True),
-    gate_backward_beside=_gate_backward_beside,
 )
 """Nothing is compiled before its first call; a second number of tokens compiles a kernel for any number. On a GPU what the compiler
 reads twice is a kernel of our own (kernels.py)."""

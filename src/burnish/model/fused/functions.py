@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from burnish.model.fused.formulas import Activation, BesideGate, Formulas, by_head, rotate_back
+from burnish.model.fused.formulas import Activation, Formulas, by_head, rotate_back
 from burnish.model.fused.group import AdaptedGroup
 from burnish.model.passes import is_recomputing, recomputing
 
@@ -33,11 +33,7 @@ class Norm:
 
 
 class _NormedProduct(torch.autograd.Function):
-    """(x + y, group(norm(x + y)), h): the residual stream goes on beside what is read from it. y may be None.
-
-    h is n A^T, of which B makes the adapters' part. A gradient that comes for it is all there is: whoever gives it has added the
-    gradients of B. Without one, backward makes both of the gradients of the outputs.
-    """
+    """(x + y, group(norm(x + y))): the residual stream goes on beside what is read from it. y may be None."""
 
     @staticmethod
     def forward(ctx, x_TD: Tensor, y_TD: Tensor | None, norm: Norm, group: AdaptedGroup, formulas: Formulas, *trained):
@@ -51,27 +47,20 @@ class _NormedProduct(torch.autograd.Function):
         ctx.save_for_backward(total_TD, inverse, h_TR, *kept)
         ctx.norm, ctx.group, ctx.formulas, ctx.added = norm, group, formulas, y_TD is not None
         ctx.set_materialize_grads(False)
-        return total_TD, *out_TO.split(group.parts, dim=1), h_TR
+        return total_TD, *out_TO.split(group.parts, dim=1)
 
     @staticmethod
-    def backward(ctx, beside_TD: Tensor | None, *given: Tensor):
+    def backward(ctx, beside_TD: Tensor | None, *dy: Tensor):
         x_TD, inverse, h_TR, *kept = ctx.saved_tensors
         group, norm = ctx.group, ctx.norm
-        *dy, dh_TR = given
-        added = dh_TR is not None
-        if not added and h_TR is not None:
-            dh_TR = group.low_rank_gradient(dy)
+        dh_TR = group.low_rank_gradient(dy) if h_TR is not None else None
         needed = ctx.needs_input_grad[0] or ctx.needs_input_grad[1] or norm.weight_D.requires_grad
         if not needed:  # the embeddings are frozen: the first layer's input needs no gradient
             n_TD = _normed(x_TD, norm, inverse, ctx.formulas)
             return None, None, None, None, None, *group.weight_gradients(dy, dh_TR, n_TD, h_TR, kept)
         dn_TD = group.input_gradient(dy, dh_TR, kept)
         dx_TD, n_TD = ctx.formulas.norm_backward(dn_TD, x_TD, norm.weight_D, inverse, norm.offset, beside_TD)
-        if added:
-            group.add_to_a(dh_TR, n_TD)
-            gradients = [None] * len(group.sides)
-        else:
-            gradients = group.weight_gradients(dy, dh_TR, n_TD, h_TR, kept)
+        gradients = group.weight_gradients(dy, dh_TR, n_TD, h_TR, kept)
         of_norm = norm.gradients(dn_TD, x_TD, inverse, ctx.formulas)
         return dx_TD, dx_TD if ctx.added else None, None, None, None, *gradients, *of_norm
 
@@ -102,16 +91,11 @@ class _Product(torch.autograd.Function):
 
 
 class _GatedProduct(torch.autograd.Function):
-    """group(act(g) u), keeping g and u; act(g) u, as wide as they are, is made again in backward.
-
-    g and u are what `before` made, and h_before is its n A^T: where all adapters are plain ones, backward makes the gradients of
-    h_before, of the B of `before` and of the group's A in its one pass over the gate.
-    """
+    """group(act(g) u), keeping g and u; act(g) u, as wide as they are, is made again in backward."""
 
     @staticmethod
     def forward(
-        ctx, g_TI: Tensor, u_TI: Tensor, h_before: Tensor | None, activation: Activation, before: AdaptedGroup,
-        group: AdaptedGroup, formulas: Formulas, read: bool, *trained: Tensor,
+        ctx, g_TI: Tensor, u_TI: Tensor, activation: Activation, group: AdaptedGroup, formulas: Formulas, read: bool, *trained
     ) -> Tensor:  # fmt: skip
         a_TI = formulas.gate(g_TI, u_TI, activation)
         kept = group.masks(a_TI)
@@ -119,37 +103,20 @@ class _GatedProduct(torch.autograd.Function):
             y_TO, h_TR = group.product(a_TI, kept)
         else:
             y_TO, h_TR = a_TI.new_zeros(1, 1).expand(a_TI.shape[0], sum(group.parts)), group.low_rank(a_TI, kept)
-        beside = formulas.gate_backward_beside is not None and activation == "silu"
-        beside = beside and group.adds_beside and before.adds_beside
-        ctx.save_for_backward(g_TI, u_TI, h_TR, h_before if beside else None, *kept)
-        ctx.activation, ctx.group, ctx.before, ctx.formulas = activation, group, before, formulas
+        ctx.save_for_backward(g_TI, u_TI, h_TR, *kept)
+        ctx.activation, ctx.group, ctx.formulas = activation, group, formulas
         return y_TO
 
     @staticmethod
     def backward(ctx, dy_TO: Tensor):
-        g_TI, u_TI, h_TR, h_before, *kept = ctx.saved_tensors
+        g_TI, u_TI, h_TR, *kept = ctx.saved_tensors
         group, dy = ctx.group, (dy_TO,)
         dh_TR = group.low_rank_gradient(dy) if h_TR is not None else None
         da_TI = group.input_gradient(dy, dh_TR, kept)
-        if h_before is not None:
-            group.add_to_b(dy, h_TR)
-            beside = _beside_gate(group, ctx.before, dh_TR, h_before)
-            dh_before = ctx.formulas.gate_backward_beside(da_TI, g_TI, u_TI, beside)
-            return g_TI, u_TI, dh_before, None, None, None, None, None, *[None] * len(group.sides)
         dg_TI, du_TI, a_TI = ctx.formulas.gate_backward(da_TI, g_TI, u_TI, ctx.activation)
         del da_TI
         gradients = group.weight_gradients(dy, dh_TR, a_TI, h_TR, kept)
-        return dg_TI, du_TI, None, None, None, None, None, None, *gradients
-
-
-def _beside_gate(down: AdaptedGroup, before: AdaptedGroup, dh_TR: Tensor, h_before: Tensor) -> BesideGate:
-    _, b = before.matrices(h_before.dtype)
-    b_gate, b_up = (b_OR for b_NOR in b for b_OR in b_NOR.unbind())
-    a_down, b_of_gate, b_of_up = (side.grad for side in (down.sides[0], *before.sides[2:]))
-    assert a_down is not None
-    assert b_of_gate is not None
-    assert b_of_up is not None
-    return BesideGate(dh_TR, h_before, b_gate, b_up, a_down, b_of_gate, b_of_up, down.scale, before.scale)
+        return dg_TI, du_TI, None, None, None, None, *gradients
 
 
 class _Heads(torch.autograd.Function):
@@ -259,10 +226,7 @@ def in_pieces(x_TD: Tensor, run: Callable[[Tensor], Tensor], tokens: int, traine
 def normed_product(
     x_TD: Tensor, y_TD: Tensor | None, norm: Norm, group: AdaptedGroup, formulas: Formulas
 ) -> tuple[Tensor, ...]:
-    """Return x + y (x where y is None), the outputs of the group that reads norm(x + y), in its parts, and what its adapters read.
-
-    The last is n A^T (T, R), or None where adapters are switched off.
-    """
+    """Return x + y (x where y is None), and the outputs of the group that reads norm(x + y), in its parts."""
     return _NormedProduct.apply(x_TD, y_TD, norm, group, formulas, *group.trained(), *norm.trained())
 
 
@@ -272,14 +236,10 @@ def product(x_TI: Tensor, group: AdaptedGroup) -> Tensor:
 
 
 def gated_product(
-    g_TI: Tensor, u_TI: Tensor, h_before: Tensor | None, activation: Activation, before: AdaptedGroup, group: AdaptedGroup,
-    formulas: Formulas, *, read: bool,
-) -> Tensor:  # fmt: skip
-    """Return what the group makes of act(g) u, which `before` made of `h_before` among others.
-
-    read: something but a sum reads the result, so that backward needs it too.
-    """
-    return _GatedProduct.apply(g_TI, u_TI, h_before, activation, before, group, formulas, read, *group.trained())
+    g_TI: Tensor, u_TI: Tensor, activation: Activation, group: AdaptedGroup, formulas: Formulas, *, read: bool
+) -> Tensor:
+    """Return what the group makes of act(g) u. read: something but a sum reads the result, so that backward needs it too."""
+    return _GatedProduct.apply(g_TI, u_TI, activation, group, formulas, read, *group.trained())
 
 
 def rotated_heads(

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from burnish.model.fused.formulas import MOST_BESIDE, Formulas
+from burnish.model.fused.formulas import Formulas
 from burnish.model.fused.frozen import Form, freeze
 from burnish.model.lora_linear import LoraLinear, exact_sum
 from burnish.model.losses import exact_product
@@ -109,12 +109,6 @@ class AdaptedGroup:
         """The share of the adapters' inputs that is dropped now."""
         first = self.adapters[0] if self.adapters else None
         return first.dropout if first is not None and first.training else 0.0
-
-    @property
-    def adds_beside(self) -> bool:
-        """Whether its adapters may get gradients where a gate does (`formulas.gate_backward_beside`), which adds them itself."""
-        plain = self.adds and self._all_adapted and not self._biases and self.dropout == 0.0
-        return plain and self.active and max(self.ranks) <= MOST_BESIDE
 
     def trained(self) -> list[Tensor]:
         """Return what is trained, as autograd must see it: every A (rank, in), then every B (out, rank), none when switched off.
@@ -257,16 +251,6 @@ class AdaptedGroup:
             return [None] * (len(found) + len(biases))
         torch._foreach_mul_(found, self.scale)  # one launch
         return found + biases
-
-    def add_to_a(self, dh_TR: Tensor, n_TI: Tensor) -> None:
-        """Add the gradients of every A, of what is `adds_beside`."""
-        found = exact_product(dh_TR.t(), n_TI).split(self.ranks)
-        torch._foreach_add_([side.grad for side in self.sides[: len(self.ranks)]], list(found), alpha=self.scale)
-
-    def add_to_b(self, dy: Sequence[Tensor], h_TR: Tensor) -> None:
-        """Add the gradients of every B, of what is `adds_beside`."""
-        found = self._b_gradients(self._of_adapters(dy), h_TR)
-        torch._foreach_add_([side.grad for side in self.sides[len(self.ranks) :]], found, alpha=self.scale)
 
     def _b_gradients(self, own: Sequence[Tensor], h_TR: Tensor) -> list[Tensor]:
         """Return dy^T h of each adapter, without the scale."""

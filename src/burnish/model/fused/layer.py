@@ -134,7 +134,7 @@ class FusedLayer(GradientCheckpointingLayer):
         assert position_embeddings is not None
         x_TD = hidden_states.flatten(0, 1)
         cos_TD, sin_TD = (_each_row(angles, batch) for angles in position_embeddings)
-        x_TD, qkv_TO, _ = normed_product(x_TD, None, self.attention_norm, self.qkv, self.formulas)
+        x_TD, qkv_TO = normed_product(x_TD, None, self.attention_norm, self.qkv, self.formulas)
         q, k, v = rotated_heads(qkv_TO, cos_TD, sin_TD, self.sizes, self.head_norms, self.formulas)
         del qkv_TO
         mixed_TO = self._mix(q, k, v, batch, attention_mask, kwargs)
@@ -155,9 +155,9 @@ class FusedLayer(GradientCheckpointingLayer):
 
     def _feed_forward(self, x_TD: Tensor, y_TD: Tensor | None = None) -> Tensor:
         """Return the layer's result from the residual stream and what attention adds to it (None: it is added already)."""
-        x_TD, g_TI, u_TI, h_TR = normed_product(x_TD, y_TD, self.mlp_norm, self.gate_up, self.formulas)
+        x_TD, g_TI, u_TI = normed_product(x_TD, y_TD, self.mlp_norm, self.gate_up, self.formulas)
         read = self.mlp_post_norm is not None
-        y_TD = gated_product(g_TI, u_TI, h_TR, self.activation, self.gate_up, self.down, self.formulas, read=read)
+        y_TD = gated_product(g_TI, u_TI, self.activation, self.down, self.formulas, read=read)
         if self.mlp_post_norm is not None:
             y_TD = post_norm(y_TD, self.mlp_post_norm, self.formulas)
         return x_TD + y_TD
