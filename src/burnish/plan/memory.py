@@ -71,6 +71,7 @@ COMPONENTS: dict[str, str] = {
     "prepared": "what reading and cleaning the data leaves in the process that trains after it",
     "rows": "token ids and masks of all rows, which training holds",
     "context": "what CUDA takes on the device before the first tensor",
+    "workspace": "buffers of cuBLAS",
     "weights": "the base model as loaded",
     "quantisation_constants": "scales and tables of NF4, which the footprint of the weights does not count",
     "stream_buffers": "frozen weights of the layer that is computed and of the next one, copied from the host's memory",
@@ -223,6 +224,7 @@ def training_components(
     scales = quantisation_constant_bytes(architecture, double_quantisation=method.double_quantisation) if nf4 else 0
     components = {
         "process" if device == "cpu" else "context": round(constant(f"{device}_process_bytes")),
+        **({"workspace": round(constant("cuda_workspace_bytes"))} if device == "cuda" else {}),
         "weights": weight_bytes(architecture, method.quantisation, dtype),
         "quantisation_constants": scales,
         **({"rounded_weights": _rounded_bytes(architecture)} if method.base_dtype == "fp8" else {}),
