@@ -126,20 +126,14 @@ ENGINE_ROWS = [
 
 
 @pytest.mark.parametrize("row", ENGINE_ROWS, ids=lambda row: f"{row['base_dtype']} {row['memory']} {row['rows']}")
-def test_a_step_of_fused_layers_on_an_h200_is_within_a_fifth(row: dict[str, Any]) -> None:
+def test_a_step_of_fused_layers_on_an_h200_is_within_a_fifth(
+    row: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """benchmarks/train.py: the 8B shape, rows of 2048 tokens or chats of 180."""
-    llama, nf4 = read_architecture(find_config("llama-3.1-8b-instruct")), row["base_dtype"] == "nf4"
-    method = MethodPlan(
-        kind=row["method"], rank=row["rank"], alpha=32.0, dropout=0.0, double_quantisation=nf4,
-        targets=resolve_targets(llama, ("all-linear",), source="x"), quantisation="nf4" if nf4 else "none",
-        base_dtype=row["base_dtype"] if row["base_dtype"].startswith("fp8") else None,
-    )  # fmt: skip
-    tokens = round(row["tok_s"] * row["step_s"])
-    work = TrainWork(
-        tokens=tokens, trained=tokens, seen=1024 if row["rows"] == "full" else 150,
-        packed_rows=8192 // row["row_tokens"], steps=1, checkpointed_layers=row["checkpointed_layers"],
-    )  # fmt: skip
-    found = train_seconds(llama, method, work, "cuda", rates(rented(get_gpu("h200")), "cuda"))
+    monkeypatch.syspath_prepend(str(ENGINE.parents[1]))
+    import fit_constants  # pyright: ignore[reportMissingImports]
+
+    found = fit_constants.planned_training(row)
     assert found.mid == pytest.approx(row["step_s"], rel=0.2)
     assert found.low <= row["step_s"] <= found.high
 
