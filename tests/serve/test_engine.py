@@ -207,6 +207,34 @@ def test_vectors_that_nobody_waits_for_any_more_harm_nothing(
     held.remove()
 
 
+def test_answers_go_on_between_batches_of_vectors(
+    varied_model: PreTrainedModel, oracle: dict[str | None, list[list[int]]]
+) -> None:
+    many = [PROMPTS[number % len(PROMPTS)] for number in range(40)]
+    longest = max(map(len, many))
+    with Engine(varied_model, rows=4, piece_tokens=2 * longest) as engine:
+        alone = torch.cat([engine.embed([prompt], None).result(30) for prompt in many])
+        running = engine.submit(PROMPTS[0], None, greedy(200))
+        first = next(iter(running))
+        given: list[int] = []
+        large, before_large = engine.embed(many, None), running.new_tokens
+        large.add_done_callback(lambda _: given.append(running.new_tokens))
+        small, before_small = engine.embed(many[:1], None), running.new_tokens
+        small.add_done_callback(lambda _: given.append(running.new_tokens))
+        assert engine.embed(many, None).cancel()
+        assert torch.allclose(large.result(30), alone, atol=1e-5)
+        assert torch.allclose(small.result(30), alone[:1], atol=1e-5)
+        of_small, of_large = given
+        assert of_small - before_small <= 6, "a small request takes its turn beside a large one"
+        assert of_large - before_large >= 10, "a batch of two prompts or so and a step of answers take turns"
+        assert [first, *running][:16] == oracle[None][0]
+        assert engine.load.running == 0
+    held = Engine(varied_model, rows=4, piece_tokens=longest)
+    vectors = held.embed(many, None)
+    held.close()
+    assert torch.allclose(vectors.result(30), alone, atol=1e-5), "what was taken is computed before the end"
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_broken_engine_fails_every_stream_and_takes_no_more(
     varied_model: PreTrainedModel, adapter_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch

@@ -15,21 +15,19 @@ BATCH_TOKENS = 2048
 
 
 @torch.no_grad()
-def mean_hidden(banked: BankedModel, prompts: Sequence[Sequence[int]], adapter: Hashable | None) -> Tensor:
+def mean_hidden(
+    banked: BankedModel, prompts: Sequence[Sequence[int]], adapter: Hashable | None, limit: int = BATCH_TOKENS
+) -> Tensor:
     """Return the mean over tokens of the states that the output head would read: float32 (prompts, hidden), on the CPU.
 
-    Prompts are laid end to end without padding, each attending to itself alone; one adapter of the bank, or None.
+    Of the first prompts alone, those that have at most `limit` tokens together; of one, however long it is. They are laid end to
+    end without padding, each attending to itself alone; one adapter of the bank, or None.
     """
-    vectors: list[Tensor] = []
-    start = 0
-    while start < len(prompts):
-        end, tokens = start + 1, len(prompts[start])
-        while end < len(prompts) and tokens + len(prompts[end]) <= BATCH_TOKENS:
-            tokens += len(prompts[end])
-            end += 1
-        vectors.append(_batch(banked, prompts[start:end], adapter))
-        start = end
-    return torch.cat(vectors)
+    end, tokens = 1, len(prompts[0])
+    while end < len(prompts) and tokens + len(prompts[end]) <= limit:
+        tokens += len(prompts[end])
+        end += 1
+    return _batch(banked, prompts[:end], adapter)
 
 
 def _batch(banked: BankedModel, prompts: Sequence[Sequence[int]], adapter: Hashable | None) -> Tensor:

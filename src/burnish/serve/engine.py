@@ -20,7 +20,6 @@ from burnish.core.errors import BurnishError, ServeError
 from burnish.model.banked_linear import BankedModel
 from burnish.model.cached_attention import cached_attention_on
 from burnish.model.decoder import Decoder
-from burnish.model.hidden import mean_hidden
 from burnish.model.sampling import Constraint, Sampling
 from burnish.model.sequences import Emitted, Finish, check_fits, check_reads, check_tokens
 from burnish.serve.adapters import Adapters, AdapterSource, Claim
@@ -29,6 +28,7 @@ from burnish.serve.line import Line
 from burnish.serve.recent_prompts import RecentPrompts
 from burnish.serve.request import Embedding, Load, Request
 from burnish.serve.stream import End, Stream
+from burnish.serve.vectors import Vectors
 
 PASSES = 32
 """So many later requests may begin before one that waits for a slot for its adapter; then the others wait for it."""
@@ -82,6 +82,7 @@ class Engine:
         self._recent = RecentPrompts()
         self._changed = threading.Condition()
         self._line = Line(queue)
+        self._vectors = Vectors(self._banked, piece_tokens)
         self._running: dict[Stream, Request] = {}
         self._in_decoder: dict[int, Request] = {}
         self._cancelled: list[Stream] = []
@@ -210,6 +211,7 @@ class Engine:
         if not drain:
             with self._changed:
                 requests, vectors = self._line.leave()
+                vectors += self._vectors.leave()
                 running = list(self._running.values())
             for request in (*requests, *running):
                 request.stream.cancel()
@@ -277,10 +279,12 @@ class Engine:
             for key in self._adapters.settle():
                 self._decoder.forget_adapter(key)
             self._admit()
-            return bool(self._running or self._line.embeddings or self._accepting)
+            return bool(self._running or self._line.embeddings or self._vectors.begun or self._accepting)
 
     def _has_work(self) -> bool:
-        waiting = self._line.requests or self._running or self._line.embeddings or self._cancelled
+        waiting = (
+            self._line.requests or self._running or self._line.embeddings or self._vectors.begun or self._cancelled
+        )
         return bool(waiting) or not self._accepting or self._adapters.unsettled
 
     def _admit(self) -> None:
@@ -323,27 +327,23 @@ class Engine:
             self._running[request.stream] = self._in_decoder[request.number] = request
 
     def _embed(self) -> None:
-        """Compute the vectors that are asked for, those first whose adapters find a slot."""
+        """Make a batch of the vectors that are asked for, those first whose adapters find a slot."""
         with self._changed:
-            outcomes = [(asked, self._place(asked, "the vectors")) for asked in self._line.embeddings]
-            for asked, placed in outcomes:
-                if placed:
+            for asked in list(self._line.embeddings):
+                placed = False if self._vectors.full else self._place(asked, "the vectors")
+                if placed is not False:
                     self._line.embeddings.remove(asked)
-        for asked, placed in outcomes:
-            if placed is True:
-                self._compute(asked)
-            elif placed:
-                asked.fail(placed)
-
-    def _compute(self, asked: Embedding) -> None:
-        wanted = asked.vectors.set_running_or_notify_cancel()
-        try:
-            if wanted:
-                asked.vectors.set_result(mean_hidden(self._banked, asked.prompts, asked.adapter))
-        except Exception as error:  # noqa: BLE001 (whatever it was, the caller must hear of it)
-            asked.vectors.set_exception(failure_of("the vectors", error))
-        finally:
-            self._drop(asked.claim, started=True)
+                if placed is True:
+                    self._vectors.begun.append(asked)
+                elif placed is not False:
+                    asked.fail(placed)
+            if not self._vectors.begun:
+                return
+            asked = self._vectors.begun[0]
+        error = self._vectors.make(asked, beside=bool(self._in_decoder))
+        with self._changed:
+            if self._vectors.end(asked, error):
+                self._drop(asked.claim, started=True)
 
     def _step(self) -> None:
         """Run one step and hand out what it gave."""
@@ -387,6 +387,7 @@ class Engine:
         with self._changed:
             self._failure = error
             requests, vectors = self._line.leave()
+            vectors += self._vectors.leave()
             requests += self._running.values()
             self._running.clear()
         for request in requests:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -34,16 +34,22 @@ class Request:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Embedding:
-    """A request for vectors instead of an answer."""
+    """A request for vectors instead of an answer. made: those of the first prompts, batch by batch."""
 
     prompts: list[list[int]]
     claim: Claim | None
     vectors: Future[Tensor]
+    made: list[Tensor] = field(default_factory=list[Tensor])
 
     @property
     def adapter(self) -> Hashable | None:
         """Key of the adapter in the bank."""
         return None if self.claim is None else self.claim.key
+
+    @property
+    def count(self) -> int:
+        """Return how many vectors are made."""
+        return sum(part.shape[0] for part in self.made)
 
     def fail(self, error: BurnishError) -> None:
         """Tell whoever still waits that there will be no vectors."""
