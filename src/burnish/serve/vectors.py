@@ -6,6 +6,7 @@ from collections import deque
 
 import torch
 
+from burnish.core.errors import BurnishError
 from burnish.model.banked_linear import BankedModel
 from burnish.model.hidden import BATCH_TOKENS, mean_hidden
 from burnish.serve.failures import failure_of
@@ -33,7 +34,7 @@ class Vectors:
         self.begun.clear()
         return left
 
-    def make(self, asked: Embedding, *, beside: bool) -> Exception | None:
+    def make(self, asked: Embedding, *, beside: bool) -> BurnishError | None:
         """Make the next batch of a request, a small one beside answers. Returns what went wrong, of which the caller must hear."""
         if asked.vectors.cancelled():
             return None
@@ -43,16 +44,16 @@ class Vectors:
                 mean_hidden(self._banked, rest, asked.adapter, self._beside_tokens if beside else BATCH_TOKENS)
             )
         except Exception as error:  # noqa: BLE001 (one request's fault must not end the engine)
-            return error
+            return failure_of("the vectors", error)
         return None
 
-    def end(self, asked: Embedding, error: Exception | None) -> bool:
+    def end(self, asked: Embedding, error: BurnishError | None) -> bool:
         """Return whether a request has ended: it is whole, failed, nobody waits for it, or it was taken out. Else others go on."""
         if asked not in self.begun:
             return True
         self.begun.remove(asked)
         if error is not None:
-            asked.fail(failure_of("the vectors", error))
+            asked.fail(error)
         elif asked.vectors.cancelled():
             return True
         elif asked.count < len(asked.prompts):
