@@ -340,7 +340,11 @@ class Engine:
             if not self._vectors.begun:
                 return
             asked = self._vectors.begun[0]
-        error = self._vectors.make(asked, beside=bool(self._in_decoder))
+        error: BurnishError | None = None
+        try:
+            self._vectors.make(asked, beside=bool(self._in_decoder))
+        except Exception as raised:  # noqa: BLE001 (whatever it was, the caller must hear of it)
+            error = failure_of("the vectors", raised)
         with self._changed:
             if self._vectors.end(asked, error):
                 self._drop(asked.claim, started=True)

@@ -9,7 +9,6 @@ import torch
 from burnish.core.errors import BurnishError
 from burnish.model.banked_linear import BankedModel
 from burnish.model.hidden import BATCH_TOKENS, mean_hidden
-from burnish.serve.failures import failure_of
 from burnish.serve.request import Embedding
 
 AT_ONCE = 4
@@ -34,18 +33,11 @@ class Vectors:
         self.begun.clear()
         return left
 
-    def make(self, asked: Embedding, *, beside: bool) -> BurnishError | None:
-        """Make the next batch of a request, a small one beside answers. Returns what went wrong, of which the caller must hear."""
-        if asked.vectors.cancelled():
-            return None
-        rest = asked.prompts[asked.count :]
-        try:
-            asked.made.append(
-                mean_hidden(self._banked, rest, asked.adapter, self._beside_tokens if beside else BATCH_TOKENS)
-            )
-        except Exception as error:  # noqa: BLE001 (one request's fault must not end the engine)
-            return failure_of("the vectors", error)
-        return None
+    def make(self, asked: Embedding, *, beside: bool) -> None:
+        """Make the next batch of a request, a small one beside answers."""
+        if not asked.vectors.cancelled():
+            limit = self._beside_tokens if beside else BATCH_TOKENS
+            asked.made.append(mean_hidden(self._banked, asked.prompts[asked.count :], asked.adapter, limit))
 
     def end(self, asked: Embedding, error: BurnishError | None) -> bool:
         """Return whether a request has ended: it is whole, failed, nobody waits for it, or it was taken out. Else others go on."""
