@@ -594,6 +594,32 @@ def test_floods_of_headers_are_refused(running: Running) -> None:
         assert sent < 10_000_000, "it would have read on for ever"
 
 
+@pytest.mark.parametrize("before", ["0\r\n", "2;x="])
+def test_what_stands_behind_or_between_chunks_is_bounded(running: Running, before: str) -> None:
+    """Trailers were kept as headers for as long as they came, from anybody."""
+    with socket.create_connection(("127.0.0.1", running.port), timeout=5) as raw:
+        head = "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+        raw.sendall(f"{head}2\r\n{{}}\r\n{before}".encode())
+        piece = (b"x-a: " + b"b" * 9_000 + b"\r\n") if before.startswith("0") else b"y" * 9_000
+        sent = 0
+        try:
+            while sent < 2_000:
+                raw.sendall(piece)
+                sent += 1
+        except OSError:
+            pass
+        assert sent < 2_000, "it would have read on for ever"
+
+
+def test_a_trailer_is_no_header(running: Running) -> None:
+    found = raw_request(
+        running.port,
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+        b"2\r\n{}\r\n0\r\nAuthorization: Bearer " + running.key().encode() + b"\r\n\r\n",
+    )
+    assert found.split()[1] == b"401"
+
+
 def test_slowloris_heads_and_bodies_are_cut_off(running: Running) -> None:
     with socket.create_connection(("127.0.0.1", running.port), timeout=6) as raw:
         raw.sendall(b"GET /health/live HTTP/1.1\r\nHost: ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import time
@@ -19,6 +20,7 @@ from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
 from burnish.gateway.answers import EventReader, Usage
+from burnish.gateway.passage import Halted, Passage
 from burnish.gateway.route import Choice
 from burnish.gateway.serve_model import price_of
 from burnish.gateway.settings import Price, Settings
@@ -75,6 +77,26 @@ def test_a_stream_that_does_not_reach_its_last_word_ends_with_an_error(inner: Ru
     assert told[0]["choices"][0]["delta"]["content"] == "Hel"
     assert told[-2]["error"]["type"] == "server_error"
     assert told[-1] == "[DONE]"
+
+
+@pytest.mark.parametrize("status", [201, 204, 206, 304, 407, 999])
+def test_a_status_that_no_answer_has_is_the_engines_failure(status: int) -> None:
+    """A 204 with an error's body would have been two answers to the client."""
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def run() -> Passage:
+        passage = Passage(send, Usage(), list, keep_usage=False)
+        await passage({"type": "http.response.start", "status": status, "headers": []})
+        with pytest.raises(Halted):
+            await passage({"type": "http.response.body", "body": b""})
+        return passage
+
+    refusal = asyncio.run(run()).refusal
+    assert refusal is not None
+    assert (refusal.status, refusal.code, sent) == (503, "upstream_failed", [])
 
 
 def test_a_last_word_without_a_blank_line_counts(inner: Running) -> None:

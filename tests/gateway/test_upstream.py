@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import subprocess
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -16,12 +17,16 @@ from hypothesis import strategies as st
 from burnish.core.errors import UsageError
 from burnish.core.listen import listen
 from burnish.core.refusal import Refusal
+from burnish.doors.gateway import _elsewhere
 from burnish.gateway import connections
 from burnish.gateway.inner import inner_scope
+from burnish.gateway.serve_model import MOST_SHADOWS
+from burnish.gateway.settings import Settings
 from burnish.gateway.upstream import HttpUpstream
 
 SIZED = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\nset-cookie: a=b\r\ncontent-length: 5\r\n\r\nhello"
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nhel\r\n2;x=y\r\nlo\r\n0\r\n\r\n"
+PLAIN = b"accept-encoding: identity\r\n"
 UNTIL_CLOSED = b"HTTP/1.1 200 OK\r\n\r\nhello"
 
 
@@ -144,6 +149,8 @@ def test_pieces_of_any_size_give_the_same_answer(data: st.DataObject, answer: by
     class Silent(asyncio.Transport):
         def write(self, data: Any) -> None: ...
         def abort(self) -> None: ...
+        def get_write_buffer_size(self) -> int:
+            return 0
 
     cuts = sorted(data.draw(st.sets(st.integers(1, len(answer) - 1), max_size=12)))
 
@@ -214,12 +221,11 @@ def test_what_follows_a_whole_answer_is_nobodys() -> None:
      ([b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n"], "upstream_broke_off", 1),
      ([b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\nhello"], "upstream_broke_off", 1),
      ([SIZED[:-1], None], "upstream_broke_off", 1), ([CHUNKED[:-5], None], "upstream_broke_off", 1),
-     ([None], "upstream_unreachable", 3)],
+     ([b"HTTP/1.1 099 x\r\ncontent-length: 5\r\n\r\nhello"], "upstream_broke_off", 1),
+     ([b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 5\r\n\r\nhello"], "upstream_failed", 1),
+     ([None], "upstream_broke_off", 1)],
 )  # fmt: skip
-def test_a_broken_answer_is_asked_for_again_before_its_first_byte_alone(
-    script: list[bytes | float | None], code: str, asked: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("burnish.gateway.upstream.RETRY_PAUSE_S", 0.001)
+def test_what_is_no_answer_is_asked_for_once(script: list[bytes | float | None], code: str, asked: int) -> None:
     server = Scripted([script])
 
     async def work(upstream: HttpUpstream) -> None:
@@ -230,6 +236,80 @@ def test_a_broken_answer_is_asked_for_again_before_its_first_byte_alone(
 
     against(server, work, pool=1)  # each gives its place back
     assert len(server.requests) == 2 * asked
+
+
+@pytest.mark.parametrize("wait", [0, 0.3])
+def test_only_what_an_engine_had_closed_before_it_was_asked_is_asked_for_again(
+    wait: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that was used before and ends at once is one; after a while the engine may have ended of the request."""
+    monkeypatch.setattr(connections, "STALE_S", 0.15)
+    server = Scripted([[SIZED], [wait, None], [SIZED]])
+
+    async def work(upstream: HttpUpstream) -> None:
+        whole(await ask(upstream))
+        if wait:
+            with pytest.raises(Refusal, match="broke off"):
+                await ask(upstream)
+        else:
+            whole(await ask(upstream))
+
+    against(server, work)
+    assert len(server.requests) == (2 if wait else 3)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [[b"HTTP/1.1 200 OK\r\n" + b"x-a: b\r\n" * 20_000 + b"content-length: 5\r\n\r\n", 0.1, b"hello"],
+     [b"HTTP/1.1 100 Continue\r\n\r\n" * 8_000],
+     [CHUNKED[:-2], *[b"x-a: " + b"b" * 9_000 + b"\r\n"] * 80],
+     [CHUNKED[:-5] + b"1;x=", *[b"y" * 50_000] * 16, b"\r\n!\r\n0\r\n\r\n"]],
+)  # fmt: skip
+def test_what_stands_around_a_body_is_bounded_and_nobody_waits_for_its_end(script: list[Any]) -> None:
+    """More of it than is held stopped the listening, and the reader waited for a body until its time was out."""
+
+    async def work(upstream: HttpUpstream) -> None:
+        with pytest.raises(Refusal) as refused:
+            await asyncio.wait_for(ask(upstream), 3)
+        assert refused.value.code == "upstream_broke_off"
+
+    against(Scripted([script]), work)
+
+
+def test_a_trailer_is_no_header() -> None:
+    answer = CHUNKED[:-2] + b"content-type: text/html\r\nx-burnish-model: forged\r\n\r\n"
+
+    async def work(upstream: HttpUpstream) -> None:
+        for _ in range(2):
+            heard = await ask(upstream)
+            whole(heard)
+            assert heard.headers == []
+
+    server = Scripted([[answer]])
+    against(server, work)
+    assert server.connections == 1
+
+
+def test_an_answer_to_half_a_request_leaves_no_connection_for_the_next() -> None:
+    """What is not read of a request could be taken for the next one, and its answer for somebody else's."""
+    asked = 0
+
+    async def early(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(SIZED)
+        await asyncio.sleep(5)
+
+    async def run() -> None:
+        async with await asyncio.start_server(early, "127.0.0.1", 0, limit=1024) as listening:
+            upstream = HttpUpstream(f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}")
+            for _ in range(2):
+                whole(await asyncio.wait_for(ask(upstream, b"x" * (16 << 20)), 5))
+            await upstream.close()
+
+    asyncio.run(run())
+    assert asked == 2
 
 
 def test_a_connection_that_was_closed_meanwhile_costs_nobody_an_answer() -> None:
@@ -280,6 +360,33 @@ def test_connections_that_cannot_be_opened_take_no_places() -> None:
     asyncio.run(run())
 
 
+def test_an_address_that_never_answers_has_only_its_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Scripted([[SIZED]])
+
+    async def run() -> None:
+        async with await server.listen() as listening:
+            port = listening.sockets[0].getsockname()[1]
+            with socket.socket() as silent, socket.socket() as first, socket.socket() as second:
+                silent.bind(("127.0.0.2", port))
+                silent.listen(0)
+                for filling in (first, second):  # a queue that is full says nothing to who else wants to connect
+                    filling.setblocking(False)
+                    filling.connect_ex(("127.0.0.2", port))
+
+                async def two(*_: Any, **__: Any) -> Any:
+                    return [(2, 1, 6, "", (address, port)) for address in ("127.0.0.2", "127.0.0.1")]
+
+                monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", two)
+                whole(await ask(HttpUpstream(f"http://engine:{port}", connect_s=1, retries=0)))
+
+    asyncio.run(asyncio.wait_for(run(), 5))
+
+
+def test_as_many_connections_as_requests_at_work_and_some_to_spare() -> None:
+    upstream = _elsewhere(Settings.model_validate({"caps": {"at_once": 2000}}), "http://h")
+    assert upstream._pool >= 2000 + MOST_SHADOWS + 1
+
+
 def test_connections_that_nobody_uses_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "IDLE_S", 0.2)
     server = Scripted([[0.05, SIZED]])
@@ -314,7 +421,8 @@ def test_the_request_in_bytes() -> None:
     (sent,) = server.requests
     port = sent.split(b"localhost:")[1].split(b"\r\n")[0]
     assert sent == (
-        b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost:" + port + b"\r\nauthorization: Bearer sk-1\r\n"
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost:" + port + b"\r\naccept-encoding: identity\r\n"
+        b"authorization: Bearer sk-1\r\n"
         b"content-type: application/json\r\nx-request-id: a.1\r\ntraceparent: 00-a-b-01\r\ncontent-length: 8\r\n\r\n"
         b'{"a": 1}'
     )
@@ -327,9 +435,10 @@ def test_addresses() -> None:
         ("https://h:80/a b%20c", "/a%20b%20c/v1/x", b"host: h:80\r\n"),
         ("http://bücher.example", "/v1/x", b"host: xn--bcher-kva.example\r\n"),
         ("http://[::1]:9/v1", "/v1/x", b"host: [::1]:9\r\n"),
-        ("http://u:p%40@h", "/v1/x", b"host: h\r\nauthorization: Basic dTpwQA==\r\n"),
+        ("http://u:p%40@h", "/v1/x", b"host: h\r\n" + PLAIN + b"authorization: Basic dTpwQA==\r\n"),
     ):
         head = HttpUpstream(url)._head({**inner_scope("GET", "/v1/x", []), "headers": []}, 0)
+        own += b"" if PLAIN in own else PLAIN
         assert head == f"GET {path} HTTP/1.1\r\n".encode() + own + b"\r\n", url
     forged = HttpUpstream("http://h")._head(inner_scope("GET", "/v1/models/a b\r\nx: y?q#f", []), 0)
     assert forged.split(b"\r\n")[0] == b"GET /v1/models/a%20b%0D%0Ax:%20y%3Fq%23f HTTP/1.1"

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 SHARED_WORKERS = 16
 """Threads that wait for a shared database; a SQLite file is asked by one."""
+SPARE_CONNECTIONS = 64
+"""Connections to an engine elsewhere beside those of requests at work: for shadow copies, and for asking whether it is ready."""
 
 
 @dataclass(frozen=True)
@@ -167,8 +169,9 @@ def _elsewhere(settings: Settings, address: str) -> HttpUpstream:
     from burnish.gateway.upstream import HttpUpstream
 
     return HttpUpstream(
-        address, key=_upstream_key(settings), connect_s=settings.timeouts.connect_s, retries=settings.retries
-    )
+        address, key=_upstream_key(settings), connect_s=settings.timeouts.connect_s, retries=settings.retries,
+        pool=settings.caps.at_once + SPARE_CONNECTIONS,
+    )  # fmt: skip
 
 
 def _url(wish: ServeWish, settings: Settings, port: int) -> str:

@@ -8,6 +8,7 @@ The parser is llhttp (by httptools), which also reads what clients send us; it i
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections import deque
 from typing import cast
@@ -17,19 +18,25 @@ import httptools
 from burnish.core.refusal import Headers
 
 HEAD_BYTES = 64 << 10
-"""The head of an answer may not be larger."""
+"""What comes of an answer without a byte of its body may not be larger: heads (100 and its like too), trailers, a chunk's line."""
 HELD_BYTES = 64 << 10
 """Bytes of an answer that wait for whoever reads it; with more of them the engine is not listened to for a while."""
 IDLE_S = 60.0
 """Connections that nobody used for so long are closed."""
+STALE_S = 1.0
+"""An engine that had closed a connection before it was asked tells so within this time."""
 
 
 class BrokeOff(Exception):
-    """A connection ended, or said what is not HTTP, before its answer was whole. begun: whether a byte of the answer came."""
+    """A connection ended, or said what is not HTTP, before its answer was whole.
 
-    def __init__(self, says: str, *, begun: bool) -> None:
+    stale: the engine had closed it before it was asked, as far as that can be told: it had been used before, it ended at once,
+    and not a byte came. Otherwise the engine may have begun to work.
+    """
+
+    def __init__(self, says: str, *, stale: bool) -> None:
         super().__init__(says)
-        self.begun = begun
+        self.stale = stale
 
 
 class Connection(asyncio.Protocol):
@@ -43,16 +50,18 @@ class Connection(asyncio.Protocol):
         self._paused = self._begun = self._bounded = self._stays = False
         self._headers: Headers = []
         self._pieces: list[bytes] = []
-        self._size = 0
+        self._held = self._bodiless = 0
+        self._asked_at = 0.0
         self.status = 0
         self.asked = self.ended = False
-        self.used_at = 0.0
+        self.used_at: float | None = None
 
     async def ask(self, request: bytes) -> tuple[int, Headers]:
         """Send a request and return the status and the headers of its answer. Raises BrokeOff."""
         self.asked, self.ended = True, False
         self._begun = self._bounded = self._stays = False
-        self._headers, self._size, self.status = [], 0, 0
+        self._headers, self._held, self._bodiless, self.status = [], 0, 0, 0
+        self._asked_at = asyncio.get_running_loop().time()
         self._transport.write(request)
         while not self.status:
             await self._more()
@@ -64,15 +73,18 @@ class Connection(asyncio.Protocol):
             await self._more()
         piece = b"".join(self._pieces)
         self._pieces.clear()
-        self._size = 0
+        self._held = 0
         if self._paused:
             self._paused = False
             self._transport.resume_reading()
         return piece, not self.ended
 
     def leave(self) -> bool:
-        """End what was asked. Returns whether the connection can be used again; one whose answer is not whole is closed."""
-        good = self.ended and self._error is None and self._stays
+        """End what was asked. Returns whether the connection can be used again; one whose answer is not whole is closed.
+
+        So is one whose request is not all sent: an engine that answers before it has read that may take the rest for another.
+        """
+        good = self.ended and self._error is None and self._stays and not self._transport.get_write_buffer_size()
         self.asked = False
         if not good:
             self.close()
@@ -85,9 +97,11 @@ class Connection(asyncio.Protocol):
 
     async def _more(self) -> None:
         """Wait until something comes."""
+        loop = asyncio.get_running_loop()
         if self._error is not None:
-            raise BrokeOff(self._error, begun=self._begun)
-        self._waiter = asyncio.get_running_loop().create_future()
+            soon = loop.time() - self._asked_at < STALE_S
+            raise BrokeOff(self._error, stale=self.used_at is not None and soon and not self._begun)
+        self._waiter = loop.create_future()
         try:
             await self._waiter
         finally:
@@ -118,15 +132,15 @@ class Connection(asyncio.Protocol):
             self._fail("an answer came that nobody had asked for")
             return
         self._begun = True
-        self._size += len(data)
+        self._bodiless += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._fail(f"the answer is not HTTP: {error}")
             return
-        if not self.status and self._size > HEAD_BYTES:
-            self._fail("the head of the answer has no end")
-        elif self._size > HELD_BYTES and not self.ended and not self._paused:
+        if self._bodiless > HEAD_BYTES and not self.ended:
+            self._fail("a head or a trailer of the answer has no end")
+        elif self._held > HELD_BYTES and not self.ended and not self._paused:
             self._paused = True
             self._transport.pause_reading()
         if self.status:
@@ -146,8 +160,8 @@ class Connection(asyncio.Protocol):
             self._error = "more came than was asked for"
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a header."""
-        if self.ended:
+        """Keep a header. What comes as one after the body (a trailer) is none that anybody may act on."""
+        if self.status or self.ended:
             return
         name = name.lower()
         self._bounded = self._bounded or name in (b"content-length", b"transfer-encoding")
@@ -158,15 +172,19 @@ class Connection(asyncio.Protocol):
         status = self._parser.get_status_code()
         if self.ended:
             return
-        if status < 200:
+        if status < 100:
+            self._fail(f"the answer's status is {status}")
+        elif status < 200:
             self._headers, self._bounded = [], False
         else:
             self.status = status
 
     def on_body(self, body: bytes) -> None:
         """Keep a piece."""
+        self._bodiless = 0
         if not self.ended:
             self._pieces.append(body)
+            self._held += len(body)
 
     def on_message_complete(self) -> None:
         """Note that the answer is whole, and whether another may follow: the parser tells it here, and not any more afterwards."""
@@ -192,13 +210,28 @@ class Connections:
         connection = None
         try:
             async with asyncio.timeout(self._connect_s):
-                _, connection = await asyncio.get_running_loop().create_connection(
-                    lambda: Connection(self._idle), self._host, self._port, ssl=self._tls
-                )
+                connection = await self._open()
             return connection
         finally:
             if connection is None:
                 self._places.release()
+
+    async def _open(self) -> Connection:
+        """Connect to the first of the host's addresses that answers. Each has a share of the time: some never say no."""
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        why = OSError(f"{self._host} has no address")
+        for *_, (address, *_) in found:
+            try:
+                async with asyncio.timeout(self._connect_s / len(found)):
+                    _, connection = await loop.create_connection(
+                        lambda: Connection(self._idle), str(address), self._port, ssl=self._tls,
+                        server_hostname=self._host if self._tls else None,
+                    )  # fmt: skip
+                return connection
+            except OSError as error:
+                why = error
+        raise why
 
     def give_back(self, connection: Connection) -> None:
         """Take a connection back, whatever became of it."""
@@ -215,10 +248,10 @@ class Connections:
         """Close what has not been used for long."""
         self._sweeping = None
         loop = asyncio.get_running_loop()
-        while self._idle and loop.time() - self._idle[0].used_at >= IDLE_S:
+        while self._idle and loop.time() - (self._idle[0].used_at or 0) >= IDLE_S:
             self._idle.popleft().close()
         if self._idle:
-            self._sweeping = loop.call_at(self._idle[0].used_at + IDLE_S, self._sweep)
+            self._sweeping = loop.call_at((self._idle[0].used_at or 0) + IDLE_S, self._sweep)
 
     def close(self) -> None:
         """Close those that nobody uses; the others end with what they do."""

@@ -135,7 +135,7 @@ class Passage:
 
     async def _finish_whole(self) -> None:
         """Pass a whole answer on; what only concerns gateway and upstream becomes 503."""
-        if self.status in (401, 403) or self.status >= 500 or not 200 <= self.status < 500 or 300 <= self.status < 400:
+        if self.status in (401, 403, 407) or (self.status != 200 and not 400 <= self.status < 500):
             retry = dict(self._kept).get(b"retry-after", b"1")
             wait = int(retry) if retry.isdigit() and len(retry) < 6 else 1
             if self.status == 503 and error_code(b"".join(self._whole)) == "adapter_unusable":

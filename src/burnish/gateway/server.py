@@ -95,12 +95,24 @@ class BoundedHttp(HttpToolsProtocol):
             transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Count bytes until a head is whole."""
-        if self._in_head:
-            self._size += len(data)
+        """Count bytes that are none of a body: heads, trailers, what stands before a chunk."""
+        self._size += len(data)
         super().data_received(data)
-        if self._in_head and self._size > HEAD_BYTES and not self.transport.is_closing():
-            self.send_400_response("The headers are too large.")
+        if self._size > HEAD_BYTES and not self.transport.is_closing():
+            if self._in_head:
+                self.send_400_response("The headers are too large.")
+            else:  # an answer may be on its way, which nothing may be put into
+                self.transport.abort()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header. What comes as one after the body (a trailer) is none: it would be kept as long as more come."""
+        if self._in_head:
+            super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        """Count anew: bytes of a body are for who reads it to bound."""
+        self._size = 0
+        super().on_body(body)
 
     def on_message_begin(self) -> None:
         """A request begins."""
@@ -123,6 +135,7 @@ class BoundedHttp(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """A request is whole: whoever has not begun to read its body need not wait for it."""
         super().on_message_complete()
+        self._size = 0
         self.scope.setdefault("state", {})["body_is_here"] = True
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import logging
 import re
 from functools import lru_cache
 from urllib.parse import SplitResult, quote, unquote, urlsplit
@@ -14,6 +15,7 @@ from burnish.core.errors import UsageError
 from burnish.core.refusal import Headers, Refusal
 from burnish.gateway.connections import BrokeOff, Connection, Connections
 
+log = logging.getLogger("burnish.gateway")
 PASSED_ON = frozenset({b"content-type", b"accept", b"x-request-id", b"traceparent", b"tracestate"})
 """Request headers that the upstream gets. The client's key is not among them."""
 PASSED_BACK = frozenset({b"content-type", b"retry-after", b"cache-control", b"x-burnish-model", b"x-burnish-intent"})
@@ -26,7 +28,8 @@ _IN_PATH = "/:@!$&'()*+,;=~"
 class HttpUpstream:
     """Passes requests on to `url` (the part before /v1). Opened in the event loop that uses it.
 
-    Before the first byte of an answer a lost connection is tried again `retries` times; after it, never.
+    A connection that cannot be opened, or that the engine had closed before it was asked, is tried again `retries` times. A
+    request that the engine may have begun never is: what ended the engine once might do so again.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class HttpUpstream:
         self._connect_s, self._retries, self._pool = connect_s, retries, pool
         name = f"[{self._host}]" if ":" in self._host else self._host
         self._own = f"host: {name}{'' if self._port == default else f':{self._port}'}\r\n".encode()
+        self._own += b"accept-encoding: identity\r\n"  # what is counted must be read
         if key is not None:
             if not key.isascii() or not key.isprintable():
                 raise UsageError("the key of the upstream has characters that no header can hold.")
@@ -62,6 +66,8 @@ class HttpUpstream:
         connections = self._connections
         connection, status, headers = await self._ask(connections, self._head(scope, len(body)) + body)
         try:
+            if any(name == b"content-encoding" and value.lower() != b"identity" for name, value in headers):
+                raise Refusal(503, "the engine behind this gateway compresses its answers", code="upstream_failed")
             kept = [(name, value) for name, value in headers if name in PASSED_BACK]
             await send({"type": "http.response.start", "status": status, "headers": kept})
             more = True
@@ -80,12 +86,14 @@ class HttpUpstream:
             try:
                 return await _try(connections, request)
             except BrokeOff as error:
-                if error.begun:
+                if not error.stale:
                     raise _broke_off() from error
+                connections.close()  # the others that wait are as old
                 why: Exception = error
-            except (OSError, TimeoutError) as error:
+            except OSError as error:  # TimeoutError is one
                 why = error
             if attempt == self._retries:
+                log.warning("no engine at %s, port %d: %s", self._host, self._port, str(why) or repr(why))
                 says = "the engine behind this gateway cannot be reached"
                 raise Refusal(503, says, code="upstream_unreachable") from why
             await asyncio.sleep(RETRY_PAUSE_S * 2**attempt)
