@@ -576,6 +576,30 @@ def test_pages_of_other_origins_are_refused_and_listed_ones_are_let_in(running: 
     assert running.ask(running.key(), headers={"origin": "https://app.example"}).headers["access-control-allow-origin"]
 
 
+def test_who_has_an_answer_may_ask_again_while_it_is_settled(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its last byte goes before the settling, which another gateway or a busy file may hold up."""
+    settle = running.gateway.settle
+
+    async def late(*given: Any) -> None:
+        await asyncio.sleep(0.02)
+        await settle(*given)
+
+    monkeypatch.setattr(running.gateway, "settle", late)
+    key = running.key(concurrency=1)
+    assert [running.ask(key, stream=stream).status_code for stream in (True, False) * 3] == [200] * 6
+
+
+def test_an_answer_that_is_too_large_says_so_and_is_counted(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was the engine's failure, to be tried again at once and for nothing."""
+    monkeypatch.setattr("burnish.gateway.passage.ANSWER_BYTES", 100)
+    key = running.key()
+    answer = running.ask(key, max_tokens=50)
+    assert (answer.status_code, error(answer)["code"]) == (413, "answer_too_large")
+    assert "retry-after" not in answer.headers
+    assert running.used(key) > 50
+    assert running.ask(key, stream=True).status_code == 200
+
+
 def test_floods_of_headers_are_refused(running: Running) -> None:
     many = "".join(f"X-{n}: a\r\n" for n in range(150))
     large = f"X: {'a' * 40_000}\r\n"

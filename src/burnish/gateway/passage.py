@@ -18,6 +18,8 @@ from burnish.gateway.settings import Timeouts
 log = logging.getLogger("burnish.gateway")
 ANSWER_BYTES = 32 << 20
 """A whole answer may not be larger."""
+TOO_LARGE = "answer_too_large"
+"""Code of what is refused for that, once all of it was made."""
 LAST_WORD_S = 1.0
 DONE = b"data: [DONE]\n\n"
 KEPT = frozenset({b"content-type", b"retry-after", b"x-burnish-model", b"x-burnish-intent"})
@@ -106,7 +108,8 @@ class Passage:
         self._whole.append(body)
         self._size += len(body)
         if self._size > ANSWER_BYTES:
-            self._halt(Refusal(503, "the engine's answer is too large", code="upstream_broke_off"))
+            says = f"the answer has more than {ANSWER_BYTES} bytes; ask for less at once, or for a stream"
+            self._halt(Refusal(413, says, code=TOO_LARGE))
         if not more:
             await self._finish_whole()
 

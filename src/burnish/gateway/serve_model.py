@@ -16,7 +16,7 @@ from burnish.gateway.asks import Asked, model_name, price_nano, read_ask
 from burnish.gateway.inner import inner_scope, throw_away
 from burnish.gateway.keys import Key
 from burnish.gateway.limits import NANO, SECOND, Ask, Granted, Reason, Refused, Standing
-from burnish.gateway.passage import ClientGone, Passage, pass_through
+from burnish.gateway.passage import TOO_LARGE, ClientGone, Passage, pass_through
 from burnish.gateway.route import Choice
 from burnish.gateway.settings import AUTO, Price
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 LEASE_SPARE_S = 30
 """A reservation outlives the longest answer by this."""
 MOST_SHADOWS = 32
+SETTLING_S = 0.05
+"""How long somebody who may ask no more at once waits for an answer that its client has and whose settling goes on."""
 ENGINE_WIDE = frozenset({"overloaded", "upstream_unreachable"})
 """Codes of what befalls all alike, too many waiting, no memory or nobody there: no version is to blame for it."""
 FREE = Price()
@@ -75,6 +77,11 @@ class ModelCalls:
         parts = self._gateway.parts
         ask = Ask(tokens, nano_usd, int((parts.settings.timeouts.total_s + LEASE_SPARE_S) * SECOND))
         granted = await self._gateway.in_ledger(parts.ledger.reserve, key.account, key.limits, ask)
+        if isinstance(granted, Refused) and granted.reason is Reason.CONCURRENCY:
+            await asyncio.sleep(
+                SETTLING_S
+            )  # what was answered is settled after its last byte, maybe in another gateway
+            granted = await self._gateway.in_ledger(parts.ledger.reserve, key.account, key.limits, ask)
         if isinstance(granted, Refused):
             raise _too_many(granted, key)
         return granted
@@ -134,21 +141,22 @@ class ModelCalls:
         if choice.shadow is not None:
             self._copy(choice.shadow, asked)
         failed = status = 0
-        everyones = False
+        everyones = unseen = False
         try:
             timeouts = parts.settings.timeouts
             await pass_through(parts.upstream, scope, body, passage, exchange.receive, timeouts, stream=asked.stream)
             status = passage.status
         except Refusal as refusal:
             status, failed, everyones = refusal.status, 1, refusal.code in ENGINE_WIDE
+            unseen = refusal.code == TOO_LARGE
             raise
         except ClientGone:
-            status = 499
+            status, unseen = 499, not asked.stream
             raise
         finally:
             answered = passage.started and passage.status == 200
             spent = (0, 0)
-            if status == 499 and not asked.stream:  # nothing of the answer was seen, and all of it may have been made
+            if unseen:  # nothing of the answer was seen, and all of it may have been made
                 spent = asked.prompt_tokens, asked.new_tokens
             elif answered or status == 499:
                 spent = usage.counted(asked.prompt_tokens, asked.new_tokens)
