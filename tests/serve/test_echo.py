@@ -190,6 +190,22 @@ def test_what_cannot_be_told_is_refused(
     assert chat.status_code == 400
 
 
+def test_what_is_told_at_once_is_bounded(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """20 of each token of 64 long prompts would be gigabytes in the engine's process."""
+    monkeypatch.setattr("burnish.serve.api.MOST_TOLD", 20)
+
+    def ask(**more: Any) -> httpx.Response:
+        body = {"model": "base", "prompt": [[5] * 6, [6] * 5], "max_tokens": 1, **more}
+        return httpx.post(f"{running.url}/completions", json=body)
+
+    for more in ({"logprobs": 1}, {"logprobs": 0, "n": 2}):
+        refused = ask(echo=True, **more)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "logprobs")
+        assert "22 log-probabilities" in refused.json()["error"]["message"]
+        assert ask(**more).status_code == 200, "those of the answer are bounded by its length"
+    assert ask(echo=True, logprobs=0).status_code == 200
+
+
 def test_a_prompt_that_fills_the_context_is_told(client: openai.OpenAI, oracles: dict[str, Any]) -> None:
     ids = [3 + place % 390 for place in range(512)]
     answer = client.completions.create(model="base", prompt=ids, max_tokens=0, echo=True, logprobs=1)

@@ -47,6 +47,8 @@ BODY_BYTES = 1 << 20
 RETRY_AFTER_S = 1
 SPARE_THREADS = 8
 """Threads for requests beside those that wait for an adapter that is being read."""
+MOST_TOLD = 1 << 21
+"""Log-probabilities of prompts that one request may ask for. On their way to the client each takes some 100 bytes of memory."""
 COMPLETION_TOKENS = 16
 """Length limit of a text completion that names none, as OpenAI has it."""
 
@@ -245,6 +247,11 @@ def _submit_texts(
     if answers > most:  # they would never all be taken, however often they are asked for
         message = f"{answers} answers are asked for at once; at most {most} are given"
         raise Refusal(400, message, param="prompt", code="invalid_value")
+    if asked.echo and asked.logprobs is not None:
+        told = sum(map(len, prompts)) * asked.choices * (1 + asked.logprobs)
+        if told > MOST_TOLD:
+            message = f"{told} log-probabilities of prompts are asked for at once; at most {MOST_TOLD} are told"
+            raise Refusal(400, message, param="logprobs", code="invalid_value")
     wish = _wish(service, asked, asked.logprobs, _grammar(service, asked))
     wish = dataclasses.replace(wish, prompt_logprobs=asked.logprobs if asked.echo else None)
     streams: list[Stream] = []
