@@ -241,6 +241,36 @@ def test_adapters_come_and_go_and_a_name_may_be_given_again(
             engine.submit(PROMPTS[0], "x", greedy())
 
 
+def test_the_bases_answers_beside_more_adapters_than_fit_are_those_of_the_base(
+    engine: AnsweringEngine, sources: dict[str, AdapterSource], models: dict[str | None, Any]
+) -> None:
+    """vLLM's kernels for CPUs take "no adapter" for the last slot (docs/log.md), so what is in that slot counts here."""
+    base, prompt = models[None], [5 + place * 11 % 380 for place in range(150)]
+    with torch.no_grad():
+        logprobs = torch.log_softmax(base(input_ids=torch.tensor([prompt])).logits[0], dim=-1)
+    own = [float(row[token]) for row, token in zip(logprobs, prompt[1:], strict=False)]
+    long = expected(base, PROMPTS[0], 200)
+    before = engine.submit(PROMPTS[0], None, greedy(200))
+    names = {f"many-{number}": "abc"[number % 3] for number in range(7)}
+    for name, source in names.items():
+        engine.add_adapter(name, sources[source])
+    for name, source in names.items():
+        beside = engine.submit(PROMPTS[1], name, greedy(40))
+        answer = iter(beside)
+        first = next(answer)
+        streams = [engine.submit(PROMPTS[place], None, greedy()) for place in range(2, 6)]
+        told = engine.submit(prompt, None, greedy(0, prompt_logprobs=0))
+        for place, stream in zip(range(2, 6), streams, strict=True):
+            assert_same(base, PROMPTS[place], list(stream), expected(base, PROMPTS[place]))
+        assert list(told) == []
+        assert [each.logprob for each in told.prompt_likelihoods] == pytest.approx(own, abs=1e-3)
+        model = models[source]
+        assert_same(model, PROMPTS[1], [first, *answer], expected(model, PROMPTS[1], 40))
+    assert_same(base, PROMPTS[0], list(before), long)
+    for name in names:
+        assert engine.remove_adapter(name, wait_s=20)
+
+
 def test_files_that_are_not_those_of_the_digests_are_refused(
     engine: AnsweringEngine, sources: dict[str, AdapterSource], tmp_path: Path
 ) -> None:

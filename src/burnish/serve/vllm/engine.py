@@ -9,7 +9,7 @@ import tempfile
 import threading
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from burnish.core.errors import ServeError
-from burnish.core.events import Emit
+from burnish.core.events import Emit, Note
 from burnish.model.lora import adaptable_layers
 from burnish.model.sampling import Constraint, Sampling
 from burnish.model.sequences import check_fits, check_tokens
@@ -27,11 +27,11 @@ from burnish.serve.adapters import AdapterSource
 from burnish.serve.failures import EngineStopped, QueueFull
 from burnish.serve.request import Load
 from burnish.serve.stream import Stream
-from burnish.serve.vllm.process import VllmProcess
+from burnish.serve.vllm.process import VllmProcess, device_of
 from burnish.serve.vllm.shelf import Shelf, Shelved
+from burnish.serve.vllm.slots import BASE, ZEROS, Slots, write_zeros
 from burnish.serve.vllm.wire import Events, body_of, lines_of
 
-BASE = "base"
 RANKS = (8, 16, 32, 64, 128, 256)
 """Ranks for which vLLM can be started."""
 QUIET_S = 600
@@ -46,7 +46,7 @@ class VllmEngine:
         python: the interpreter of the environment that vLLM is installed in.
         rows: requests that run at once.
         queue: requests that may wait beside them.
-        slots: adapters in the device's memory at once; any number may be known.
+        slots: adapters in the device's memory at once, beside one of zeros on a CPU; any number may be known.
         rank_limit: the highest rank of an adapter; one of RANKS.
         arguments, environment: further ones for vLLM's server.
         start_s: seconds that a start may take.
@@ -68,6 +68,9 @@ class VllmEngine:
     ) -> None:
         if rank_limit not in RANKS:
             raise ServeError(f"vLLM's rank limit is one of {', '.join(map(str, RANKS))}, not {rank_limit}")
+        self._guarded = (
+            device_of(python, environment or {}) == "cpu"
+        )  # kernels of other devices leave rows of the base alone
         config = AutoConfig.from_pretrained(base, trust_remote_code=False, local_files_only=True)
         self.context_tokens: int = config.max_position_embeddings
         self.vocabulary: int = config.vocab_size
@@ -78,20 +81,25 @@ class VllmEngine:
             shape = AutoModelForCausalLM.from_config(config)
         layers = adaptable_layers(shape)
         self._shelf = Shelf(self._folder, layers, rank_limit)
+        self._emit, self._slots = emit, slots
+        self._zeros = write_zeros(self._folder / ZEROS, layers)
+        self._filled: dict[int, Slots] = {}
         self._changed = threading.Condition()
         self._running: dict[Stream, Future[None]] = {}
         self._accepting = True
         self._loop = asyncio.new_event_loop()
         self._loading: dict[str, asyncio.Lock] = {}
+        self._loads: set[asyncio.Task[None]] = set()
         self._session: aiohttp.ClientSession | None = None
         self._thread = threading.Thread(target=self._loop.run_forever, name="burnish-vllm-client", daemon=True)
         told = [
             "--model", str(base), "--served-model-name", BASE, "--enable-lora",
             # No adapter has a part for the output head. With one prepared, vLLM (0.32) ends when log-probabilities of a prompt are
             # computed beside other answers.
-            "--lora-target-modules", *sorted({name.rpartition(".")[2] for name in layers}), "--max-loras", str(slots),
-            "--max-cpu-loras", str(4 * slots), "--max-lora-rank", str(rank_limit), "--max-num-seqs", str(rows),
-            "--max-model-len", str(self.context_tokens), "--structured-outputs-config.backend", "guidance", *arguments,
+            "--lora-target-modules", *sorted({name.rpartition(".")[2] for name in layers}),
+            "--max-loras", str(slots + 1 if self._guarded else slots), "--max-cpu-loras", str(4 * slots),
+            "--max-lora-rank", str(rank_limit), "--max-num-seqs", str(rows), "--max-model-len", str(self.context_tokens),
+            "--structured-outputs-config.backend", "guidance", *arguments,
         ]  # fmt: skip
         self._process = VllmProcess(
             python, told, self._folder, environment=environment or {}, lost=self._lose, emit=emit, start_s=start_s
@@ -166,20 +174,11 @@ class VllmEngine:
         try:
             if shelved is not None:
                 await self._load(shelved)
-            async with self._post("/v1/completions", body) as response:
-                if response.status != 200:
-                    raise ServeError(f"vLLM refused the request ({response.status}): {await _reason(response)}")
-                events = Events(sampling, stream.prompt_tokens)
-                async for line in lines_of(response.content.iter_any()):
-                    piece = events.read(line)
-                    if piece is None:
-                        continue
-                    stream.read(piece.prompt)
-                    stream.stopped_by = stream.stopped_by or piece.stop
-                    for place, token in enumerate(piece.tokens):
-                        stream.put(token, piece.likelihoods[place] if piece.likelihoods else None)
-                    if piece.end is not None:
-                        stream.finish(piece.end)
+                await self._ask(stream, body, sampling)
+            else:
+                slots = self._slots_now()
+                with slots.base() if slots is not None else nullcontext(BASE) as label:
+                    await self._ask(stream, {**body, "model": label}, sampling)
         except ServeError as error:
             stream.finish(error)
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
@@ -192,17 +191,64 @@ class VllmEngine:
                 self._running.pop(stream, None)
                 self._changed.notify_all()
 
+    async def _ask(self, stream: Stream, body: dict[str, Any], sampling: Sampling) -> None:
+        async with self._post("/v1/completions", body) as response:
+            if response.status != 200:
+                raise ServeError(f"vLLM refused the request ({response.status}): {await _reason(response)}")
+            events = Events(sampling, stream.prompt_tokens)
+            async for line in lines_of(response.content.iter_any()):
+                piece = events.read(line)
+                if piece is None:
+                    continue
+                stream.read(piece.prompt)
+                stream.stopped_by = stream.stopped_by or piece.stop
+                for place, token in enumerate(piece.tokens):
+                    stream.put(token, piece.likelihoods[place] if piece.likelihoods else None)
+                if piece.end is not None:
+                    stream.finish(piece.end)
+
+    def _slots_now(self) -> Slots | None:
+        """Return what is known of vLLM's slots since it was started last."""
+        if not self._guarded:
+            return None
+        start = self._process.starts
+        if start not in self._filled:
+            self._filled = {start: Slots(self._slots, self._load_zeros)}
+        return self._filled[start]
+
+    async def _load_zeros(self) -> None:
+        await self._tell_load(ZEROS, self._zeros)
+        told = f"more than {self._slots} adapters were used; on a CPU the base costs as much as an adapter from now on"
+        self._emit(Note("serve", told))
+
     async def _load(self, shelved: Shelved) -> None:
-        """Let vLLM load an adapter, once for each of its starts. Raises ServeError."""
+        """Let vLLM load an adapter, once for each of its starts. Raises ServeError.
+
+        A load that began goes on when the request that wanted it is cancelled: vLLM would have the adapter, and nobody know it.
+        """
+        if shelved.loaded_in == self._process.starts:
+            return
+        load = asyncio.ensure_future(self._load_once(shelved))
+        self._loads.add(load)
+        load.add_done_callback(self._loads.discard)
+        await asyncio.shield(load)
+
+    async def _load_once(self, shelved: Shelved) -> None:
         async with self._loading.setdefault(shelved.label, asyncio.Lock()):
-            start = self._process.starts
+            start, slots = self._process.starts, self._slots_now()
             if shelved.loaded_in == start:
                 return
-            told = {"lora_name": shelved.label, "lora_path": str(shelved.folder)}
-            async with self._post("/v1/load_lora_adapter", told) as response:
-                if response.status != 200:
-                    raise ServeError(f"vLLM does not load the adapter ({response.status}): {await _reason(response)}")
+            async with slots.loading() if slots is not None else nullcontext():
+                if not self._process.up or self._process.starts != start:
+                    raise ServeError("the vLLM process ended before it loaded the adapter; ask again")
+                await self._tell_load(shelved.label, shelved.folder)
             shelved.loaded_in = start
+
+    async def _tell_load(self, label: str, folder: Path) -> None:
+        told = {"lora_name": label, "lora_path": str(folder)}
+        async with self._post("/v1/load_lora_adapter", told) as response:
+            if response.status != 200:
+                raise ServeError(f"vLLM does not load the adapter ({response.status}): {await _reason(response)}")
 
     async def _unload(self, shelved: Shelved) -> None:
         async with self._loading.setdefault(shelved.label, asyncio.Lock()):
@@ -268,6 +314,8 @@ class VllmEngine:
     def close(self, *, drain: bool = True) -> None:
         """Stop after answering (or, drain False, cancelling) what was taken; the process ends."""
         self.stop_accepting()
+        if not self._thread.is_alive():  # closed before
+            return
         if not drain:
             with self._changed:
                 streams = list(self._running)
@@ -276,12 +324,18 @@ class VllmEngine:
         with self._changed:
             self._changed.wait_for(lambda: not self._running)
         self._process.stop()
-        if self._session is not None:
-            asyncio.run_coroutine_threadsafe(self._session.close(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         shutil.rmtree(self._folder, ignore_errors=True)
         atexit.unregister(self._abandon)
+
+    async def _end(self) -> None:
+        for load in list(self._loads):
+            load.cancel()
+        await asyncio.gather(*self._loads, return_exceptions=True)
+        if self._session is not None:
+            await self._session.close()
 
     def __enter__(self) -> VllmEngine:
         return self

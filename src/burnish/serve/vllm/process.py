@@ -30,6 +30,34 @@ STOP_S = 10.0
 TOLD_CHARACTERS = 1500
 
 
+ASK_DEVICE = "from vllm.platforms import current_platform; print(current_platform.device_type)"
+
+
+def device_of(python: Path, environment: Mapping[str, str]) -> str:
+    """Return what the vLLM of an environment computes on, as it says itself: "cpu", "cuda" or another. Raises ServeError."""
+    env = {**_handed_on(), **environment}
+    try:
+        asked = subprocess.run([str(python), "-c", ASK_DEVICE], env=env, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise ServeError(
+            f"{python} cannot be started: {error}. --vllm takes the interpreter of vLLM's environment"
+        ) from error
+    if asked.returncode:
+        words = (asked.stderr or asked.stdout)[-TOLD_CHARACTERS:].strip()
+        raise ServeError(f"vLLM cannot be imported by {python}; its last words: {words}")
+    return asked.stdout.rstrip().rpartition("\n")[2]  # after what it logs
+
+
+def _handed_on() -> dict[str, str]:
+    """Return what vLLM gets of this process's environment, and what it is told in any case."""
+    own = {
+        name: value for name, value in os.environ.items() if name in HANDED_ON or name.startswith(("VLLM_", "CUDA_"))
+    }
+    return {
+        **own, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1",
+    }  # fmt: skip
+
+
 class VllmProcess:
     """A vLLM server on 127.0.0.1 with a key of its own, until `stop`. `starts` counts how often it came up.
 
@@ -144,23 +172,13 @@ class VllmProcess:
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
             self.port = taken.getsockname()[1]
-        own = {
-            name: value
-            for name, value in os.environ.items()
-            if name in HANDED_ON or name.startswith(("VLLM_", "CUDA_"))
-        }
-        told = {
-            "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
-            "VLLM_API_KEY": self.key,  # not among the arguments, which every user of the machine can read
-            "VLLM_NO_USAGE_STATS": "1",
-            "HF_HUB_OFFLINE": "1",
-        }
+        key = {"VLLM_API_KEY": self.key}  # not among the arguments, which every user of the machine can read
         leash = [sys.executable, "-I", leash_module.__file__]  # ends with this process, even if that is killed
         command = [*leash, str(self._python), "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1"]
         with self._log.open("ab") as log:
             return subprocess.Popen(
                 [*command, "--port", str(self.port), *self._arguments],
-                env={**own, **told, **self._environment}, stdin=subprocess.PIPE, stdout=log, stderr=log,
+                env={**_handed_on(), **key, **self._environment}, stdin=subprocess.PIPE, stdout=log, stderr=log,
                 start_new_session=True, cwd=self._log.parent,
             )  # fmt: skip
 
