@@ -373,5 +373,8 @@ def test_what_vllm_computes_on_is_what_it_says(tmp_path: Path) -> None:
     (tmp_path / "packages" / "vllm" / "platforms.py").write_text("raise RuntimeError('too old a driver')")
     with pytest.raises(ServeError, match=r"cannot be imported by(.|\n)*too old a driver"):
         device_of(Path(sys.executable), {"PYTHONPATH": str(tmp_path / "packages")})
+    (tmp_path / "packages" / "vllm" / "platforms.py").write_text("import time; time.sleep(60)")
+    with pytest.raises(ServeError, match=r"did not import vLLM within 0.5 s"):
+        device_of(Path(sys.executable), {"PYTHONPATH": str(tmp_path / "packages")}, limit_s=0.5)
     with pytest.raises(ServeError, match="cannot be started"):
         device_of(tmp_path / "python", {})

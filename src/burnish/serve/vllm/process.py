@@ -33,15 +33,17 @@ TOLD_CHARACTERS = 1500
 ASK_DEVICE = "from vllm.platforms import current_platform; print(current_platform.device_type)"
 
 
-def device_of(python: Path, environment: Mapping[str, str]) -> str:
+def device_of(python: Path, environment: Mapping[str, str], *, limit_s: float = 300.0) -> str:
     """Return what the vLLM of an environment computes on, as it says itself: "cpu", "cuda" or another. Raises ServeError."""
-    env = {**_handed_on(), **environment}
+    env, command = {**_handed_on(), **environment}, [str(python), "-c", ASK_DEVICE]
     try:
-        asked = subprocess.run([str(python), "-c", ASK_DEVICE], env=env, capture_output=True, text=True, check=False)
+        asked = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=limit_s)
     except OSError as error:
         raise ServeError(
             f"{python} cannot be started: {error}. --vllm takes the interpreter of vLLM's environment"
         ) from error
+    except subprocess.TimeoutExpired as error:
+        raise ServeError(f"{python} did not import vLLM within {limit_s:g} s") from error
     if asked.returncode:
         words = (asked.stderr or asked.stdout)[-TOLD_CHARACTERS:].strip()
         raise ServeError(f"vLLM cannot be imported by {python}; its last words: {words}")
