@@ -359,7 +359,7 @@ def test_whatever_joins_and_leaves_each_sequence_ends_once_with_its_own_answer(
             if not finishes[number]:
                 removed.add(number)
             decoder.remove(number)
-        for sequence, token, finish, _ in decoder.step():
+        for sequence, token, finish, *_ in decoder.step():
             assert sequence not in removed
             assert not finishes[sequence]
             got[sequence].append(token)
@@ -417,7 +417,7 @@ def test_the_length_limit_and_the_stop_token_are_told_apart(llama: PreTrainedMod
     full = decoder.add(prompt, Sampling(max_new_tokens=3))
     ends = {}
     while decoder.running or decoder.waiting:
-        ends |= {sequence: (token, finish) for sequence, token, finish, _ in decoder.step() if finish is not None}
+        ends |= {sequence: (token, finish) for sequence, token, finish, *_ in decoder.step() if finish is not None}
     assert ends == {stopped: (None, Finish.STOP), full: (free[2], Finish.LENGTH)}
 
 
