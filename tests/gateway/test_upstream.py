@@ -136,6 +136,26 @@ def test_a_connection_is_used_again_when_its_answer_says_so(answer: bytes, used_
     assert len(server.requests) == 3
 
 
+@pytest.mark.parametrize("stream", [SIZED, CHUNKED], ids=["sized", "chunked"])
+def test_an_answer_that_came_for_a_client_who_went_is_never_the_beginning_of_the_next(stream: bytes) -> None:
+    """All of it has come and none of it is read: the connection is good, and what lies in it is somebody else's."""
+    server = Scripted([[stream], [SIZED.replace(b"hello", b"other")]])
+
+    async def work(upstream: HttpUpstream) -> None:
+        gone = asyncio.create_task(ask(upstream, heard=Heard(slow=30)))
+        while not server.requests:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        gone.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+        for _ in range(2):
+            whole(await ask(upstream), b"other")
+
+    against(server, work)
+    assert server.connections == 1
+
+
 def test_an_answer_without_a_length_ends_with_its_connection() -> None:
     async def work(upstream: HttpUpstream) -> None:
         whole(await ask(upstream))

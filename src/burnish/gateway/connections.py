@@ -83,7 +83,9 @@ class Connection(asyncio.Protocol):
         """End what was asked. Returns whether the connection can be used again; one whose answer is not whole is closed.
 
         So is one whose request is not all sent: an engine that answers before it has read that may take the rest for another.
+        What came of an answer and was not read, because its client went, is nobody's: the next one must not begin with it.
         """
+        self._pieces.clear()
         good = self.ended and self._error is None and self._stays and not self._transport.get_write_buffer_size()
         self.asked = False
         if not good:
